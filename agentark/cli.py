@@ -42,12 +42,16 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        given = [self._underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
-        parsed, unknown = self.parse_known_args(given, namespace)
+        parsed, unknown = self.parse_some(args, namespace)
         if unknown:
             flags = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
             self.error(f"unknown argument {unknown[0]} ({nearest(unknown[0], flags).rpartition('; ')[2]}; see --help)")
         return parsed
+
+    def parse_some(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse what is ours; the rest, in order, is another script's."""
+        given = [self._underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
+        return self.parse_known_args(given, namespace)
 
     def _underscored(self, arg: str) -> str:
         name, separator, value = arg.partition("=")
@@ -228,7 +232,9 @@ def provenance() -> dict[str, Any]:
 
 def command_line() -> str:
     """How this process was started, to be typed again."""
-    return shlex.join(["python", *sys.argv])
+    spec = sys.modules["__main__"].__spec__  # of `python -m`, which puts the file's path into argv
+    script = [sys.argv[0]] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
+    return shlex.join(["python", *script, *sys.argv[1:]])
 
 
 def run_async(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -2,13 +2,14 @@
 
     python bench/grading_bench.py [--pairs 10000] [--hangs 20] [--data_dir ../shared/data]
 
+Prints a markdown table and writes the ratios to results/bench/grading.json.
+
 Pairs: gold answers of MATH-500 (simple formulas without --data_dir) against rewritings of themselves: as they are,
 spaced differently, plus and minus a number, and plus a number. The last two need algebra in a worker process. Then
 the same pairs with comparisons planted among them that sympy never finishes: no other verdict may change.
 """
 
 import argparse
-import json
 import random
 import sys
 import time
@@ -20,6 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from agentark import answers
 from agentark.tasks import get_task
 from agentark.types import AnswerType
+from bench.parts import report
+
+DEFAULT_JSON = report.ROOT / "results" / "bench" / "grading.json"
 
 Pair = tuple[str, str, AnswerType]
 
@@ -67,36 +71,36 @@ def plant(pairs: Sequence[Pair], hangs: int) -> tuple[list[Pair], set[int]]:
     return planted, places
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Seconds to grade many mathematical answers.")
+def main(argv: list[str] | None = None) -> int:
+    shape = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--hangs", type=int, default=20)
-    parser.add_argument("--data_dir", type=Path)
-    parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
-    args = parser.parse_args()
+    parser.add_argument("--data_dir", type=Path, help="folder with math500_test.jsonl (default: simple formulas)")
+    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
+    args = parser.parse_args(argv)
     pairs = make_pairs(args.pairs, args.data_dir)
     algebra = sum(answers.quick_same(*pair) is None for pair in pairs)
-    figures: dict[str, float] = {"pairs": len(pairs), "algebra": algebra}
     print(f"{len(pairs)} pairs, {algebra} of them for the workers")
-    verdicts: dict[int, list[bool]] = {}
-    for workers in (1, 2):
-        verdicts[workers], seconds = timed(pairs, workers)
-        figures[f"seconds_{workers}_workers"] = round(seconds, 1)
-        print(f"{workers} worker{'s' * (workers > 1)}: {seconds:.1f} s, {sum(verdicts[workers])} equal")
-    assert verdicts[1] == verdicts[2]
+    before, alone = timed(pairs, 1)
+    verdicts, both = timed(pairs, 2)
+    assert verdicts == before
     planted, places = plant(pairs, args.hangs)
-    found, seconds = timed(planted, 2)
+    found, stalled = timed(planted, 2)
     others = [verdict for place, verdict in enumerate(found) if place not in places]
-    changed = sum(now != before for now, before in zip(others, verdicts[2], strict=True))
-    figures |= {"hangs": args.hangs, "seconds_with_hangs": round(seconds, 1), "changed": changed}
-    limit = answers._TIMEOUT
+    changed = sum(now != then for now, then in zip(others, verdicts, strict=True))
     print(
-        f"with {args.hangs} hangs, 2 workers: {seconds:.1f} s (each hang holds one worker for {limit:.0f} s), "
-        f"{changed} other verdicts changed, {sum(found[place] for place in places)} hangs taken for equal"
+        f"{args.hangs} hangs, each holding a worker for {answers._TIMEOUT:.0f} s: {changed} other verdicts changed, "
+        f"{sum(found[place] for place in places)} hangs taken for equal"
     )
-    if args.output is not None:
-        args.output.write_text(json.dumps(figures, indent=2) + "\n")
+    rows = [
+        report.Row(f"grading {len(pairs)} answers: 2 workers over 1", both / alone, alone, both, "s"),
+        report.Row(f"grading with {args.hangs} hangs among them over without", stalled / both, both, stalled, "s"),
+    ]
+    print(report.table(rows))
+    report.save(rows, args.json)
+    return 1 if changed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

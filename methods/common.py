@@ -152,6 +152,7 @@ def read_json(text: str, kind: type[T]) -> T | None:
     for match in re.finditer(r"\{", text):
         try:
             found, _ = decoder.raw_decode(text, match.start())
+            msgspec.json.encode(found)  # half a surrogate pair (\ud83d) could not be written to a record
             return msgspec.convert(found, kind)
         except (ValueError, RecursionError):
             continue

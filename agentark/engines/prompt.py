@@ -65,6 +65,7 @@ class Prompter:
         self.enable_thinking = enable_thinking
         self._templated = chat_template and tokenizer.chat_template is not None
         self._bare = not chat_template
+        self._plain_roles = self._templated and not self._takes_all_roles()
         if chat_template and tokenizer.chat_template is None:
             logger.warning("the model has no chat template: messages are sent as plain text")
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -127,9 +128,23 @@ class Prompter:
             return turns[0]["content"]
         if not self._templated:
             return "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in turns) + "Assistant:"
+        return self._apply_template(alternating(turns) if self._plain_roles else turns, thinking)
+
+    def _apply_template(self, turns: Sequence[dict[str, str]], thinking: bool | None) -> str:
         kwargs = {} if thinking is None else {"enable_thinking": thinking}
         rendered: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **kwargs)
         return rendered
+
+    def _takes_all_roles(self) -> bool:
+        """Whether the template takes a system message and two user messages in a row (Gemma's and Mistral's don't)."""
+        from jinja2 import TemplateError
+
+        try:
+            self._apply_template([{"role": role, "content": "x"} for role in ("system", "user", "user")], None)
+        except TemplateError:
+            logger.warning("the chat template wants user and assistant in turn: system text goes with the user's")
+            return False
+        return True
 
     def _encode(self, text: str) -> list[int]:
         return self._ids(text, special=not self._templated)  # a template writes its own special tokens
@@ -169,6 +184,18 @@ class Prompter:
             end = offsets[length - tail][0] if tail else len(part.text)
             cuts.append((start, len(part.text) - max(start, end)))
         return tuple(cuts)
+
+
+def alternating(turns: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The dialogue without system messages and without two of a role in a row: their texts are joined."""
+    merged: list[dict[str, str]] = []
+    for turn in turns:
+        role = "user" if turn["role"] == "system" else turn["role"]
+        if merged and merged[-1]["role"] == role:
+            merged[-1] = {"role": role, "content": f"{merged[-1]['content']}\n\n{turn['content']}"}
+        else:
+            merged.append({"role": role, "content": turn["content"]})
+    return merged
 
 
 def split_thinking(text: str, opened: bool = False) -> tuple[str, str | None]:

@@ -50,6 +50,7 @@ def write(path: Path, *answers: str | None) -> Path:
                 trajectory=[turn],
                 solutions=[Solution(id=1, agent="a", round=1, turn="a/1/s")],
                 token_stats={"x": TokenStats(1, 10, 4, 5)},
+                parse_failures=place,
             )
         )
     path.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in rows))
@@ -60,7 +61,7 @@ def test_an_unanswered_sample_scores_0_and_an_error_is_left_out(tmp_path: Path) 
     path = write(tmp_path / "a.jsonl", "\\boxed{1}", "\\boxed{2}", "no idea", None)
     found = row(path)
     assert found == {
-        "method": "m", "n": "4", "answered": "2", "errors": "1", "metric": "accuracy", "score": "0.333 ± 0.333",
+        "method": "m", "n": "4", "answered": "2", "errors": "1", "unparsed": "3", "metric": "accuracy", "score": "0.333 ± 0.333",
         "calls": "3", "prompt": "30", "cached": "12", "completion": "15", "seconds": "4.0", "tokens/s": "3.8",
     }  # fmt: skip
     lines = table([path, path]).splitlines()
@@ -80,7 +81,7 @@ def test_a_debate_in_readable_form() -> None:
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["summary", str(GOLDEN)])
     assert main() == 0
-    assert "llm_debate  1  1         0       accuracy  1.000  3" in capsys.readouterr().out
+    assert "llm_debate  1  1         0       0         accuracy  1.000  3" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["summary", str(GOLDEN), "--show", "9"])
     assert main() == 0
     assert "final answer: '18'" in capsys.readouterr().out

@@ -150,3 +150,13 @@ def test_schemas_reach_the_engine_and_change_the_request(tmp_path: Any) -> None:
     assert guided.outcome.info["value"] == 1
     free = asyncio.run(play(Asking(guided=False, schema=SCHEMA), ScriptedEngine(script=script)))
     assert free.outcome.info["value"] is None
+
+
+def test_half_a_surrogate_pair_is_no_reading() -> None:
+    """It decodes, but no record could hold it: the run would end where the row is written."""
+
+    class Said(msgspec.Struct):
+        text: str
+
+    assert read_json('{"text": "\\ud83d"}', Said) is None
+    assert read_json('{"text": "\\ud83d"} {"text": "\\ud83d\\ude00"}', Said) == Said("\N{GRINNING FACE}")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentark.engines.prompt import MIN_NEW_TOKENS, Prompter, split_thinking
-from agentark.types import Part, SampleError, SamplingParams, UserError, apply_cuts, message
+from agentark.types import Message, Part, SampleError, SamplingParams, UserError, apply_cuts, message
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +147,33 @@ def test_calls_with_choices_cut_a_document_alike(tokenizer: Any) -> None:
 
     assert len(cuts(VERDICT)) <= 2
     assert len(cuts(PARAMS)) == 6
+
+
+STRICT = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}{% if add_generation_prompt %}<model>{% endif %}"
+)
+
+
+def test_a_template_that_takes_user_and_assistant_in_turn_gets_them_so(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gemma's and Mistral's templates raise on a system message and on two user messages in a row."""
+    monkeypatch.setattr(tokenizer, "chat_template", STRICT)
+    dialogue = [
+        *(message("system", "You are a cook."), message("user", "Name a soup."), message("user", "A cold one.")),
+        *(Message("assistant", (Part("Gazpacho."),)), message("user", "And a hot one?")),
+    ]
+    text = tokenizer.decode(Prompter(tokenizer, 2048).build_sync(dialogue, PARAMS).token_ids)
+    assert text == (
+        "<user>You are a cook.\n\nName a soup.\n\nA cold one.</user><assistant>Gazpacho.</assistant>"
+        "<user>And a hot one?</user><model>"
+    )
+    assert "user and assistant in turn" in caplog.text
+
+
+def test_a_template_that_takes_all_roles_is_left_alone(tokenizer: Any) -> None:
+    dialogue = [message("system", "You are a cook."), message("user", "Name a soup."), message("user", "A cold one.")]
+    text = tokenizer.decode(Prompter(tokenizer, 2048).build_sync(dialogue, PARAMS).token_ids)
+    assert [text.count(f"<|im_start|>{role}\n") for role in ("system", "user")] == [1, 2]

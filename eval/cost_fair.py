@@ -1,0 +1,286 @@
+"""Methods at equal cost: each one's accuracy beside its tokens, and beside plain voting given as many tokens.
+
+    python -m eval.cost_fair --dataset_name GSMSymbolic ChainSum --model_name smollm2-135m-instruct --use_vllm
+
+Every method answers the same questions through inference.py (any flag of it can be given here too, and a study that was
+stopped goes on with the same command). Self-consistency is sampled once with `--parallel_num` replies; its first k
+replies are a run of self-consistency with k, so the cost of every other method has its own k: the most replies that
+cost no more. Difference and p are paired, question by question.
+"""
+
+import asyncio
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+import inference
+from agentark import answers, cli, evaluation, stats, summary
+from agentark.records import now, read_records, write_atomically
+from agentark.tasks import Task, get_task
+from agentark.types import Record, Solution, UserError
+
+ROOT = Path(__file__).parents[1]
+METHODS = ("vanilla", "cot", "llm_debate", "dylan", "mav")
+VOTING = "self_consistency"
+OURS = {"--method_name", "--test_dataset_name", "--output_path", "--method_config", "--method_config_name"}
+"""Flags of inference.py that differ from run to run."""
+Run = Callable[[Sequence[str]], int]
+"""inference.py with these flags; returns its exit code."""
+
+
+class Point(Struct, frozen=True, kw_only=True):
+    """A method on a dataset; counts are means per question."""
+
+    dataset: str
+    method: str
+    n: int
+    """Questions that every method answered without an error."""
+    accuracy: float
+    se: float | None
+    calls: float
+    prompt_tokens: float
+    completion_tokens: float
+    seconds: float | None = None
+    """Wall time of the run; unknown for a part of the voting run."""
+    parse_failures: int = 0
+    votes: int | None = None
+    """Replies of self-consistency at the same cost; None for self-consistency itself."""
+    voting: float | None = None
+    """Its accuracy with so many."""
+    difference: float | None = None
+    """The method's accuracy less that."""
+    low: float | None = None
+    high: float | None = None
+    """95% bootstrap interval of the difference."""
+    p: float | None = None
+    beyond: bool = False
+    """The method costs more than all replies of the voting run."""
+
+
+class Scored(Struct, frozen=True):
+    """A results file: what each question cost and whether it was answered right."""
+
+    records: dict[str, Record]
+    correct: dict[str, float]
+    seconds: float
+
+
+def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
+    """(our flags, those for inference.py)."""
+    parser = cli.Parser(prog="python -m eval.cost_fair", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--dataset_name", nargs="+", required=True, help="datasets with answers that can be voted on")
+    parser.add_argument("--methods", nargs="+", default=METHODS, help=f"compared with {VOTING}")
+    parser.add_argument("--parallel_num", type=cli.integer(1), default=16, help=f"replies of {VOTING}")
+    parser.add_argument("--max_samples", type=cli.integer(1), default=64, help="questions of each dataset")
+    parser.add_argument("--cost", choices=("total", "completion"), default="total", help="tokens that count as cost")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/cost_fair"), help="table, plot and results")
+    args, rest = parser.parse_some(argv)
+    for flag in OURS & set(rest):
+        raise UserError(f"{flag}: is set by this comparison, run by run")
+    return args, rest
+
+
+def child(flags: Sequence[str]) -> int:
+    return subprocess.run([sys.executable, str(ROOT / "inference.py"), *flags], check=False).returncode
+
+
+def runs(args: Namespace, rest: Sequence[str], dataset: str) -> dict[str, list[str]]:
+    """Method -> the flags of its run. Raises UserError where inference.py would."""
+    flags = {}
+    for method in dict.fromkeys((VOTING, *args.methods)):
+        flags[method] = [
+            *("--method_name", method, "--test_dataset_name", dataset, "--max_samples", str(args.max_samples)),
+            *("--output_path", str(args.output_dir / dataset / f"{method}_infer.jsonl"), *rest),
+            *(("--method_config", f"parallel_num={args.parallel_num}") if method == VOTING else ()),
+        ]
+        inference.chosen_method(inference.parse(flags[method]), get_task(dataset))
+    return flags
+
+
+def read(path: Path, task: Task) -> Scored:
+    records = list(read_records(path))
+    graded = zip(records, summary.scores(records), strict=True)
+    right = {record.id: score or 0.0 for record, score in graded if record.error is None}
+    return Scored({record.id: record for record in records}, right, summary.busy_seconds(records))
+
+
+def means(records: Sequence[Record], candidates: int | None = None) -> tuple[float, float, float]:
+    """(calls, prompt tokens, completion tokens) per question: of whole episodes, or of the first so many candidates."""
+    done = []
+    for record in records:
+        kept = {solution.turn for solution in record.solutions[:candidates]}
+        done += [turn.completion for turn in record.trajectory if candidates is None or turn.id in kept]
+    prompt, completion = sum(one.prompt_tokens for one in done), sum(one.completion_tokens for one in done)
+    return len(done) / len(records), prompt / len(records), completion / len(records)
+
+
+def votes(records: Sequence[Record], task: Task, parallel_num: int) -> list[list[float]]:
+    """Row k - 1: 1 where the majority of a question's first k replies is right, else 0. Shape (parallel_num, N)."""
+
+    def candidates(record: Record) -> list[Solution]:
+        return record.solutions[:parallel_num]
+
+    graded = iter(evaluation.grade_accuracy(task, evaluation.attempts(records, candidates)))
+    right = [[next(graded).figures[task.metric] or 0.0 for _ in candidates(record)] for record in records]
+
+    async def chosen(k: int) -> list[int | None]:
+        return await asyncio.gather(
+            *(
+                answers.majority([one.answer for one in candidates(record)[:k]], record.answer_type)
+                for record in records
+            )
+        )
+
+    rows = []
+    for k in range(1, parallel_num + 1):
+        winners = zip(right, asyncio.run(chosen(k)), strict=True)
+        rows.append([scores[winner or 0] for scores, winner in winners])
+    return rows
+
+
+def compare(args: Namespace, dataset: str, methods: Sequence[str]) -> tuple[list[Point], list[Point]]:
+    """(the methods, the voting curve for k = 1, 2, ...)."""
+    task = get_task(dataset)
+    found = {method: read(args.output_dir / dataset / f"{method}_infer.jsonl", task) for method in methods}
+    shared = [key for key in found[VOTING].correct if all(key in one.correct for one in found.values())]
+    if not shared:
+        raise UserError(f"--dataset_name {dataset}: no question was answered by every method without an error")
+    voters = [found[VOTING].records[key] for key in shared]
+    voted = votes(voters, task, args.parallel_num)
+
+    def point(method: str, correct: Sequence[float], used: tuple[float, float, float], **more: Any) -> Point:
+        accuracy, se = stats.mean_and_se(correct)
+        calls, prompt, completion = used
+        return Point(
+            dataset=dataset,
+            method=method,
+            n=len(shared),
+            accuracy=accuracy,
+            se=se,
+            calls=calls,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            **more,
+        )
+
+    def cost(used: tuple[float, float, float]) -> float:
+        return used[2] + (used[1] if args.cost == "total" else 0.0)
+
+    spent = [means(voters, k) for k in range(1, args.parallel_num + 1)]
+    curve = [point(VOTING, correct, used) for correct, used in zip(voted, spent, strict=True)]
+    points = []
+    for method, one in found.items():
+        records, correct = [one.records[key] for key in shared], [one.correct[key] for key in shared]
+        used = means(records)
+        more: dict[str, Any] = {
+            "seconds": one.seconds,
+            "parse_failures": sum(record.parse_failures for record in records),
+        }
+        if method != VOTING:
+            k = max((k for k, other in enumerate(spent, 1) if cost(other) <= cost(used)), default=1)
+            beside = stats.paired(voted[k - 1], correct)
+            more |= {"votes": k, "voting": beside.mean_a, "difference": beside.difference, "p": beside.p}
+            more |= {"low": beside.low, "high": beside.high, "beyond": cost(used) > cost(spent[-1])}
+        points.append(point(method, correct, used, **more))
+    return points, curve
+
+
+def table(points: Sequence[Point]) -> str:
+    """Markdown; tokens and calls are means per question."""
+    lines = [
+        "| dataset | method | n | accuracy ± se | calls | prompt tokens | new tokens | seconds | unparsed "
+        "| voting at that cost | difference [95%] | p |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in sorted(points, key=lambda one: (one.dataset, one.prompt_tokens + one.completion_tokens)):
+        beside = "| | | |"
+        if one.votes is not None:
+            assert one.voting is not None
+            assert one.difference is not None
+            assert one.p is not None
+            more = "all " if one.beyond else ""
+            beside = (
+                f"| {one.voting:.3f} ({more}{one.votes} {'reply' if one.votes == 1 else 'replies'}) "
+                f"| {one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}] | {one.p:.3f} |"
+            )
+        error = "" if one.se is None else f" ± {one.se:.3f}"
+        lines.append(
+            f"| {one.dataset} | {one.method} | {one.n} | {one.accuracy:.3f}{error} | {one.calls:.1f} "
+            f"| {one.prompt_tokens:.0f} | {one.completion_tokens:.0f} | {one.seconds or 0:.0f} | {one.parse_failures} "
+            f"{beside}"
+        )
+    return "\n".join(lines)
+
+
+def plot(points: Sequence[Point], curve: Sequence[Point], path: Path, cost: str) -> None:
+    """Accuracy against tokens per question, a panel per dataset."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    def tokens_of(one: Point) -> float:
+        return one.completion_tokens + (one.prompt_tokens if cost == "total" else 0.0)
+
+    datasets = list(dict.fromkeys(one.dataset for one in points))
+    figure, axes = pyplot.subplots(1, len(datasets), figsize=(5.5 * len(datasets), 4.2), squeeze=False)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        line = [one for one in curve if one.dataset == dataset]
+        x, y = [tokens_of(one) for one in line], [one.accuracy for one in line]
+        spread = [one.se or 0.0 for one in line]
+        axis.plot(x, y, color="0.4", marker=".", label=f"{VOTING}, 1 to {len(line)} replies")
+        axis.fill_between(
+            x,
+            [value - error for value, error in zip(y, spread, strict=True)],
+            [value + error for value, error in zip(y, spread, strict=True)],
+            color="0.85",
+        )
+        for one in points:
+            if one.dataset == dataset and one.method != VOTING:
+                axis.errorbar(tokens_of(one), one.accuracy, yerr=one.se, marker="o", capsize=3, label=one.method)
+        axis.set_xscale("log")
+        axis.set_xlabel("tokens per question" + (" (prompt and new)" if cost == "total" else " (new)"))
+        axis.set_ylabel("accuracy (± standard error)")
+        axis.set_title(f"{dataset}, n = {line[0].n}")
+        axis.legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def main(argv: list[str] | None = None, run: Run = child) -> int:
+    args, rest = parse(argv)
+    for dataset in args.dataset_name:
+        if get_task(dataset).metric != "accuracy":
+            raise UserError(f"--dataset_name {dataset}: is reported in {get_task(dataset).metric}, nothing to vote on")
+    plans = {dataset: runs(args, rest, dataset) for dataset in dict.fromkeys(args.dataset_name)}
+    for flags in (flags for plan in plans.values() for flags in plan.values()):
+        code = run(flags)
+        if code not in (0, 1):  # 1: some rows carry an error; those questions are left out for every method
+            return code
+    try:
+        compared = [compare(args, dataset, list(plan)) for dataset, plan in plans.items()]
+    finally:
+        answers.close_pool()
+    points = [one for found, _ in compared for one in found]
+    curve = [one for _, found in compared for one in found]
+    text = table(points)
+    report = {"command": cli.command_line(), "written": now(), "cost": args.cost, "methods": points, "voting": curve}
+    write_atomically(
+        args.output_dir / "cost_fair.json", msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    )
+    write_atomically(args.output_dir / "cost_fair.md", text.encode() + b"\n")
+    plot(points, curve, args.output_dir / "cost_fair.png", args.cost)
+    print(text)
+    print(f"written to {args.output_dir}: cost_fair.md, cost_fair.json, cost_fair.png")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.entry(main)

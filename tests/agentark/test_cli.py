@@ -1,0 +1,30 @@
+"""What all entry scripts share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("started", "told"),
+    [
+        (["-m", "pack.tool", "--flag", "two words"], "python -m pack.tool --flag 'two words'"),
+        (["-m", "pack", "--flag=1"], "python -m pack --flag=1"),
+        (["pack/tool.py", "--flag=1"], "python pack/tool.py --flag=1"),
+    ],
+)
+def test_a_command_is_told_as_it_can_be_typed_again(started: list[str], told: str, tmp_path: Path) -> None:
+    folder = tmp_path / "pack"
+    folder.mkdir()
+    for name in ("__init__", "__main__", "tool"):
+        text = "from agentark.cli import command_line\nprint(command_line())\n"
+        (folder / f"{name}.py").write_text("" if name == "__init__" else text)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *started]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == told
