@@ -4,6 +4,7 @@ An unknown key names the known keys and the nearest; a wrong type or range names
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -45,8 +46,8 @@ def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
     return registry[name]
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice."""
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, and reads 1e-5 as the number it is in YAML 1.2 (PyYAML: a string)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -56,11 +57,16 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file holding one mapping (an empty file is an empty mapping)."""
     try:
         with path.open(encoding="utf-8") as stream:
-            loader = _UniqueKeyLoader(stream)
+            loader = _Loader(stream)
             try:
                 data = loader.get_single_data()
             finally:
@@ -84,7 +90,7 @@ def parse_overrides(pairs: Sequence[str], flag: str) -> dict[str, Any]:
         if not separator or not key:
             raise UserError(f"{flag} {pair!r}: expected key=value")
         try:
-            values[key] = yaml.safe_load(text)
+            values[key] = yaml.load(text, _Loader)  # a SafeLoader
         except yaml.YAMLError:
             raise UserError(f"{flag} {pair!r}: the value is not valid YAML") from None
     return values

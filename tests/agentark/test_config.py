@@ -91,3 +91,10 @@ def test_every_checked_in_method_config_loads(path: Path) -> None:
 def test_every_method_has_a_main_config_and_documents_its_keys(name: str) -> None:
     method, _ = load_method(name)
     assert all(field.description for field in type(method).Config.model_fields.values())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", ["1e-1", "1E-1", "0.1", "1.0e-1"])
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"temperature: {text}")
+    assert read_yaml(tmp_path / "c.yaml") == {"temperature": 0.1}
+    assert parse_overrides([f"temperature={text}", "name=1e-1x"], "--set") == {"temperature": 0.1, "name": "1e-1x"}

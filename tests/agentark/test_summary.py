@@ -61,7 +61,8 @@ def test_an_unanswered_sample_scores_0_and_an_error_is_left_out(tmp_path: Path) 
     path = write(tmp_path / "a.jsonl", "\\boxed{1}", "\\boxed{2}", "no idea", None)
     found = row(path)
     assert found == {
-        "method": "m", "n": "4", "answered": "2", "errors": "1", "unparsed": "3", "metric": "accuracy", "score": "0.333 ± 0.333",
+        "method": "m", "n": "4", "answered": "2", "errors": "1", "unparsed": "3", "metric": "accuracy",
+        "score": "0.333 ± 0.333",
         "calls": "3", "prompt": "30", "cached": "12", "completion": "15", "seconds": "4.0", "tokens/s": "3.8",
     }  # fmt: skip
     lines = table([path, path]).splitlines()

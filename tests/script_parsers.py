@@ -1,0 +1,62 @@
+"""Command lines through the scripts' own parsers, without running what follows."""
+
+import argparse
+import importlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+from unittest import mock
+
+from agentark import cli
+
+PARSERS = {
+    "prm/finetune2.py": "prm.settings:parse",
+    "distill.sft": "distill.sft:parse",
+    "openrlhf.cli.train_grpo": "distill.grpo_flags:read",
+}
+"""Scripts whose parser is not argparse alone."""
+
+
+class Parsed(BaseException):
+    """The command line was taken; what would follow is not run."""
+
+
+def script_and_flags(line: str) -> tuple[str, list[str]]:
+    """Of a shell command `[NAME=value] python script.py ...` or `python -m module ...`."""
+    words = shlex.split(line, comments=True)
+    rest = words[words.index("python") + 1 :]
+    return (rest[1], rest[2:]) if rest[0] == "-m" else (rest[0], rest[1:])
+
+
+def module_of(script: str) -> Any:
+    """The module behind a path in the repository, or behind what `python -m` is given."""
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    return importlib.import_module(f"{module.__name__}.__main__") if hasattr(module, "__path__") else module
+
+
+def parsed(script: str, flags: Sequence[str]) -> Any:
+    """What the script's parser makes of its flags.
+
+    Args:
+        script: a path in the repository, or a module.
+
+    Raises:
+        UserError: as the script would.
+    """
+    if script in PARSERS:
+        module, _, name = PARSERS[script].partition(":")
+        return getattr(importlib.import_module(module), name)(list(flags))
+
+    def stop(self: Any, args: Any = None, namespace: Any = None) -> Any:
+        raise Parsed(plain[type(self)](self, args, namespace))
+
+    plain = {kind: kind.parse_args for kind in (argparse.ArgumentParser, cli.Parser)}
+    patches = [mock.patch.object(kind, "parse_args", stop) for kind in plain]
+    patches.append(mock.patch.object(sys, "argv", [script, *flags]))
+    try:
+        with patches[0], patches[1], patches[2]:
+            module_of(script).main()
+    except Parsed as taken:
+        return taken.args[0]
+    raise AssertionError(f"{script} has parsed nothing")
