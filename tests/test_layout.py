@@ -20,6 +20,10 @@ CARD = (
     *("torch", "transformers", "vllm", "flash-attn", "deepspeed", "openrlhf", "trl", "peft", "accelerate"),
     *("datasets", "rouge_score", "bert_score", "sympy", "pyyaml", "wandb"),
 )
+CARD_NAMES = (
+    *("inference.py", "label.py", "methods", "prm", "eval", "modal", "configs", "results", "requirements.txt"),
+    *("README.md", "tests"),
+)
 VERSION_ERROR = re.compile(r"error: AgentArk needs Python 3\.11 to 3\.13 .*this is Python 3\.10[^\n]*\n?")
 
 
@@ -47,6 +51,11 @@ def tracked_text() -> list[Path]:
         pytest.skip("not a git checkout")
     files = [ROOT / name for name in listing.stdout.splitlines()]
     return [file for file in files if file.is_file() and b"\0" not in file.read_bytes()[:1024]]
+
+
+def test_every_name_of_the_design_card_is_in_a_clean_checkout() -> None:
+    known = {file.relative_to(ROOT).parts[0] for file in tracked_text()}
+    assert set(CARD_NAMES) <= known
 
 
 def pins(name: str) -> dict[str, str]:
