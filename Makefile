@@ -1,6 +1,7 @@
 # make quickstart   from nothing to a debate on real problems (DATA_DIR=../shared/data: GSM8K from there)
 # make test         the tests that take minutes at most;  make test-slow   all of them
 # make check        style, types, import rules
+# make distill      the whole study on two cores: debate, R-SFT, DA, PAD, a table and a report (about an hour)
 # make bench        every benchmark in bench/, then their ratios as one table
 # Each builds .venv first where it must (agentark/install.py chooses the GPU or the CPU stack; STACK=cpu forces one).
 
@@ -13,12 +14,15 @@ VENV := .venv/.agentark-stack
 MODEL := smollm2-135m-instruct
 DATASET := $(if $(DATA_DIR),GSM8K,GSMSymbolic)
 
-.PHONY: quickstart test test-slow check bench .venv FORCE
+.PHONY: quickstart distill test test-slow check bench .venv FORCE
 
 quickstart: $(VENV)
 	$(BIN)/python inference.py --method_name llm_debate --test_dataset_name $(DATASET) --model_name $(MODEL) \
 		--use_vllm --max_samples 8 --model_max_tokens 256 $(if $(DATA_DIR),--data_dir "$(DATA_DIR)")
 	$(BIN)/python -m agentark.summary results/$(DATASET)/$(MODEL)/llm_debate_infer.jsonl --show 1
+
+distill: $(VENV)
+	$(BIN)/python -m distill.pipeline --config configs/pipelines/embedded.yaml
 
 test: $(VENV)
 	$(BIN)/python -m pytest

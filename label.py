@@ -45,7 +45,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--calibrate", action="store_true", help="measure the judge, and write a label card")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing labelled file")
     cli.add_engine_flags(parser)
-    parser.set_defaults(debug=False)
+    parser.add_argument("--no_use_vllm", action="store_false", dest="use_vllm", help="run the judge in transformers")
+    parser.set_defaults(debug=False, use_vllm=None)
     args: Namespace = parser.parse_args(argv)
     judging = [flag for flag in ("judge_only", "calibrate") if getattr(args, flag)]
     judging += ["granularity step"] * (args.granularity == "step")
@@ -60,7 +61,8 @@ def choose_judge(args: Namespace) -> cli.Choice:
     """Launched servers when asked for; a served model when the endpoint file names it, else vLLM where installed."""
     if not args.use_modal_batch and args.launch is None:
         served = endpoints_of(args.model, args.model_api_config) is not None
-        args.use_vllm |= not served and find_spec("vllm") is not None
+        if args.use_vllm is None:
+            args.use_vllm = not served and find_spec("vllm") is not None
     return cli.choose_engine(args, args.model, "--model")
 
 

@@ -11,11 +11,7 @@ base on the same questions.
 # ruff: noqa: T201 -- an entry script: it prints what it does
 
 import json
-import re
 import shlex
-import subprocess
-import sys
-import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,11 +23,12 @@ from pydantic import Field
 
 from agentark import cli, config, contamination, stats
 from agentark.config import Config
-from agentark.evaluation import read_graded, values_by_question
+from agentark.lock import RunLock
 from agentark.records import now, write_atomically
-from agentark.types import RunError, UserError
+from agentark.types import UserError
+from distill import study_child, study_table
+from distill.study_child import Step, slug
 
-ROOT = Path(__file__).parents[1]
 BASE = "base"
 PROGRAMS = {"inference": ["inference.py"], "label": ["label.py"]}
 """Entry scripts that are files; the others are modules."""
@@ -97,14 +94,6 @@ class Study(Config):
     """What grades the replies."""
 
 
-class Step(Struct, frozen=True):
-    """One command and what it leaves."""
-
-    name: str
-    command: list[str]
-    """Without the interpreter."""
-
-
 class Cell(Struct, frozen=True, kw_only=True):
     """One system on one set of questions."""
 
@@ -119,11 +108,6 @@ class Cell(Struct, frozen=True, kw_only=True):
     """Completion tokens per question, all agents together."""
     seconds: float
     """Wall time of the runs that made and graded the answers, starting the engine included."""
-
-
-def slug(name: str) -> str:
-    """A row's name as part of a path."""
-    return re.sub(r"\W+", "_", name).strip("_").lower()
 
 
 class Plan:
@@ -208,27 +192,19 @@ def run(plan: Plan) -> dict[str, float]:
         RunError: a step failed; its log is named.
     """
     record = plan.folder / "steps.json"
-    done: dict[str, Any] = contamination.json_of(record) if record.is_file() else {}
-    steps = plan.steps()
-    (plan.folder / "logs").mkdir(parents=True, exist_ok=True)
-    for number, step in enumerate(steps, 1):
-        before = done.get(step.name, {})
-        if before.get("command") == step.command:
-            continue
-        if before:
-            raise UserError(f"{record}: {step.name} was run with other settings; use another folder")
-        log = plan.folder / "logs" / f"{number:02d}_{slug(step.name)}.log"
-        print(f"[{number}/{len(steps)}] {step.name}\n    {shlex.join(['python', *step.command])}", flush=True)
-        started = time.perf_counter()
-        with log.open("ab") as stream:
-            code = subprocess.run(
-                [sys.executable, *step.command], cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, check=False
-            ).returncode
-        if code != 0:
-            tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            raise RunError(f"{step.name} ended with exit code {code} ({log}): {''.join(tail)[:300]}")
-        done[step.name] = {"command": step.command, "seconds": round(time.perf_counter() - started, 1), "at": now()}
-        write_atomically(record, json.dumps(done, indent=2).encode() + b"\n")
+    with RunLock(record) as lock:
+        done: dict[str, Any] = contamination.json_of(record) if record.is_file() else {}
+        steps = plan.steps()
+        for number, step in enumerate(steps, 1):
+            before = done.get(step.name, {})
+            if before.get("command") == step.command:
+                continue
+            if before:
+                raise UserError(f"{record}: {step.name} was run with other settings; use another folder")
+            print(f"[{number}/{len(steps)}] {step.name}\n    {shlex.join(['python', *step.command])}", flush=True)
+            seconds = study_child.run(step, plan.folder / "logs" / f"{number:02d}_{slug(step.name)}.log", lock)
+            done[step.name] = {"command": step.command, "seconds": round(seconds, 1), "at": now()}
+            write_atomically(record, json.dumps(done, indent=2).encode() + b"\n")
     return {name: one["seconds"] for name, one in done.items()}
 
 
@@ -255,21 +231,14 @@ def _cell(plan: Plan, row: str, sets: Sequence[str], seconds: Mapping[str, float
         se=se,
         p=None if row == BASE else paired.p,
         difference=None if row == BASE else paired.difference,
-        tokens=sum(_tokens(plan, row, name) for name in sets) / len(keys),
+        tokens=sum(study_table.tokens(plan.graded(row, name)) for name in sets) / len(keys),
         seconds=sum(seconds.get(name, 0.0) for name in names),
     )
 
 
 def _values(plan: Plan, row: str, sets: Sequence[str]) -> dict[tuple[str, str], float]:
-    paths = {name: plan.graded(row, name) for name in sets}
-    found = {name: values_by_question(read_graded(path), "accuracy", path) for name, path in paths.items()}
+    found = {name: study_table.values(plan.graded(row, name), "accuracy") for name in sets}
     return {(name, key): value for name, values in found.items() for key, value in values.items()}
-
-
-def _tokens(plan: Plan, row: str, name: str) -> int:
-    graded = plan.graded(row, name)
-    report = contamination.json_of(graded.with_name(graded.name.replace("per_sample.jsonl", "metrics.json")))
-    return sum(int(used["completion_tokens"]) for used in report["tokens"].values())
 
 
 def table(found: Mapping[str, Mapping[str, Cell]], seconds: Mapping[str, float], study: Study) -> str:
@@ -292,9 +261,8 @@ def table(found: Mapping[str, Mapping[str, Cell]], seconds: Mapping[str, float],
 
 
 def _shown(cell: Cell) -> str:
-    error = "" if cell.se is None else f" ± {100 * cell.se:.1f}"
     against = "" if cell.p is None else f" (p {cell.p:.2g})"
-    return f"{100 * cell.accuracy:.1f}{error}{against}"
+    return study_table.percent(cell.accuracy, cell.se) + against
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,10 +11,10 @@ import msgspec
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from agentark.types import Sample
-from distill.grpo_figures import total
 from distill.grpo_openrlhf import settings
 from distill.grpo_patch import extra_logs
 from distill.grpo_scorer import remote_scorer
+from distill.grpo_watch import total
 from distill.reward import Rewarder
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from agentark.records import write_atomically
 from agentark.types import UserError
 from distill.grpo_flags import GUARDS, GRPOConfig
-from distill.grpo_watch import Vitals, Watch
+from distill.grpo_watch import Vitals, Watch, summary
 from distill.reward import Scored, StepScores
 
 PINNED = "0.11.2"
@@ -131,8 +131,6 @@ def experience_maker(config: GRPOConfig) -> type:
 
         def look(self, scored: Sequence[Scored], kl: Any) -> None:
             """Metrics, alarms and stops over this rollout."""
-            from distill.grpo_figures import summary
-
             tokens = sum(one.length for one in scored)
             figures = summary(scored) | {"kl": float(kl.sum()) / max(1, tokens)}
             folder = Path(config.save_path)

@@ -26,10 +26,9 @@ from trl.trainer.utils import add_fused_lm_head, use_adapter
 
 from distill.grpo_credit import Credit, assign
 from distill.grpo_data import Prompt
-from distill.grpo_figures import summary, total
 from distill.grpo_flags import GRPOConfig
 from distill.grpo_run import say
-from distill.grpo_watch import Vitals, Watch
+from distill.grpo_watch import Vitals, Watch, summary, total
 from distill.reward import Rewarder, Scored, StepScores, dump
 
 

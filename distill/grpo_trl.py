@@ -20,9 +20,9 @@ from agentark.stats import mean_and_se
 from agentark.types import UserError
 from distill.grpo_data import Prompt
 from distill.grpo_flags import GRPOConfig, check
-from distill.grpo_plot import plot
 from distill.grpo_run import Inputs, Run, prepare, rows, say
 from distill.grpo_watch import Vitals, Watch
+from distill.plots import grpo_curves
 from distill.reward import Rewarder, StepScorer, grade
 
 DEEPSPEED = Path(__file__).parents[1] / "configs" / "deepspeed"
@@ -257,7 +257,7 @@ def fit(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> int:
     save(config, inputs, run, trainer)
     if main:
         metrics = rows(run.metrics)
-        plot(metrics, rows(run.dev), run.folder / "curves.png")
+        grpo_curves(metrics, rows(run.dev), run.folder / "curves.png")
         figures = {"steps": trainer.state.global_step, "seconds": round(time.time() - started, 1)}
         figures |= {"first": metrics[0], "last": metrics[-1]} if metrics else {}
         run.close(inputs, trainer.stopped, figures | {"held_out": rows(run.dev)})

@@ -1,4 +1,4 @@
-"""Is a run still healthy? Alarms and stops over the figures of each rollout (pure).
+"""Figures of each rollout, and whether the run is still healthy: alarms and stops over them (pure; both backends).
 
 What goes wrong with process rewards goes wrong within a few hundred steps: the policy finds what the reward model
 over-rates (empty or single steps), the reward jumps, responses collapse in length (PURE, arXiv 2504.15275, section 5).
@@ -11,11 +11,34 @@ from typing import Any
 from msgspec import Struct
 
 from distill.grpo_flags import Bounds
+from distill.reward import Scored, counts
 
 WINDOW = 20
 """Rollouts before this one that the reward is compared with."""
 LEAST = 4
 """Rollouts that must be known before a jump can be one."""
+
+
+def total(one: Scored) -> float:
+    """A response's mean step reward plus its verdict: what is watched and plotted, not what is trained on."""
+    return sum(one.rewards) / len(one.rewards) + (one.solved or 0.0)
+
+
+def summary(scored: Sequence[Scored]) -> dict[str, float]:
+    """Means over responses, and how many hit each guard."""
+    known = [one.solved for one in scored if one.solved is not None]
+    size = len(scored)
+    figures = {
+        "total_reward": sum(map(total, scored)) / size,
+        "process_reward": sum(sum(one.rewards) / len(one.rewards) for one in scored) / size,
+        "process_reward_min": sum(min(one.rewards) for one in scored) / size,
+        "steps": sum(len(one.steps.steps) for one in scored) / size,
+        "length": sum(one.length for one in scored) / size,
+        "truncated": sum(one.truncated for one in scored) / size,
+    }
+    if known:
+        figures["solved"] = sum(known) / len(known)
+    return figures | {f"guard/{name}": float(count) for name, count in counts(scored).items()}
 
 
 class Vitals(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,209 @@
+"""A whole study from one file: debate, labels, R-SFT, DA, PAD, every system measured, a table and a report.
+
+    python -m distill.pipeline --config configs/pipelines/smoke.yaml
+
+Every step is a command of this repository, run as a child process with a log in <folder>/logs. Steps that are done are
+not run again, changed ones are, with all that builds on them; a study that was stopped in any way goes on with the same
+command. --dry_run prints what would be run, to be pasted into a shell in the repository's root.
+"""
+
+# ruff: noqa: T201 -- an entry script: it prints what it does
+
+import shlex
+import shutil
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from agentark import cli
+from agentark.config import nearest
+from agentark.lock import RunLock
+from agentark.types import UserError
+from distill import pipeline_config, study_child
+from distill.pipeline_plan import STAGES, Plan, PlannedStep
+from distill.pipeline_state import Memory, Status
+from distill.study_child import ROOT, slug
+
+
+def parse(argv: list[str] | None = None) -> Namespace:
+    parser = cli.Parser(prog="python -m distill.pipeline", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="the study, e.g. configs/pipelines/smoke.yaml")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of that file, keys dotted")
+    names = f"{', '.join(STAGES)}, or a step as --dry_run names it"
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help=f"run these alone: {names}")
+    parser.add_argument("--from", dest="first", metavar="STAGE", help="begin there")
+    parser.add_argument("--until", dest="last", metavar="STAGE", help="end with it")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands and stop")
+    args: Namespace = parser.parse_args(argv)
+    if args.only and (args.first or args.last):
+        raise UserError("--only: does not go together with --from and --until")
+    return args
+
+
+def choose(
+    steps: Sequence[PlannedStep], only: Sequence[str] | None, first: str | None, last: str | None
+) -> list[PlannedStep]:
+    """The steps that the flags ask for, in order.
+
+    Raises:
+        UserError: no such stage or step in this study, or nothing between the two.
+    """
+
+    def places(flag: str, name: str) -> list[int]:
+        found = [place for place, step in enumerate(steps) if name in (step.stage, step.name)]
+        if not found:
+            known = dict.fromkeys([*(step.stage for step in steps), *(step.name for step in steps)])
+            raise UserError(f"{flag} {name!r}: no such stage or step in this study ({nearest(name, known)})")
+        return found
+
+    if only:
+        wanted = {place for name in only for place in places("--only", name)}
+        return [step for place, step in enumerate(steps) if place in wanted]
+    begin = min(places("--from", first)) if first else 0
+    end = max(places("--until", last)) if last else len(steps) - 1
+    if begin > end:
+        raise UserError(f"--from {first}: comes after --until {last}")
+    return list(steps[begin : end + 1])
+
+
+class View:
+    """What is told on the terminal: a line a step, and while it runs its time and its log's last line."""
+
+    def __init__(self, steps: Sequence[PlannedStep]) -> None:
+        self._total = len(steps)
+        self._numbers = {step.name: number for number, step in enumerate(steps, 1)}
+        self._live = sys.stdout.isatty()
+
+    def say(self, step: PlannedStep, text: str) -> None:
+        width = len(str(self._total))
+        print(f"[{self._numbers[step.name]:{width}}/{self._total}] {step.name}: {text}", flush=True)
+
+    def detail(self, text: str) -> None:
+        print(f"    {text}", flush=True)
+
+    def watch(self, seconds: float, line: str) -> None:
+        if self._live:
+            room = shutil.get_terminal_size().columns - 12
+            shown = "".join(sign if sign.isprintable() else " " for sign in line)[:room]
+            sys.stdout.write(f"\r\x1b[K    {clock(seconds)}  {shown}")
+            sys.stdout.flush()
+
+    def clear(self) -> None:
+        """Take the last state of a running step away."""
+        if self._live:
+            sys.stdout.write("\r\x1b[K")
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`, `4:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def run(steps: Sequence[PlannedStep], chosen: Sequence[PlannedStep], memory: Memory, lock: RunLock) -> list[str]:
+    """Run what is not done of the chosen steps, in order.
+
+    Args:
+        steps: of the whole study.
+
+    Returns:
+        Names of the steps that ran.
+
+    Raises:
+        UserError: a step's input is missing, and what makes it was not chosen. RunError: a step failed.
+    """
+    view = View(steps)
+    ran = []
+    for step in chosen:
+        status = memory.status(step)
+        if status.kind == "done":
+            view.say(step, f"done, in {clock(memory.steps[step.name].seconds)}")
+            continue
+        for path in step.inputs:
+            if not (ROOT / path).exists():
+                maker = f"; run {step.sources[path]!r} first, which makes it" if path in step.sources else ""
+                raise UserError(f"{step.name}: {path} is missing{maker}")
+        view.say(step, status.text)
+        for origin, target in memory.begin(step, status):
+            view.detail(f"{_below(origin)} is now {_below(target)}")
+        view.detail(study_child.shown(step.command))
+        try:
+            seconds = study_child.run(step, memory.folder / "logs" / f"{slug(step.name)}.log", lock, view.watch)
+        finally:
+            view.clear()
+        memory.finish(step, seconds)
+        view.say(step, clock(seconds))
+        ran.append(step.name)
+    return ran
+
+
+def stale(steps: Iterable[PlannedStep], chosen: Sequence[PlannedStep], memory: Memory) -> list[str]:
+    """Warnings: steps that are not chosen, have changed, and are built on by chosen ones."""
+    names = {step.name for step in chosen}
+    needed = {name for step in chosen for name in step.after} - names
+    found = [(step.name, memory.status(step)) for step in steps if step.name in needed]
+    return [f"warning: {name} is left out though it is {status.text}" for name, status in found if status.why]
+
+
+def commands(steps: Iterable[PlannedStep], memory: Memory) -> list[str]:
+    """What `run` would do, as lines for a shell; what is done is a comment."""
+    ahead: dict[str, Status] = {}
+    lines = []
+    for step in steps:
+        status = memory.status(step, ahead)
+        lines.append(f"# {step.name} ({status.text})")
+        if status.kind == "done":
+            lines.append(f"# {study_child.shown(step.command)}")
+            continue
+        ahead[step.name] = status
+        for origin, target in memory.to_move(step, status):
+            lines.append(shlex.join(["mkdir", "-p", _below(target.parent)]))
+            lines.append(shlex.join(["mv", _below(origin), _below(target)]))
+        lines.append(study_child.shown(step.command))
+    return lines
+
+
+def _below(path: Path) -> str:
+    """As seen from the repository's root."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def outcome(plan: Plan, memory: Memory) -> str:
+    """The table, the times and where the report is."""
+    table, page = (ROOT / plan.at(*parts) for parts in (("table.md",), ("report", "index.html")))
+    times: dict[str, float] = {}
+    for step in plan.steps:
+        entry = memory.steps.get(step.name)
+        times[step.stage] = times.get(step.stage, 0.0) + (entry.seconds if entry else 0.0)
+    listed = ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in times.items())
+    lines = [table.read_text(encoding="utf-8").rstrip(), ""] if table.is_file() else []
+    lines.append(f"times: {listed}; in all {clock(sum(times.values()))}")
+    return "\n".join([*lines, f"report: {_below(page)}"] if page.is_file() else lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    plan = Plan(pipeline_config.load(args.config, args.set))
+    chosen = choose(plan.steps, args.only, args.first, args.last)
+    memory = Memory(plan.study.folder)
+    if args.dry_run:
+        print("\n".join(commands(chosen, memory)))
+        return 0
+    with RunLock(memory.path) as lock:
+        memory = Memory(plan.study.folder)  # as the last owner left it
+        memory.save(config=plan.study.model_dump(), versions=cli.provenance())
+        for line in stale(plan.steps, chosen, memory):
+            print(line)
+        started = time.perf_counter()
+        ran = run(plan.steps, chosen, memory, lock)
+        memory.save()
+    print(f"{len(ran)} of {len(chosen)} steps were run, in {clock(time.perf_counter() - started)}")
+    print(outcome(plan, memory))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.entry(main)

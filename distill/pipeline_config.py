@@ -1,0 +1,213 @@
+"""What a study is: one strict YAML file for the whole chain (configs/pipelines/).
+
+`extends: other.yaml` takes another recipe and changes it; null takes a key away. The same holds for `--set`, whose keys
+are dotted: `--set label.flags.rounds=last`.
+
+Flags of the scripts are mappings: true is the bare flag, false and null leave it out, a list is a flag with several
+values. Which flags there are is each script's own business; a test parses every command of every recipe.
+"""
+
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from agentark import config
+from agentark.config import Config, nearest, read_yaml
+from agentark.types import UserError
+
+Value = bool | int | float | str
+Flags = dict[str, Value | list[Value] | None]
+
+
+class Questions(Config):
+    """A part of a dataset."""
+
+    dataset: str
+    """As registered, e.g. GSM8K."""
+    split: str | None = None
+    """Default: the dataset's evaluation split."""
+    max_samples: int | None = Field(None, ge=1)
+    """At most so many, from the first on; a larger number later keeps what is done."""
+    data_dir: str | None = None
+    """Folder with the dataset's files, instead of the hub."""
+    task_config: list[str] = Field([])
+    """Options of the dataset, key=value."""
+
+
+class Test(Questions):
+    """Questions that every system is measured on."""
+
+    clear: bool = True
+    """Whether selection leaves out training questions that are, or overlap with, one of these."""
+    flags: Flags = Field({})
+    """Further flags of the evaluation on them."""
+
+
+class Stage(Config):
+    """How a script is run."""
+
+    launcher: list[str] = Field([])
+    """Python's arguments before the script, e.g. [-m, torch.distributed.run, --nproc_per_node, "8"]."""
+    flags: Flags = Field({})
+    """Of the script."""
+
+
+class Teacher(Config):
+    """A multi-agent method with a model."""
+
+    method: str
+    """As inference.py knows it."""
+    model: str | None = None
+    """Default: the study's."""
+    train: bool = True
+    """Whether its trajectories on the training questions are labelled and learnt from."""
+    measured: bool = True
+    """Whether it is a row of the table."""
+    flags: Flags = Field({})
+    """Further flags of inference.py."""
+
+
+class Student(Config):
+    """A model fine-tuned on chosen trajectories."""
+
+    teachers: list[str] | None = None
+    """Whose; default: of all that train."""
+    select: Flags
+    """Flags of distill.select."""
+    sft: Flags = Field({})
+    """Flags of distill.sft over those of all students."""
+
+
+class RewardModel(Stage):
+    """A process reward model; flags of prm/finetune2.py."""
+
+    model: str | None = None
+    """What it begins as; default: the study's model."""
+    teacher: str | None = None
+    """Whose labelled solutions it learns from; default: the first that trains."""
+    score: bool = False
+    """Whether it also scores them step by step, for the report (prm.score)."""
+    check: Flags | None = None
+    """Flags of prm.evaluate, which is left out where this is null."""
+
+
+class Policy(Config):
+    """A model trained with GRPO."""
+
+    start: str = "base"
+    """Which student it begins as; base: the study's model."""
+    prm: str | None = None
+    """Its reward model; null goes with reward_mode: VR."""
+    teacher: str | None = None
+    """Whose questions it is asked; default: those of its reward model, else of the first that trains."""
+    flags: Flags = Field({})
+    """Flags of openrlhf.cli.train_grpo over those of all policies."""
+
+
+class Pipeline(Config):
+    """A study. Systems are the rows of its table: base, teachers, students, policies."""
+
+    folder: str
+    """Everything is written there. Paths start from the repository's root."""
+    model: str
+    """Of base, students and policies: hub id, local folder, or smollm2-135m-instruct."""
+    make_model: Flags | None = None
+    """Make the model first, small and nearly untrained: flags of distill.study_model."""
+    seed: int = Field(0, ge=0)
+    """Of every run and training."""
+    engine: Flags = Field({})
+    """Flags that choose and tune the engine, for all scripts that call a model."""
+    train: Questions
+    """What the teachers work on."""
+    tests: dict[str, Test] = Field(min_length=1)
+    """Sets of the table."""
+    inference: Stage = Stage()
+    """Flags of inference.py for all teachers."""
+    teachers: dict[str, Teacher] = Field(min_length=1)
+    label: Stage = Stage()
+    """Flags of label.py: the judge."""
+    select: Flags = Field({})
+    """Flags of distill.select for all students."""
+    students: dict[str, Student] = Field({})
+    sft: Stage = Stage()
+    """Flags of distill.sft for all students."""
+    prms: dict[str, RewardModel] = Field({})
+    policies: dict[str, Policy] = Field({})
+    grpo: Stage = Stage()
+    """Flags of openrlhf.cli.train_grpo for all policies."""
+    evaluate: Stage = Stage()
+    """Flags of the evaluation of base, students and policies."""
+    report: Stage = Stage()
+    """Flags of eval.report."""
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
+    """A recipe with its overrides.
+
+    Raises:
+        UserError: an unknown key (the nearest is named), a bad value, or recipes that extend each other in a circle.
+    """
+    values = _read(path, ())
+    _check_keys(Pipeline, values, str(path))
+    if overrides:
+        for key, value in config.parse_overrides(overrides, "--set").items():
+            values = merge(values, _nested(key, value))
+        _check_keys(Pipeline, values, "--set")
+    return config.build(Pipeline, values, "--set" if overrides else str(path))
+
+
+def _read(path: Path, above: Sequence[Path]) -> dict[str, Any]:
+    values = read_yaml(path)
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise UserError(f"{path}: extends = {base!r}: expected the name of a recipe")
+    other = path.parent / base
+    if path.resolve() in above:
+        raise UserError(f"{path}: extends itself, by way of {above[-1]}")
+    return merge(_read(other, (*above, path.resolve())), values)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Values over others, mappings key by key; null takes a key away."""
+    found = dict(below)
+    for key, value in above.items():
+        if value is None:
+            found.pop(key, None)
+        elif isinstance(value, Mapping):
+            inner = found.get(key)
+            found[key] = merge(inner if isinstance(inner, Mapping) else {}, value)
+        else:
+            found[key] = value
+    return found
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """`a.b.c`, value -> {a: {b: {c: value}}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _check_keys(cls: type[Config], values: Mapping[str, Any], where: str, place: str = "") -> None:
+    """Raises UserError for the first key that no config of this shape has, wherever it is nested."""
+    for key, value in values.items():
+        if key not in cls.model_fields:
+            raise UserError(f"{where}: unknown key {f'{place}{key}'!r} ({nearest(str(key), cls.model_fields)})")
+        for inner, of, name in _parts(cls.model_fields[key].annotation, value, f"{place}{key}"):
+            _check_keys(inner, of, where, f"{name}.")
+
+
+def _parts(annotation: Any, value: Any, name: str) -> Iterator[tuple[type[Config], Mapping[str, Any], str]]:
+    """(config, its values, its place) of what is nested in a field."""
+    if not isinstance(value, Mapping):
+        return
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        yield annotation, value, name
+    elif typing.get_origin(annotation) is dict:
+        for key, one in value.items():
+            yield from _parts(typing.get_args(annotation)[1], one, f"{name}.{key}")

@@ -1,0 +1,128 @@
+"""Where everything of a study lies, and which names it may use.
+
+<folder>/train      trajectories of the teachers and their labels
+<folder>/sets       training sets
+<folder>/students   models: fine-tuned ones and policies
+<folder>/prm        reward models
+<folder>/eval       answers and figures, a folder per set of questions
+<folder>/logs       of every step;  study.json: how far the study is;  table.md, report/: what came out
+"""
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from agentark.config import nearest
+from agentark.embedded import EMBEDDED
+from agentark.tasks import get_task
+from agentark.types import UserError
+from distill.pipeline_config import Pipeline
+from distill.study_child import ROOT, slug
+from methods import method_class
+
+BASE = "base"
+"""The study's model as it is."""
+
+
+class Places:
+    """Names and paths of a study.
+
+    Raises:
+        UserError: a name that the recipe does not define, or two systems that would be written to the same place.
+    """
+
+    def __init__(self, study: Pipeline) -> None:
+        self.study = study
+        self.folder = PurePosixPath(study.folder)
+        self._check()
+
+    @property
+    def rows(self) -> list[str]:
+        """The systems, in the order of the table."""
+        study = self.study
+        measured = [name for name, one in study.teachers.items() if one.measured]
+        return [BASE, *measured, *study.students, *study.policies]
+
+    @property
+    def teachers(self) -> list[str]:
+        """Those whose trajectories are learnt from."""
+        return [name for name, one in self.study.teachers.items() if one.train]
+
+    def _check(self) -> None:
+        study = self.study
+        rows = [BASE, *study.teachers, *study.students, *study.policies]
+        for kind, names in (("system", rows), ("test", [*study.tests]), ("reward model", [*study.prms])):
+            for place, name in enumerate(names):
+                if not slug(name) or any(sign in name for sign in "/="):
+                    raise UserError(f"{kind} {name!r}: a name has letters or digits, and neither / nor =")
+                if slug(name) in map(slug, names[:place]):
+                    raise UserError(f"{kind} {name!r}: another one would be written to the same place")
+        if not self.teachers:
+            raise UserError("teachers: none has train: true, so there is nothing to learn from")
+        if self._is_folder(study.model) and PurePosixPath(study.model).name in map(slug, rows[1:]):
+            raise UserError(f"model: {study.model}: a system has the same name; call the folder otherwise")
+        for teacher in study.teachers.values():
+            method_class(teacher.method)
+        get_task(study.train.dataset)
+        for name, test in study.tests.items():
+            if not get_task(test.dataset).graded:
+                raise UserError(f"tests.{name}: nothing grades answers to {test.dataset}")
+        for name, student in study.students.items():
+            known(f"students.{name}.teachers", student.teachers or [], self.teachers)
+        for name, reward in study.prms.items():
+            known(f"prms.{name}.teacher", [reward.teacher] if reward.teacher else [], self.teachers)
+        for name, policy in study.policies.items():
+            known(f"policies.{name}.start", [policy.start], [BASE, *study.students])
+            known(f"policies.{name}.prm", [policy.prm] if policy.prm else [], study.prms)
+            known(f"policies.{name}.teacher", [policy.teacher] if policy.teacher else [], self.teachers)
+
+    def at(self, *parts: str) -> str:
+        """A path in the study's folder."""
+        return str(self.folder.joinpath(*parts))
+
+    def trajectories(self, teacher: str) -> str:
+        """Results file of a teacher on the training questions."""
+        return self.at("train", f"{slug(teacher)}_infer.jsonl")
+
+    def labels(self, teacher: str) -> str:
+        """Its labelled file."""
+        return self.at("train", f"{slug(teacher)}_labels.jsonl")
+
+    def model_of(self, row: str) -> str:
+        """What a system is as a model: its folder, or base's name."""
+        return self.study.model if row == BASE else self.at("students", slug(row))
+
+    def prm(self, name: str) -> str:
+        return self.at("prm", slug(name))
+
+    def answers(self, row: str, test: str) -> str:
+        """Folder of a model's answers to a set, and of their figures."""
+        model = self.model_of(row)
+        local = row != BASE or self._is_folder(model)
+        label = PurePosixPath(model).name if local else model
+        return self.at("eval", slug(test), self.study.tests[test].dataset, label, self.grader(test, short=True))
+
+    def grader(self, test: str, short: bool = False) -> str:
+        """What grades answers to a set: the module, or its name in paths."""
+        module = get_task(self.study.tests[test].dataset).eval_module
+        assert module is not None, "checked"
+        return module.removeprefix("eval.") if short else module
+
+    def _is_folder(self, model: str) -> bool:
+        """Whether a model's name is a folder, already or once its step has run."""
+        if model == EMBEDDED:
+            return False
+        return self.study.make_model is not None or model.startswith((".", "/", "~")) or (ROOT / model).is_dir()
+
+    def graded(self, row: str, test: str) -> str:
+        """per_sample.jsonl of a system on a set."""
+        if row in self.study.teachers:
+            return self.at("eval", slug(test), f"{slug(row)}_infer.{self.grader(test, short=True)}.per_sample.jsonl")
+        return str(PurePosixPath(self.answers(row, test)) / "per_sample.jsonl")
+
+
+def known(where: str, names: Iterable[str], names_known: Iterable[str]) -> None:
+    """Raises UserError for the first name that is not known."""
+    listed = list(names_known)
+    for name in names:
+        if name not in listed:
+            raise UserError(f"{where}: no {name!r} ({nearest(name, listed)})")

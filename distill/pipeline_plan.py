@@ -1,0 +1,269 @@
+"""The steps of a study, in order: which command each is, what it reads and what it leaves."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+from agentark import judge
+from distill.pipeline_config import Flags, Pipeline, Questions, Teacher, Value
+from distill.pipeline_places import BASE, Places
+from distill.select import CONFIG as SELECT_CONFIG
+from distill.study_child import ROOT, Step, slug
+from methods import configs_of
+from prm.settings import TWO_STAGE
+
+STAGES = (
+    *("model", "baselines", "inference", "label", "select", "sft", "prm", "grpo", "evaluate", "table", "report"),
+)  # fmt: skip
+"""Base and teachers are measured first: base's answers are the questions that selection stays clear of."""
+PROGRAMS = {
+    "model": ["-m", "distill.study_model"],
+    "inference": ["inference.py"],
+    "label": ["label.py"],
+    "select": ["-m", "distill.select"],
+    "sft": ["-m", "distill.sft"],
+    "prm": ["prm/finetune2.py"],
+    "score": ["-m", "prm.score"],
+    "check": ["-m", "prm.evaluate"],
+    "grpo": ["-m", "openrlhf.cli.train_grpo"],
+    "table": ["-m", "distill.study_table"],
+    "report": ["-m", "eval.report"],
+}
+HF_BOOLEANS = ("sft", "prm")
+"""Programs whose switches take True and False."""
+READ_FROM = {
+    *("--input", "--input_file", "--model_name", "--model", "--model_name_or_path", "--pretrain", "--distiller"),
+    *("--reward_pretrain", "--prompt_data", "--eval_data", "--data_dir", "--eval_data_dir", "--train_data_path"),
+    *("--eval_data_path", "--contamination", "--trajectories", "--config", "--two_stage_config", "--prm"),
+    *("--deepspeed", "--lora_path", "--verifier_models"),
+}  # fmt: skip
+"""Flags that may name a file or folder."""
+
+
+class PlannedStep(Step, frozen=True, kw_only=True):
+    """A command of the study, and what it depends on."""
+
+    stage: str
+    program: list[str]
+    """The command without its flags."""
+    flags: dict[str, list[str]]
+    inputs: list[str]
+    """Files and folders that it reads."""
+    outputs: list[str]
+    """Files (with all whose names begin alike) and folders that it leaves and nobody else writes to."""
+    sources: dict[str, str]
+    """Input -> the step that makes it."""
+    after: list[str]
+    """Steps that it builds on."""
+    grows: bool = False
+    """Asked for more samples, it adds to its output."""
+    absorbs: bool = False
+    """When its input has grown, it adds to its output."""
+    rewrites: bool = False
+    """It replaces its output, which is derived in seconds."""
+    restarts: bool = False
+    """It refuses to touch its output once that is there."""
+
+
+class Plan(Places):
+    """All steps of a study; see `Places`."""
+
+    def __init__(self, study: Pipeline) -> None:
+        super().__init__(study)
+        self.steps: list[PlannedStep] = []
+        self._made: dict[str, str] = {}
+        self._model()
+        self._baselines()
+        self._train()
+        self._students()
+        self._prms()
+        self._policies()
+        self._results()
+
+    def _add(
+        self,
+        stage: str,
+        what: str,
+        program: str | list[str],
+        *layers: Flags,
+        outputs: Sequence[str],
+        more: Iterable[str] = (),
+        after: Iterable[str] = (),
+        launcher: Sequence[str] = (),
+        **traits: bool,
+    ) -> None:
+        """Append a step.
+
+        Args:
+            layers: of flags; the later ones win.
+            more: what it reads beside the files in its flags.
+        """
+        hf = program in HF_BOOLEANS
+        words = PROGRAMS[program] if isinstance(program, str) else program
+        given = {f"--{name}": value for layer in layers for name, value in layer.items()}
+        flags = {name: texts for name, value in given.items() if (texts := _texts(value, hf)) is not None}
+        named = [text for name, texts in flags.items() if name in READ_FROM for text in texts]
+        inputs = [path for path in dict.fromkeys([*named, *more]) if self._maker(path) or (ROOT / path).exists()]
+        command = [*launcher, *words, *(word for name, texts in flags.items() for word in (name, *texts))]
+        sources = {path: maker for path in inputs if (maker := self._maker(path))}
+        name = f"{stage} {what}".strip()
+        self.steps.append(
+            PlannedStep(
+                name, command, stage=stage, program=[*launcher, *words], flags=flags, inputs=inputs,
+                outputs=list(outputs), sources=sources,
+                after=list(dict.fromkeys([*after, *sources.values()])), **traits,
+            )
+        )  # fmt: skip
+        self._made |= dict.fromkeys(outputs, name)
+
+    def _maker(self, path: str) -> str | None:
+        """The step that makes a file or folder, or what it is in."""
+        place = PurePosixPath(path)
+        return next((self._made[str(one)] for one in (place, *place.parents) if str(one) in self._made), None)
+
+    def _model(self) -> None:
+        if self.study.make_model is not None:
+            flags: Flags = {"output": self.study.model, "seed": self.study.seed}
+            self._add("model", "", "model", flags, self.study.make_model, outputs=[self.study.model])
+
+    def _baselines(self) -> None:
+        for test, questions in self.study.tests.items():
+            self._evaluate("baselines", BASE, test)
+            for name, teacher in self.study.teachers.items():
+                if not teacher.measured:
+                    continue
+                output = self.at("eval", slug(test), f"{slug(name)}_infer.jsonl")
+                self._infer("baselines", f"{name} on {test}", teacher, questions, output)
+                graded = self.graded(name, test)
+                self._add(
+                    "baselines", f"{name} on {test}, graded", ["-m", self.grader(test)],
+                    {"input_file": output, "dataset_name": questions.dataset, "seed": self.study.seed}, questions.flags,
+                    outputs=[graded, graded.replace("per_sample.jsonl", "metrics.json")], rewrites=True,
+                )  # fmt: skip
+
+    def _infer(self, stage: str, what: str, teacher: Teacher, questions: Questions, output: str) -> None:
+        study = self.study
+        flags: Flags = {"method_name": teacher.method, "test_dataset_name": questions.dataset}
+        flags |= {"model_name": teacher.model or study.model, "output_path": output}
+        folder = next(iter(configs_of(teacher.method).values())).parent.relative_to(ROOT)
+        self._add(
+            stage, what, "inference", flags, self._questions(questions), study.engine, study.inference.flags,
+            teacher.flags, outputs=[output], more=[str(folder)], launcher=study.inference.launcher, grows=True,
+        )  # fmt: skip
+
+    def _questions(self, questions: Questions) -> Flags:
+        found: Flags = {"split": questions.split, "max_samples": questions.max_samples, "data_dir": questions.data_dir}
+        options: list[Value] = [*questions.task_config]
+        return {**found, "task_config": options or None, "seed": self.study.seed}
+
+    def _evaluate(self, stage: str, row: str, test: str) -> None:
+        study, questions = self.study, self.study.tests[test]
+        flags: Flags = {"model_name_or_path": self.model_of(row), "dataset_name": questions.dataset}
+        flags["output_dir"] = self.at("eval", slug(test))
+        program = ["-m", self.grader(test)]
+        self._add(
+            stage, f"{row} on {test}", program, flags, self._questions(questions), study.engine, study.evaluate.flags,
+            questions.flags, outputs=[self.answers(row, test)], launcher=study.evaluate.launcher, grows=True,
+        )  # fmt: skip
+
+    def _train(self) -> None:
+        study = self.study
+        for name in self.teachers:
+            self._infer("inference", name, study.teachers[name], study.train, self.trajectories(name))
+        for name in self.teachers:
+            flags: Flags = {"input": self.trajectories(name), "dataset_name": study.train.dataset}
+            engine = {} if study.label.flags.get("rules_only") is True else study.engine
+            prompts = (judge.FOLDER / "default.yaml").relative_to(ROOT)
+            self._add(
+                "label", name, "label", flags, {"output": self.labels(name)}, engine, study.label.flags,
+                outputs=[self.labels(name)], more=[str(prompts)], launcher=study.label.launcher, absorbs=True,
+            )  # fmt: skip
+
+    def _students(self) -> None:
+        study = self.study
+        clear: list[Value] = [
+            str(PurePosixPath(self.answers(BASE, one)) / "vanilla_infer.jsonl")
+            for one, of in study.tests.items()
+            if of.clear
+        ]
+        for name, student in study.students.items():
+            teachers, output = student.teachers or self.teachers, self.at("sets", f"{slug(name)}.jsonl")
+            flags: Flags = {
+                "input": [self.labels(one) for one in teachers],
+                "output": output,
+                "contamination": clear or None,
+            }
+            chosen = study.select | student.select
+            engine = study.engine if chosen.get("distiller") is not None else {}
+            more = [*map(self.trajectories, teachers), str(SELECT_CONFIG.relative_to(ROOT))]
+            self._add(
+                "select", name, "select", flags, engine, chosen, outputs=[output], more=more, restarts=True,
+            )  # fmt: skip
+        for name, student in study.students.items():
+            flags = {"model_name_or_path": study.model, "train_data_path": self.at("sets", f"{slug(name)}.jsonl")}
+            flags |= {"output_dir": self.model_of(name), "seed": study.seed}
+            self._add(
+                "sft", name, "sft", flags, study.sft.flags, student.sft, outputs=[self.model_of(name)],
+                launcher=study.sft.launcher,
+            )  # fmt: skip
+
+    def _prms(self) -> None:
+        study = self.study
+        for name, reward in study.prms.items():
+            labels, folder = self.labels(reward.teacher or self.teachers[0]), self.prm(name)
+            flags: Flags = {"model_name_or_path": reward.model or study.model, "train_data_path": labels}
+            flags |= {"output_dir": folder, "seed": study.seed}
+            more = [str(TWO_STAGE.relative_to(ROOT))] if reward.flags.get("stage") == "both" else []
+            self._add(
+                "prm", name, "prm", flags, reward.flags, outputs=[folder], more=more, launcher=reward.launcher,
+            )  # fmt: skip
+            given: Flags = {"prm": folder, "input": labels}
+            if reward.check is not None:
+                output = self.at("prm", f"{slug(name)}_check", "evaluation.json")
+                self._add(
+                    "prm", f"{name}, checked", "check", given, {"output": output}, reward.check, outputs=[output],
+                    rewrites=True,
+                )  # fmt: skip
+            if reward.score:
+                scored = labels.removesuffix(".jsonl") + "_scored.jsonl"
+                self._add("prm", f"{name}, scores", "score", given, outputs=[scored], rewrites=True)
+
+    def _policies(self) -> None:
+        study = self.study
+        for name, policy in study.policies.items():
+            reward = study.prms[policy.prm] if policy.prm else None
+            teacher = policy.teacher or (reward.teacher if reward else None) or self.teachers[0]
+            flags: Flags = {"pretrain": self.model_of(policy.start), "save_path": self.model_of(name)}
+            flags |= {"reward_pretrain": self.prm(policy.prm) if policy.prm else None}
+            flags |= {"prompt_data": [self.labels(teacher)], "seed": study.seed}
+            self._add(
+                "grpo", name, "grpo", flags, study.grpo.flags, policy.flags, outputs=[self.model_of(name)],
+                launcher=study.grpo.launcher,
+            )  # fmt: skip
+
+    def _results(self) -> None:
+        study = self.study
+        for row in (*study.students, *study.policies):
+            for test in study.tests:
+                self._evaluate("evaluate", row, test)
+        rows = {f"{test}/{row}": self.graded(row, test) for test in study.tests for row in self.rows}
+        flags: Flags = {"rows": [f"{place}={path}" for place, path in rows.items()], "output": self.at("table")}
+        outputs = [self.at(f"table.{kind}") for kind in ("md", "json")]
+        self._add(
+            "table", "", "table", flags, {"seed": study.seed}, outputs=outputs, more=rows.values(), rewrites=True,
+        )  # fmt: skip
+        folders = {"train": True, "sets": study.students, "students": study.students or study.policies}
+        folders |= {"prm": study.prms, "eval": True}
+        results: list[Value] = [self.at(name) for name, there in folders.items() if there]
+        self._add(
+            "report", "", "report", {"results": results, "output": self.at("report")}, study.report.flags,
+            outputs=[self.at("report")], after=[step.name for step in self.steps], rewrites=True,
+        )  # fmt: skip
+
+
+def _texts(value: Value | list[Value] | None, hf: bool) -> list[str] | None:
+    """A flag's values as words; None: the flag is left out."""
+    if value is None or (value is False and not hf):
+        return None
+    if isinstance(value, bool):
+        return [] if value else ["False"]
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]

@@ -1,0 +1,272 @@
+"""How far a study is: what each step was run with, and whether that still holds.
+
+A step is `done` when its settings are what they were, its inputs have the same content, the steps that it builds on
+have not run again, and its outputs are there. It is `stale` when one of these has changed, and to be `continued` when
+it was started with just these and did not finish: all scripts go on with the same command.
+
+Before a stale step runs, what it made is moved to <folder>/replaced: nothing is deleted, and no script finds files of
+other settings. Where a script would only add to its output (more samples), the output stays.
+"""
+
+import hashlib
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from agentark.records import now, write_atomically
+from agentark.types import UserError
+from distill.pipeline_plan import PlannedStep
+from distill.study_child import ROOT, slug
+
+STATE = "study.json"
+REPLACED = "replaced"
+NAMED = 3
+"""Changes that are told of a step."""
+BESIDE = {
+    *("--max_concurrency", "--tensor_parallel_size", "--data_parallel_size", "--num_replicas", "--ray_address"),
+    *("--launch", "--use_modal_batch", "--gpu_memory_utilization", "--vllm_gpu_memory_utilization"),
+    *("--model_timeout", "--model_api_config", "--use_vllm", "--no_use_vllm", "--logging_steps", "--report_to"),
+    *("--run_name", "--save_total_limit", "--max_ckpt_num", "--scorer_batch_tokens"),
+}  # fmt: skip
+"""Flags that say where and how fast something runs, not what comes out."""
+GROWING = ("--max_samples",)
+"""Flags whose larger value (or none) asks for more of the same."""
+WITHOUT_CONTENT = {
+    *("manifest.json", "run.json", "done.json", "stopped.json", "trainer_state.json", "evaluation.json"),
+    *("metrics.jsonl", "dev.jsonl", "training_args.bin"),
+}  # fmt: skip
+"""Files of a model's folder that tell when and how it was made."""
+
+
+class Entry(Struct, kw_only=True):
+    """What is known of a step."""
+
+    status: Literal["started", "done"] = "started"
+    program: list[str]
+    flags: dict[str, list[str]]
+    inputs: dict[str, str | None]
+    """Path -> content."""
+    after: dict[str, tuple[int, int]]
+    """Step that it builds on -> how often that had run, and been made anew."""
+    runs: int = 0
+    """How often it has finished."""
+    made: int = 0
+    """How often it began with nothing."""
+    attempts: int = 0
+    """Since then."""
+    seconds: float = 0.0
+    """Since then, those of failed attempts not included."""
+    started: str = ""
+    finished: str | None = None
+
+
+class _State(Struct, kw_only=True):
+    schema: int = 1
+    config: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
+    steps: dict[str, Entry] = {}
+    contents: dict[str, tuple[int, int, str]] = {}
+    """File -> size, time of change, sha256: only files that changed are read again."""
+
+
+class Change(NamedTuple):
+    what: str
+    more: bool
+    """More of the same."""
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """Where a step stands."""
+
+    kind: Literal["new", "done", "stale", "continue"]
+    why: list[str] = []
+    keep: bool = True
+    """Whether what it made stays in place."""
+
+    @property
+    def text(self) -> str:
+        """`stale: --rounds was all, now last`."""
+        kind = {"new": "not run yet", "continue": "to be continued"}.get(self.kind, self.kind)
+        more = f"; and {len(self.why) - NAMED} more" if len(self.why) > NAMED else ""
+        return f"{kind}: {'; '.join(self.why[:NAMED])}{more}" if self.why else kind
+
+
+class Memory:
+    """`study.json`.
+
+    Raises:
+        UserError: there is something else.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = ROOT / folder
+        self.path = self.folder / STATE
+        try:
+            self._state = msgspec.json.decode(self.path.read_bytes(), type=_State)
+        except FileNotFoundError:
+            self._state = _State()
+        except (OSError, msgspec.DecodeError) as error:
+            raise UserError(f"{self.path}: is not the state of a study ({error}); move it away") from None
+
+    def save(self, **about: Mapping[str, Any]) -> None:
+        for name, value in about.items():
+            setattr(self._state, name, dict(value))
+        write_atomically(self.path, msgspec.json.format(msgspec.json.encode(self._state), indent=1) + b"\n")
+
+    @property
+    def steps(self) -> Mapping[str, Entry]:
+        return self._state.steps
+
+    # ------------------------------------------------------------ where a step stands
+
+    def status(self, step: PlannedStep, ahead: Mapping[str, Status] = MappingProxyType({})) -> Status:
+        """Where a step stands.
+
+        Args:
+            ahead: of the steps that it builds on, those that are not done.
+        """
+        entry = self.steps.get(step.name)
+        if entry is None:
+            return Status(kind="new")
+        changes = [*self._settings(step, entry), *self._upstream(step, entry, ahead), *self._contents(step, entry)]
+        if not changes:
+            return Status(kind="done") if entry.status == "done" else self._started(step)
+        keep = step.rewrites or all(one.more for one in changes)
+        return Status(kind="stale", why=[one.what for one in changes], keep=keep)
+
+    def _started(self, step: PlannedStep) -> Status:
+        return Status(kind="continue", keep=not (step.restarts and (ROOT / step.outputs[0]).exists()))
+
+    def _settings(self, step: PlannedStep, entry: Entry) -> list[Change]:
+        if step.program != entry.program:
+            return [Change(f"was {shlex.join(entry.program)}, now {shlex.join(step.program)}", False)]
+        found = []
+        for name in dict.fromkeys([*entry.flags, *step.flags]):
+            before, after = entry.flags.get(name), step.flags.get(name)
+            if before != after and name not in BESIDE:
+                more = step.grows and name in GROWING and _number(before) < _number(after)
+                found.append(Change(f"{name} was {_shown(before)}, now {_shown(after)}", more))
+        return found
+
+    def _upstream(self, step: PlannedStep, entry: Entry, ahead: Mapping[str, Status]) -> list[Change]:
+        found = []
+        for name in step.after:
+            runs, made = entry.after.get(name, (0, 0))
+            now_runs, now_made = self._age(name)
+            if name in ahead:
+                more = ahead[name].keep and (runs, made) == (now_runs, now_made)
+                found.append(Change(f"{name} is to run before it", more and step.absorbs))
+            elif (runs, made) != (now_runs, now_made):
+                found.append(Change(f"{name} has run again", step.absorbs and made == now_made))
+        return found
+
+    def _age(self, name: str) -> tuple[int, int]:
+        entry = self.steps.get(name)
+        return (entry.runs, entry.made) if entry is not None else (0, 0)
+
+    def _contents(self, step: PlannedStep, entry: Entry) -> list[Change]:
+        """Changed inputs, apart from those that are told already; outputs that are gone."""
+        rerun = {name for name in step.after if entry.after.get(name) != self._age(name)}
+        told = _words(step) ^ _words(entry)
+        found = []
+        for path in dict.fromkeys([*entry.inputs, *step.inputs]):
+            if (
+                path not in told
+                and step.sources.get(path) not in rerun
+                and entry.inputs.get(path) != self.content(path)
+            ):
+                found.append(Change(f"{path} has changed", False))
+        if entry.status == "done":
+            gone = [path for path in step.outputs if not (ROOT / path).exists()]
+            found += [Change(f"{path} is gone", False) for path in gone]
+        return found
+
+    def content(self, path: str) -> str | None:
+        """Hash of a file, or of the files in a folder that are its content; None: not there."""
+        place = ROOT / path
+        if place.is_dir():
+            files = sorted(one for one in place.iterdir() if one.is_file() and _counts(one))
+            told = "".join(f"{one.name} {self._sha256(one)}\n" for one in files)
+            return hashlib.sha256(told.encode()).hexdigest()
+        return self._sha256(place) if place.is_file() else None
+
+    def _sha256(self, file: Path) -> str:
+        about = file.stat()
+        known = self._state.contents.get(str(file))
+        if known is not None and known[:2] == (about.st_size, about.st_mtime_ns):
+            return known[2]
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        self._state.contents[str(file)] = (about.st_size, about.st_mtime_ns, found)
+        return found
+
+    # ------------------------------------------------------------ changing it
+
+    def to_move(self, step: PlannedStep, status: Status) -> list[tuple[Path, Path]]:
+        """(what is in the way of a step, where it goes)."""
+        if status.keep:
+            return []
+        number = 1 + max((int(one.name[:3]) for one in (self.folder / REPLACED).glob("[0-9][0-9][0-9]_*")), default=0)
+        target = self.folder / REPLACED / f"{number:03d}_{slug(step.name)}"
+        found = []
+        for output in map(ROOT.joinpath, step.outputs):
+            if output.is_dir():
+                found.append(output)
+            elif output.parent.is_dir():
+                found += sorted(one for one in output.parent.iterdir() if one.name.startswith(output.name))
+        return [(one, target / one.name) for one in dict.fromkeys(found)]
+
+    def begin(self, step: PlannedStep, status: Status) -> list[tuple[Path, Path]]:
+        """Make way for a step and write down that it has started. Returns what was moved.
+
+        In this order: a study that is killed in between finds the step stale again, and nothing in its way.
+        """
+        moved = self.to_move(step, status)
+        for origin, target in moved:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            origin.rename(target)
+        before = self.steps.get(step.name)
+        afresh = before is None or not status.keep
+        self._state.steps[step.name] = Entry(
+            program=step.program,
+            flags=step.flags,
+            inputs={path: self.content(path) for path in step.inputs},
+            after={name: self._age(name) for name in step.after},
+            runs=before.runs if before else 0,
+            made=(before.made if before else 0) + afresh,
+            attempts=1 if afresh or before is None else before.attempts + 1,
+            seconds=0.0 if afresh or before is None else before.seconds,
+            started=now(),
+        )
+        self.save()
+        return moved
+
+    def finish(self, step: PlannedStep, seconds: float) -> None:
+        """Write down that a step is done."""
+        entry = self._state.steps[step.name]
+        entry.status, entry.finished = "done", now()
+        entry.runs += 1
+        entry.seconds = round(entry.seconds + seconds, 1)
+        self.save()
+
+
+def _counts(file: Path) -> bool:
+    return file.name not in WITHOUT_CONTENT and not file.name.startswith(".") and file.suffix not in (".png", ".md")
+
+
+def _words(of: PlannedStep | Entry) -> set[str]:
+    return {text for texts in of.flags.values() for text in texts}
+
+
+def _number(texts: list[str] | None) -> float:
+    """Of a growing flag; without it there is no limit."""
+    return float(texts[0]) if texts else float("inf")
+
+
+def _shown(texts: list[str] | None) -> str:
+    return "not given" if texts is None else shlex.join(texts) or "on"

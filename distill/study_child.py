@@ -1,0 +1,151 @@
+"""A step of a study: one command of this repository as a child process, with a log.
+
+Whatever ends the study ends its child too: SIGINT and SIGTERM are passed on as SIGINT, which all entry scripts take as
+"keep what is finished"; the child of a study that was killed outright is named in the lock file (agentark/lock.py) and
+ended by the next one.
+"""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from agentark.lock import RunLock
+from agentark.records import now
+from agentark.types import RunError
+
+ROOT = Path(__file__).parents[1]
+"""Where all commands run, and what their relative paths start from."""
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 60.0
+"""A child has so long to end by itself when it is interrupted."""
+TAIL_LINES = 12
+"""Of the log, in the message of a failure."""
+TAIL_BYTES = 1 << 16
+
+
+class Step(Struct, frozen=True):
+    """One command."""
+
+    name: str
+    command: list[str]
+    """Without the interpreter."""
+
+
+def slug(name: str) -> str:
+    """A name as part of a path."""
+    return re.sub(r"\W+", "_", name).strip("_").lower()
+
+
+def interpreter() -> str:
+    """This Python, as it is called from the repository's root."""
+    path = Path(sys.executable)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def shown(command: Sequence[str]) -> str:
+    """The command as a shell takes it."""
+    return shlex.join([interpreter(), *command])
+
+
+def run(
+    step: Step, log: Path, lock: RunLock, watch: Callable[[float, str], None] = lambda seconds, line: None
+) -> float:
+    """Run a step to its end.
+
+    Args:
+        log: its output is appended there.
+        lock: of the study; gets to know the child.
+        watch: called every now and then with the seconds so far and the last line of the output.
+
+    Returns:
+        The seconds it took.
+
+    Raises:
+        RunError: it failed; names the command, the log and its last lines.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the child has ended.
+    """
+    started = time.perf_counter()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream, _asked_to_end() as asked:
+        stream.write(f"# {now()}  {shown(step.command)}\n".encode())
+        stream.flush()
+        begin = stream.tell()
+        child = subprocess.Popen(
+            [sys.executable, *step.command],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a terminal's Ctrl-C comes to us alone
+        )
+        lock.note_engine()
+        while (code := _poll(child)) is None:
+            if asked:
+                _end(child, asked)
+                raise KeyboardInterrupt
+            watch(time.perf_counter() - started, "".join(last_lines(log, begin, 1)))
+    if code != 0:
+        tail = last_lines(log, begin, TAIL_LINES)
+        how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
+        raise RunError(
+            "\n".join(
+                [
+                    f"{step.name} ended with {how} ({log}): {''.join(tail[-1:])[:300]}",
+                    f"    {shown(step.command)}",
+                    *(f"    | {line}" for line in tail),
+                ]
+            )
+        )
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _asked_to_end() -> Iterator[list[int]]:
+    """The signals that came so far."""
+    asked: list[int] = []
+    before = {
+        name: signal.signal(name, lambda number, _: asked.append(number)) for name in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield asked
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _poll(child: subprocess.Popen[bytes]) -> int | None:
+    with suppress(subprocess.TimeoutExpired):
+        return child.wait(POLL_SECONDS)
+    return None
+
+
+def _end(child: subprocess.Popen[bytes], asked: list[int]) -> None:
+    """Let the child end itself; a second signal, or a minute, ends it and all that it started."""
+    child.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + GRACE_SECONDS
+    patience = len(asked)
+    while _poll(child) is None and time.monotonic() < deadline and len(asked) == patience:
+        pass
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # also what it left behind
+    child.wait()
+
+
+def last_lines(log: Path, begin: int, count: int) -> list[str]:
+    """The last lines of a log after a place in it, at most `count`; of a progress bar its last state."""
+    with log.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(begin, size - TAIL_BYTES))
+        text = stream.read().decode("utf-8", "replace")
+    states = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n"))
+    return [state for state in states if state][-count:]

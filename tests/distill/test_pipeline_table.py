@@ -1,0 +1,73 @@
+"""The table of a study, against numbers worked out by hand."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agentark import stats
+from agentark.evaluation import Graded
+from agentark.types import UserError
+from distill import study_table
+
+
+def graded(
+    folder: Path, right: list[float | None], tokens: int, metric: str = "accuracy", first: int = 0
+) -> Path:  # fmt: skip
+    """An evaluation; None is a question whose run failed."""
+    rows = [
+        Graded(
+            id=f"q{first + k}", number=0, metric=metric, verdict="error" if one is None else "wrong", answer="1",
+            gt="1", figures={} if one is None else {metric: one}, truncated=False, tag=None,
+        )
+        for k, one in enumerate(right)
+    ]  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "per_sample.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    about = {"dataset": "ChainSum", "metric": metric, "tokens": {"a": {"completion_tokens": tokens}}}
+    (folder / "metrics.json").write_text(json.dumps(about))
+    return folder / "per_sample.jsonl"
+
+
+def test_every_system_against_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = graded(tmp_path / "a", [1.0, 0.0, 0.0, 0.0], 40)
+    better = graded(tmp_path / "b", [1.0, 1.0, 1.0, None], 100)
+    output = tmp_path / "out" / "table"
+    words = ["--rows", f"held-out/base={base}", f"held-out/R-SFT+PAD={better}", "--output", str(output)]
+    assert study_table.main(words) == 0
+    assert capsys.readouterr().out.startswith("held-out (ChainSum)\n\n| system | n | accuracy, % | − base | p |")
+    lines = output.with_name("table.md").read_text().splitlines()
+    assert "| base | 4 | 25.0 ± 25.0 | – | – | 10 |" in lines
+    assert "| R-SFT+PAD | 3 (+1 failed) | 100.0 ± 0.0 | +66.7 | 0.5 | 25 |" in lines
+    found = json.loads(output.with_name("table.json").read_bytes())["tables"]["held-out"]
+    assert found["rows"]["base"]["se"] == pytest.approx(0.25)
+    assert found["rows"]["R-SFT+PAD"]["p"] == stats.mcnemar(0, 2)
+    assert found["files"] == {"base": str(base), "R-SFT+PAD": str(better)}
+
+
+def test_figures_that_are_no_accuracy(tmp_path: Path) -> None:
+    one, two = (graded(tmp_path / name, values, 4, "rougeL") for name, values in (("a", [0.2, 0.4]), ("b", [0.3, 0.5])))
+    made = study_table.make({"base": one, "DA": two})
+    assert made.metric == "rougeL"
+    assert made.rows["DA"].difference == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["base=x"], r"--rows 'base=x': expected set/system=file"),
+        (["a/base"], r"--rows 'a/base': expected set/system=file"),
+        (["a/base=x", "a/base=y"], r"--rows 'a/base=y': base is there twice for a"),
+        (["a/base=nowhere"], r"nowhere: no such file"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, words: list[str], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        study_table.main(["--rows", *words, "--output", str(tmp_path / "t")])
+
+
+def test_other_questions_are_not_compared(tmp_path: Path) -> None:
+    one, two = graded(tmp_path / "a", [1.0], 1), graded(tmp_path / "b", [1.0], 1, first=1)
+    with pytest.raises(UserError, match=r"DA .* and base .* were not asked the same questions"):
+        study_table.make({"base": one, "DA": two})
