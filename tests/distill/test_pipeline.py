@@ -226,6 +226,12 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+def waits(folder: Path) -> bool:
+    """Whether step two has come to its sleep (its command, in the log's first line, holds the word too)."""
+    log = folder / "logs" / "two.log"
+    return log.is_file() and "ready" in log.read_text().splitlines()
+
+
 def sleeping(folder: Path) -> list[psutil.Process]:
     """Steps of this study that are running."""
     found = []
@@ -239,8 +245,7 @@ def sleeping(folder: Path) -> list[psutil.Process]:
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_child_and_the_study_goes_on(folder: Path, name: signal.Signals) -> None:
     process = driver(folder)
-    log = folder / "logs" / "two.log"
-    until(lambda: log.is_file() and "ready" in log.read_text())
+    until(lambda: waits(folder))
     process.send_signal(name)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -251,8 +256,7 @@ def test_an_interrupt_ends_the_child_and_the_study_goes_on(folder: Path, name: s
 
 def test_a_killed_study_leaves_a_child_that_the_next_one_ends(folder: Path) -> None:
     process = driver(folder)
-    log = folder / "logs" / "two.log"
-    until(lambda: log.is_file() and "ready" in log.read_text())
+    until(lambda: waits(folder))
     process.kill()
     process.wait()
     [child] = sleeping(folder)
@@ -263,8 +267,7 @@ def test_a_killed_study_leaves_a_child_that_the_next_one_ends(folder: Path) -> N
 
 def test_two_studies_do_not_write_to_one_folder(folder: Path) -> None:
     process = driver(folder)
-    log = folder / "logs" / "two.log"
-    until(lambda: log.is_file() and "ready" in log.read_text())
+    until(lambda: waits(folder))
     with pytest.raises(UserError, match=rf"process {process.pid} on .* is writing"):
         run(folder, slow(folder))
     process.send_signal(signal.SIGINT)

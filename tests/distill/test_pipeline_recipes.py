@@ -287,7 +287,7 @@ def test_switches_and_lists_become_words() -> None:
 def test_the_slurm_job_runs_a_recipe_and_is_put_back_when_its_time_is_up(tmp_path: Path, late: bool) -> None:
     told = tmp_path / "told"
     scripts = {
-        "python": f'#!/bin/bash\necho "$@" >> {told}\ntrap "exit 130" TERM\nsleep {5 * late} & wait $!\n',
+        "python": f'#!/bin/bash\ntrap "exit 130" TERM\necho "$@" >> {told}\nsleep {20 * late} & wait $!\n',
         "scontrol": f'#!/bin/bash\necho scontrol "$@" >> {told}\n',
     }
     for name, text in scripts.items():
