@@ -150,6 +150,7 @@ def test_parsing() -> None:
     assert parse_ruling('{"debate_answer": "green"}', choice).answer == "B"  # type: ignore[union-attr]
     assert parse_ruling('{"debate_answer": " "}', number).answer is None  # type: ignore[union-attr]
     assert parse_ruling('{"debate_answer": "undecided"}', choice) is None
+    assert parse_ruling('{"debate_answer": "the answer to the question alone"}', number) is None
     assert parse_decision('{"debate_answer": ""}', number) is None
 
 
