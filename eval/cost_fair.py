@@ -207,7 +207,8 @@ def table(points: Sequence[Point]) -> str:
             more = "all " if one.beyond else ""
             beside = (
                 f"| {one.voting:.3f} ({more}{one.votes} {'reply' if one.votes == 1 else 'replies'}) "
-                f"| {one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}] | {one.p:.3f} |"
+                f"| {one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}] "
+                f"| {'< 0.001' if one.p < 0.001 else format(one.p, '.3f')} |"
             )
         error = "" if one.se is None else f" ± {one.se:.3f}"
         lines.append(
@@ -229,7 +230,9 @@ def plot(points: Sequence[Point], curve: Sequence[Point], path: Path, cost: str)
         return one.completion_tokens + (one.prompt_tokens if cost == "total" else 0.0)
 
     datasets = list(dict.fromkeys(one.dataset for one in points))
-    figure, axes = pyplot.subplots(1, len(datasets), figsize=(5.5 * len(datasets), 4.2), squeeze=False)
+    figure, axes = pyplot.subplots(
+        1, len(datasets), figsize=(6 * len(datasets), 4.8), squeeze=False, layout="constrained"
+    )
     for axis, dataset in zip(axes[0], datasets, strict=True):
         line = [one for one in curve if one.dataset == dataset]
         x, y = [tokens_of(one) for one in line], [one.accuracy for one in line]
@@ -243,13 +246,12 @@ def plot(points: Sequence[Point], curve: Sequence[Point], path: Path, cost: str)
         )
         for one in points:
             if one.dataset == dataset and one.method != VOTING:
-                axis.errorbar(tokens_of(one), one.accuracy, yerr=one.se, marker="o", capsize=3, label=one.method)
+                axis.errorbar(tokens_of(one), one.accuracy, yerr=one.se, fmt="o", capsize=3, label=one.method)
         axis.set_xscale("log")
         axis.set_xlabel("tokens per question" + (" (prompt and new)" if cost == "total" else " (new)"))
         axis.set_ylabel("accuracy (± standard error)")
         axis.set_title(f"{dataset}, n = {line[0].n}")
-        axis.legend(fontsize="small")
-    figure.tight_layout()
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 

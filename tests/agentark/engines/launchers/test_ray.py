@@ -104,7 +104,10 @@ def test_a_lost_actor_is_placed_anew(tmp_path: Path) -> None:
         launched = engine.launcher
         assert isinstance(launched, RayLauncher)
         before = await ask(engine, 1)
-        os.kill(psutil.Process(launched.replicas[0].pid).ppid(), 9)  # the actor; its server ends with it
+        server = psutil.Process(launched.replicas[0].pid)
+        os.kill(server.ppid(), 9)  # the actor; its server ends with it
+        while server.is_running() and server.status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.05)
         after = await ask(engine, 2)
         return before, after, launched.replicas[0].restarts
 
