@@ -12,7 +12,6 @@ turn, so the tokenizer is built here, from the vocabulary and merges in the same
 """
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import os
@@ -22,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agentark.records import file_sha256
 from agentark.types import UserError
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -61,7 +61,7 @@ def prepare(cache: Path | None = None) -> Path:
         UserError: a package is missing, or the cache cannot be written.
     """
     source = _gguf_file()
-    sha256 = _sha256(source)
+    sha256 = file_sha256(source)
     root = cache_root() if cache is None else cache
     folder = root / EMBEDDED
     if _is_complete(folder, sha256):
@@ -197,11 +197,6 @@ def _tokenizer(source: Path) -> Any:
         model_max_length=8192,
         clean_up_tokenization_spaces=False,
     )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _mark(folder: Path, sha256: str) -> None:

@@ -10,6 +10,7 @@ One run owns four files beside each other (`<output>` is `.../<method>_infer.jso
 A line is written by one `write` call, so it survives kill -9; fsync is grouped (100 ms) against power loss.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -234,6 +235,12 @@ class AppendLog:
     def close(self) -> None:
         self.sync()
         os.close(self._descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

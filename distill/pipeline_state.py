@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from agentark.records import now, write_atomically
+from agentark.records import file_sha256, now, write_atomically
 from agentark.types import UserError
 from distill.pipeline_plan import PlannedStep
 from distill.study_child import ROOT, slug
@@ -200,8 +200,7 @@ class Memory:
         known = self._state.contents.get(str(file))
         if known is not None and known[:2] == (about.st_size, about.st_mtime_ns):
             return known[2]
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = file_sha256(file)
         self._state.contents[str(file)] = (about.st_size, about.st_mtime_ns, found)
         return found
 

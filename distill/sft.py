@@ -11,7 +11,6 @@ evaluation from scoring the model on what it has seen.
 
 # ruff: noqa: T201 -- an entry script: it prints what it found
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from msgspec import Struct
 from agentark import cli, contamination
 from agentark.config import nearest
 from agentark.evaluation import manifest_of
-from agentark.records import now, write_atomically
+from agentark.records import file_sha256, now, write_atomically
 from agentark.types import RunError, UserError
 from distill.exam import Exam
 
@@ -261,7 +260,7 @@ def train(ours: Arguments, training: Any) -> int:
     """Train, evaluate, save. Returns the exit code."""
     path = Path(ours.train_data_path)
     rows = read_rows(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = file_sha256(path)
     run = prepare(ours, training, sha256)
     if run.done:
         print(f"{run.folder} is finished; --overwrite trains it anew")

@@ -4,7 +4,6 @@ Labels hold verdicts; how an agent came to its answer stands in the results file
 file and its hash: verdicts are never put on another run's text.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from msgspec import Struct
 from agentark import contamination
 from agentark.evaluation import manifest_of, read_source
 from agentark.labels import LabelRow, read_labels
+from agentark.records import file_sha256
 from agentark.tasks import Task, get_task
 from agentark.types import Record, UserError
 
@@ -74,7 +74,7 @@ def read_labelled(labels: Path, trajectories: Path | None = None) -> Labelled:
         raise UserError(f"--input {labels}: none of its {len(rows)} rows is labelled")
     return Labelled(
         labels=labels,
-        labels_sha256=hashlib.sha256(labels.read_bytes()).hexdigest(),
+        labels_sha256=file_sha256(labels),
         trajectories=path,
         trajectories_sha256=source.sha256,
         task=task,

@@ -19,14 +19,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-import inference
-from agentark import answers, cli, evaluation, stats, summary
+from agentark import answers, cli, config, evaluation, stats, summary
 from agentark.records import now, read_records, write_atomically
 from agentark.tasks import Task, get_task
 from agentark.types import Record, Solution, UserError
+from methods import METHODS
 
 ROOT = Path(__file__).parents[1]
-METHODS = ("vanilla", "cot", "llm_debate", "dylan", "mav")
+COMPARED = ("vanilla", "cot", "llm_debate", "dylan", "mav")
 VOTING = "self_consistency"
 OURS = {"--method_name", "--test_dataset_name", "--output_path", "--method_config", "--method_config_name"}
 """Flags of inference.py that differ from run to run."""
@@ -75,7 +75,7 @@ def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
     """(our flags, those for inference.py)."""
     parser = cli.Parser(prog="python -m eval.cost_fair", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dataset_name", nargs="+", required=True, help="datasets with answers that can be voted on")
-    parser.add_argument("--methods", nargs="+", default=METHODS, help=f"compared with {VOTING}")
+    parser.add_argument("--methods", nargs="+", default=COMPARED, help=f"compared with {VOTING}")
     parser.add_argument("--parallel_num", type=cli.integer(1), default=16, help=f"replies of {VOTING}")
     parser.add_argument("--max_samples", type=cli.integer(1), default=64, help="questions of each dataset")
     parser.add_argument("--cost", choices=("total", "completion"), default="total", help="tokens that count as cost")
@@ -91,15 +91,15 @@ def child(flags: Sequence[str]) -> int:
 
 
 def runs(args: Namespace, rest: Sequence[str], dataset: str) -> dict[str, list[str]]:
-    """Method -> the flags of its run. Raises UserError where inference.py would."""
+    """Method -> the flags of its run. Raises UserError for an unknown method; flags are inference.py's business."""
     flags = {}
     for method in dict.fromkeys((VOTING, *args.methods)):
+        config.lookup("method", method, METHODS)
         flags[method] = [
             *("--method_name", method, "--test_dataset_name", dataset, "--max_samples", str(args.max_samples)),
             *("--output_path", str(args.output_dir / dataset / f"{method}_infer.jsonl"), *rest),
             *(("--method_config", f"parallel_num={args.parallel_num}") if method == VOTING else ()),
         ]
-        inference.chosen_method(inference.parse(flags[method]), get_task(dataset))
     return flags
 
 

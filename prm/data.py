@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
+from agentark.records import file_sha256
 from agentark.types import UserError
 from prm.reading import IGNORED, Solved, StepLabel, solutions
 from prm.reading import question_key as question_key
@@ -218,10 +219,7 @@ def load(settings: DataSettings, codec: StepCodec) -> tuple[Dataset, Dataset | N
 def sha256(source: str) -> str | None:
     """Of a file; None of a dataset on the hub."""
     path = Path(source)
-    if not path.is_file():
-        return None
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return file_sha256(path) if path.is_file() else None
 
 
 # ---------------------------------------------------------------- batches

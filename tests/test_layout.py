@@ -53,11 +53,6 @@ def tracked_text() -> list[Path]:
     return [file for file in files if file.is_file() and b"\0" not in file.read_bytes()[:1024]]
 
 
-def test_every_name_of_the_design_card_is_in_a_clean_checkout() -> None:
-    known = {file.relative_to(ROOT).parts[0] for file in tracked_text()}
-    assert set(CARD_NAMES) <= known
-
-
 def pins(name: str) -> dict[str, str]:
     """Package -> what stands after its name, in a requirements file."""
     found = {}
@@ -101,6 +96,11 @@ def test_no_name_hides_a_package() -> None:
     assert not (ROOT / "modal" / "__init__.py").exists()
     assert not (ROOT / "datasets").exists()
     assert not (ROOT / "utils").exists()
+
+
+def test_every_name_of_the_design_card_is_in_a_clean_checkout() -> None:
+    known = {file.relative_to(ROOT).parts[0] for file in tracked_text()}
+    assert set(CARD_NAMES) <= known
 
 
 @pytest.mark.parametrize("package", CARD)

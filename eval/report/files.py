@@ -4,7 +4,6 @@ Nothing here fails on a file that is none of ours; a file that claims to be ours
 the report names.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from msgspec import Struct, field
 
 from agentark import contamination
 from agentark.evaluation import manifest_of
+from agentark.records import file_sha256
 from agentark.types import UserError
 
 MARKER = "agentark-report.json"
@@ -125,11 +125,6 @@ def _first_row(path: Path) -> Mapping[str, Any]:
     return {}
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def sessions(path: Path) -> list[dict[str, Any]]:
     """The sessions of the run that wrote a file, oldest first; none where it has no manifest."""
     manifest = manifest_of(path)
@@ -153,4 +148,4 @@ def origin(path: Path, folders: Sequence[Path], digest: str | None = None) -> Or
     versions = last.get("versions")
     commit = versions.get("commit") if isinstance(versions, dict) else None
     command = last.get("command")
-    return Origin(shown(path, folders), digest or sha256(path), str(command) if command else None, commit)
+    return Origin(shown(path, folders), digest or file_sha256(path), str(command) if command else None, commit)

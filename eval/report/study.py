@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from agentark import contamination
 from agentark.evaluation import Graded, manifest_of, read_graded
 from agentark.labels import LabelRow, read_labels
-from agentark.records import read_records
+from agentark.records import file_sha256, read_records
 from agentark.types import Record, UserError
 from eval.report import files
 from eval.report.files import Found, Origin
@@ -188,7 +188,7 @@ def _evaluation(path: Path, by_hash: Mapping[str, Run], folders: Sequence[Path],
         graded=graded,
         origin=Origin(
             files.shown(path, folders),
-            files.sha256(path),
+            file_sha256(path),
             report.get("command"),
             run.origin.commit if run else None,
         ),

@@ -10,9 +10,9 @@ import msgspec
 from msgspec import Struct
 
 from agentark import contamination
-from agentark.records import natural
+from agentark.records import file_sha256, natural
 from agentark.types import UserError
-from eval.report.files import Origin, sha256, shown
+from eval.report.files import Origin, shown
 from eval.report.samples import StepScores
 from eval.report.study import Run, Study
 
@@ -120,7 +120,7 @@ def _curves(path: Path, folder: Path, kind: Kind, rows: list[dict[str, Any]], st
         name=shown(folder, study.folders),
         kind=kind,
         rows=rows,
-        origins=[Origin(shown(path, study.folders), sha256(path), about.get("command"), about.get("commit"))],
+        origins=[Origin(shown(path, study.folders), file_sha256(path), about.get("command"), about.get("commit"))],
         about={key: about[key] for key in kept if key in about},
     )
 
@@ -258,7 +258,7 @@ def check_tables(study: Study) -> list[dict[str, Any]]:
         except UserError as error:
             study.problems.append(str(error))
             continue
-        place = [Origin(shown(path, study.folders), sha256(path), None, None)]
+        place = [Origin(shown(path, study.folders), file_sha256(path), None, None)]
         for name, figures in content.items():
             if isinstance(figures, dict):
                 tables += [one | {"origins": place} for one in _tables(f"{path.parent.name}: {name}", figures)]

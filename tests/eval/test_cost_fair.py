@@ -85,7 +85,6 @@ def test_a_question_with_an_error_in_one_run_counts_for_none(monkeypatch: pytest
         (["--methods", "debait"], "llm_debate"),
         (["--dataset_name", "QMSum"], "nothing to vote on"),
         (["--method_config", "num_agents=2"], "--method_config"),
-        (["--no_such_flag", "1"], "--no_such_flag"),
     ],
 )
 def test_bad_input_is_refused_before_any_run(flags: list[str], named: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from lora_cases import adapted
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, LlamaConfig, Qwen3Config
 
 from agentark.engines import hf
@@ -442,22 +443,13 @@ def test_a_missing_package_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_lora_adapter_changes_the_replies(served: Served, small_model: Path, tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        adapter = LoraConfig(r=4, target_modules=["v_proj", "o_proj"])
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(small_model), adapter).eval()
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weight, std=1.0)
-    model.save_pretrained(tmp_path)
+    model = adapted(small_model, tmp_path)
     prompt = list(range(40, 80))
     with torch.no_grad():
         expected = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)[[50, 60]].tolist()
     row = {"first": (50, 60), "logprobs": {}}
-    with serving(small_model, lora_path=tmp_path) as adapted:
-        adapted.tokens([prompt], 1, **row)
+    with serving(small_model, lora_path=tmp_path) as engine:
+        engine.tokens([prompt], 1, **row)
     assert [row["logprobs"][50], row["logprobs"][60]] == pytest.approx(expected, abs=1e-3)
     plain: dict[str, Any] = {"first": (50, 60), "logprobs": {}}
     served.tokens([prompt], 1, **plain)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lora_cases import adapted
 
 from agentark.engines.vllm import VLLMConfig, VLLMEngine
 from agentark.types import Completion, Message, Part, SampleError, SamplingParams, UserError, message
@@ -185,17 +186,8 @@ def test_a_model_that_does_not_fit_is_one_line(small_model: Path, monkeypatch: p
 @pytest.mark.slow
 def test_a_lora_adapter_answers_as_peft_says(served: Served, small_model: Path, tmp_path: Path) -> None:
     import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        adapter = LoraConfig(r=4, target_modules=["v_proj", "o_proj"])
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(small_model), adapter).eval()
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weight, std=1.0)
-    model.save_pretrained(tmp_path / "adapter")
+    model = adapted(small_model, tmp_path / "adapter")
     config = VLLMConfig(
         model=str(small_model), served_name="small", max_model_len=CONTEXT, lora_path=tmp_path / "adapter"
     )
@@ -205,12 +197,12 @@ def test_a_lora_adapter_answers_as_peft_says(served: Served, small_model: Path, 
         logprobs = model(torch.tensor([prompt.token_ids])).logits[0, -1].log_softmax(-1)
     expected = dict(zip(("true", "false"), logprobs[list(prompt.choice_ids or ())].tolist(), strict=True))
 
-    async def adapted() -> Completion:
+    async def said() -> Completion:
         async with VLLMEngine(config) as engine:
             return await engine.chat(ask("Is it?"), params, session="s", priority=0)
 
     plain = served.chat(ask("Is it?"), choices=("true", "false"), choice_logprobs=True, max_tokens=1).choice_logprobs
-    assert asyncio.run(adapted()).choice_logprobs == pytest.approx(expected, abs=1e-2)
+    assert asyncio.run(said()).choice_logprobs == pytest.approx(expected, abs=1e-2)
     assert plain is not None
     assert abs(plain["true"] - expected["true"]) > 0.1
 
