@@ -2,7 +2,7 @@
 # make test         the tests that take minutes at most;  make test-slow   all of them
 # make check        style, types, import rules
 # make distill      the whole study on two cores: debate, R-SFT, DA, PAD, a table and a report (about an hour)
-# make bench        every benchmark in bench/, then their ratios as one table
+# make bench        every benchmark in bench/, then their ratios as one table (DATA_DIR as above: on real problems)
 # Each builds .venv first where it must (agentark/install.py chooses the GPU or the CPU stack; STACK=cpu forces one).
 
 # The first supported Python on PATH; name another with PYTHON=...
@@ -37,8 +37,10 @@ check: $(VENV)
 	$(BIN)/lint-imports
 
 bench: $(VENV)
-	set -e; for script in bench/*_bench.py bench/simulate.py; do echo "== $$script"; $(BIN)/python "$$script"; done
-	$(BIN)/python bench/table.py
+	@failed=; for script in bench/*_bench.py bench/simulate.py; do echo "== $$script"; set --; \
+		$(if $(DATA_DIR),! grep -qe --data_dir "$$script" || set -- --data_dir "$(DATA_DIR)";) \
+		$(BIN)/python "$$script" "$$@" || failed="$$failed $$script"; done; \
+	$(BIN)/python bench/table.py; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 .venv: $(VENV)
 

@@ -59,7 +59,7 @@ class CandidateFirst:
         return [message("user", *parts, prompts.verdict)]
 
 
-def questions(dataset: str, data_dir: Path, count: int, candidates: int) -> list[Answered]:
+def questions(dataset: str, data_dir: Path | None, count: int, candidates: int) -> list[Answered]:
     """`count` questions, each with its own gold answer and those of the next ones as candidates."""
     task = get_task(dataset)
     samples = task.load(None, data_dir).samples[: count + candidates]
@@ -137,7 +137,7 @@ async def measure(args: argparse.Namespace) -> list[report.Row]:
 def main(argv: list[str] | None = None) -> int:
     shape = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
-    parser.add_argument("--data_dir", type=Path, default=report.ROOT.parent / "shared" / "data")
+    parser.add_argument("--data_dir", type=Path, help="folder with the datasets' files (default: the hub)")
     parser.add_argument("--datasets", nargs="+", default=["QMSum", "GSM8K"])
     parser.add_argument("--questions", type=int, default=4)
     parser.add_argument("--candidates", type=int, default=6, help="per question")

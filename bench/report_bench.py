@@ -1,21 +1,21 @@
 """How quickly the report's samples page opens and searches, in a real Chromium and from disk.
 
-    python bench/report_bench.py [--samples 10000] [--repeats 5]
+    python bench/report_bench.py
 
 Records of a debate of 3 agents over 2 rounds with made-up words (few frequent, many rare, as in natural text).
 First view: from the navigation to the list on the screen, in a fresh browser context. Search: from the key stroke's
-event to the filtered list, the pieces of the index loaded from disk when first needed. Medians with their spread.
+event to the filtered list, the pieces of the index loaded from disk when first needed. Prints milliseconds with their
+spread and what many samples cost over few; writes the ratios to results/bench/report.json.
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -26,9 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import msgspec
 
 from agentark.types import SCHEMA, Completion, MethodInfo, Record, Solution, Turn, message
-from bench.parts.report import commit, machine
+from bench.parts import report
 from eval.report import build
 
+DEFAULT_JSON = report.ROOT / "results" / "bench" / "report.json"
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+"""None: Playwright's own."""
 VOCABULARY = 30_000
 SYLLABLES = [first + last for first in "bcdfghklmnprstvw" for last in ("a", "e", "i", "o", "u", "an", "er", "is")]
 
@@ -88,8 +91,7 @@ def measure(page_file: Path, repeats: int) -> dict[str, Any]:
     searches: dict[str, list[float]] = {query: [] for query in queries()}
     opened: list[float] = []
     with sync_playwright() as driver:
-        chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         for _ in range(repeats):
             page = browser.new_context().new_page()
             start = time.perf_counter()
@@ -124,39 +126,58 @@ SEARCH = """async (query) => {
 }"""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="First view and search of the report's samples page.")
+def built(count: int, words: int, folder: Path) -> tuple[Path, float]:
+    """(samples page of a report on `count` records, seconds it took)."""
+    results = folder / "results"
+    results.mkdir(parents=True)
+    with (results / "llm_debate_infer.jsonl").open("wb") as stream:
+        for record in records(count, words):
+            stream.write(msgspec.json.encode(record) + b"\n")
+    done = build.build([results], folder / "report", "bench", None)
+    return folder / "report" / "samples.html", done.seconds
+
+
+def rows(few: dict[str, Any], many: dict[str, Any], counts: tuple[int, int]) -> list[report.Row]:
+    """What growing from few samples to many costs, in milliseconds."""
+    slowest = [max(map(median, figures["search_ms"].values())) for figures in (many, few)]
+    what = f"{counts[1]} samples over {counts[0]}"
+    return [
+        report.measured(f"report, first view: {what}", pairs(many["first_view_ms"], few["first_view_ms"]), "ms"),
+        report.measured(f"report, open a sample: {what}", pairs(many["open_sample_ms"], few["open_sample_ms"]), "ms"),
+        report.measured(f"report, slowest search: {what}", [(slowest[0], slowest[1])], "ms"),
+    ]
+
+
+def pairs(ours: Sequence[float], baseline: Sequence[float]) -> list[tuple[float, float]]:
+    return list(zip(ours, baseline, strict=True))
+
+
+def main(argv: list[str] | None = None) -> int:
+    shape = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
     parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--baseline", type=int, default=100, help="samples of the small report")
     parser.add_argument("--words", type=int, default=150, help="of each of the 6 replies")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
-    args = parser.parse_args()
+    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
+    args = parser.parse_args(argv)
+    counts = (args.baseline, args.samples)
+    found = []
     with tempfile.TemporaryDirectory() as folder:
-        results = Path(folder) / "results"
-        results.mkdir()
-        with (results / "llm_debate_infer.jsonl").open("wb") as stream:
-            for record in records(args.samples, args.words):
-                stream.write(msgspec.json.encode(record) + b"\n")
-        output = Path(folder) / "report"
-        built = build.build([results], output, "bench", None)
-        size = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-        found = measure(output / "samples.html", args.repeats)
-    figures = {
-        "samples": args.samples,
-        "build_seconds": round(built.seconds, 1),
-        "megabytes": round(size / 1e6),
-        **found,
-        "machine": machine(),
-        "commit": commit(),
-    }
-    print(f"{args.samples} samples: built in {built.seconds:.1f} s, {size / 1e6:.0f} MB, on {figures['machine']}")
-    lines = {"first view": found["first_view_ms"], "open a sample": found["open_sample_ms"]}
-    lines |= {f"search {query!r}": values for query, values in found["search_ms"].items()}
+        for count in counts:
+            page, seconds = built(count, args.words, Path(folder) / str(count))
+            size = sum(path.stat().st_size for path in page.parent.rglob("*") if path.is_file())
+            print(f"{count} samples: built in {seconds:.1f} s, {size / 1e6:.0f} MB")
+            found.append(measure(page, args.repeats))
+    lines = {"first view": found[1]["first_view_ms"], "open a sample": found[1]["open_sample_ms"]}
+    lines |= {f"search {query!r}": values for query, values in found[1]["search_ms"].items()}
     for name, values in lines.items():
         print(f"{name:24} {median(values):7.0f} ms  ({min(values):.0f} to {max(values):.0f}, n = {len(values)})")
-    if args.output is not None:
-        args.output.write_text(json.dumps(figures, indent=2) + "\n")
+    ratios = rows(found[0], found[1], counts)
+    print(report.table(ratios))
+    report.save(ratios, args.json)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,8 +4,6 @@ Skipped where Playwright or a Chromium is missing: `apt-get install chromium`, o
 """
 
 import csv
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +12,11 @@ from typing import Any
 import pytest
 import report_cases
 
+from bench.report_bench import CHROMIUM
 from eval.report import __main__ as entry
 from eval.report import pages, samples
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (set CHROMIUM, or install one)")
 WAIT = 60_000
 """Milliseconds; machines are busy."""
