@@ -43,7 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
     parser.add_argument("--model_name", default=EMBEDDED)
     parser.add_argument("--data_dir", type=Path, help="folder with gsm8k_train.jsonl")
-    parser.add_argument("--solutions", type=int, default=128, help="in all")
+    parser.add_argument("--solutions", type=int, default=48, help="in all")
     parser.add_argument("--batch_size", type=int, default=16, help="solutions per batch")
     parser.add_argument("--batches", type=int, default=4, help="of stage 2 and of the scorer, per repetition")
     parser.add_argument("--repeats", type=int, default=3)
