@@ -139,9 +139,12 @@ def main(argv: list[str] | None = None) -> int:
     print(parts_table(found))
     goal = GOALS["cuda" if grpo_trl.device() != "cpu" else "cpu"]
     wait = report.measured(
-        "PRM time not hidden behind rollout / a step", [(one["wait"], one["step"]) for one in found], "s", f"<= {goal}"
+        "grpo: PRM time not hidden behind rollout / a step",
+        [(one["wait"], one["step"]) for one in found],
+        "s",
+        f"<= {goal}",
     )
-    rows = [wait, report.measured("scoring batched / one call per step", runs, "s")]
+    rows = [wait, report.measured("grpo: scoring batched / one call per step", runs, "s")]
     print("\n" + report.table(rows))
     report.save(rows, args.json)
     return 0

@@ -160,15 +160,15 @@ def stage_1(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
 
     later = [(sum(one["epochs"][1:]) / (EPOCHS - 1), one["epochs"][0]) for one in found["cached"]]
     cached = totals("cached")
-    frozen = report.repeated("stage 1: frozen / cached, 3 epochs", totals("frozen"), cached, cached)
+    frozen = report.repeated("prm stage 1: frozen / cached, 3 epochs", totals("frozen"), cached, cached)
     memory = {arm: [one["peak_mib"] for one in found[arm]] for arm in ARMS}
     return [
-        report.repeated("stage 1: literal / cached, 3 epochs", totals("literal"), cached, cached),
+        report.repeated("prm stage 1: literal / cached, 3 epochs", totals("literal"), cached, cached),
         replace(frozen, goal=">= 2.5"),
-        report.measured("stage 1: cached, a later epoch / the first", later, "s", "<= 0.05"),
+        report.measured("prm stage 1: cached, a later epoch / the first", later, "s", "<= 0.05"),
         *(
             report.measured(
-                f"stage 1: peak memory, cached / {arm}",
+                f"prm stage 1: peak memory, cached / {arm}",
                 list(zip(memory["cached"], memory[arm], strict=True)),
                 "MiB",
             )
@@ -241,8 +241,8 @@ def stage_2(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
     speed(False)
     runs = [(speed(False), speed(True)) for _ in range(args.repeats)]
     return [
-        report.Row("stage 2: real tokens / tokens computed", real / padded, padded, real, "tokens", ">= 0.9"),
-        report.measured("stage 2: ours / padded to the longest", runs, "tokens/s"),
+        report.Row("prm stage 2: real tokens / tokens computed", real / padded, padded, real, "tokens", ">= 0.9"),
+        report.measured("prm stage 2: ours / padded to the longest", runs, "tokens/s"),
     ]
 
 
@@ -282,7 +282,7 @@ def scorer(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
 
     scored(), forwarded()
     runs = [(scored(), forwarded()) for _ in range(args.repeats)]
-    return [report.measured("scorer / bare forward without padding", runs, "tokens/s", ">= 0.9")]
+    return [report.measured("prm scorer / bare forward without padding", runs, "tokens/s", ">= 0.9")]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -43,7 +43,7 @@ def test_the_bench_runs_on_a_small_model(small_model: Path, tmp_path: Path, caps
     printed = capsys.readouterr()
     names = [row["name"] for row in json.loads((tmp_path / "prm.json").read_text())]
     assert len(names) == 8
-    assert "stage 1: frozen / cached, 3 epochs" in printed.out
+    assert "prm stage 1: frozen / cached, 3 epochs" in printed.out
     differ = re.search(r"differ by (\S+) at most", printed.err)
     assert differ is not None
     assert float(differ[1]) < 1e-3
