@@ -11,6 +11,7 @@ from unittest import mock
 from agentark import cli
 
 PARSERS = {
+    "eval.cost_fair": "eval.cost_fair:parse",
     "prm/finetune2.py": "prm.settings:parse",
     "distill.sft": "distill.sft:parse",
     "openrlhf.cli.train_grpo": "distill.grpo_flags:read",
