@@ -3,8 +3,6 @@
 python docs/screenshots.py
 """
 
-import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -44,6 +42,7 @@ def main() -> None:
     import report_cases
     from playwright.sync_api import sync_playwright
 
+    from bench.report_bench import launch
     from eval.report import build
 
     with tempfile.TemporaryDirectory() as folder:
@@ -52,8 +51,7 @@ def main() -> None:
         sys.argv = ["eval/report/__main__.py", "--results", "results", "--output", "report"]
         build.build([results], site, "Scripted example", None)
         with sync_playwright() as driver:
-            chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-            browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+            browser = launch(driver)
             for name, place, options, act in SHOTS:
                 page = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options}).new_page()
                 file, _, fragment = place.partition("#")

@@ -19,11 +19,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentark import answers, cli, config, evaluation, stats, summary
+from agentark import answers, cli, evaluation, stats, summary
 from agentark.records import now, read_records, write_atomically
 from agentark.tasks import Task, get_task
 from agentark.types import Record, Solution, UserError
-from methods import METHODS
+from methods import KINDS, check_kind, load_method
 
 ROOT = Path(__file__).parents[1]
 COMPARED = ("vanilla", "cot", "llm_debate", "dylan", "mav")
@@ -91,10 +91,11 @@ def child(flags: Sequence[str]) -> int:
 
 
 def runs(args: Namespace, rest: Sequence[str], dataset: str) -> dict[str, list[str]]:
-    """Method -> the flags of its run. Raises UserError for an unknown method; flags are inference.py's business."""
+    """Method -> the flags of its run. Raises UserError for a method that is unknown or not for this dataset."""
+    (kind,) = (kind for kind, datasets in KINDS.items() if dataset in datasets)
     flags = {}
     for method in dict.fromkeys((VOTING, *args.methods)):
-        config.lookup("method", method, METHODS)
+        check_kind(load_method(method, dataset=dataset)[0], method, dataset, kind)
         flags[method] = [
             *("--method_name", method, "--test_dataset_name", dataset, "--max_samples", str(args.max_samples)),
             *("--output_path", str(args.output_dir / dataset / f"{method}_infer.jsonl"), *rest),

@@ -144,12 +144,17 @@ def load_method(
     return cls(settings), MethodInfo(name, stem, settings.model_dump(mode="json"))
 
 
-def check_tasks(method: Method, name: str, samples: Iterable[Sample]) -> None:
-    """Raises UserError when the samples ask for what the method cannot do, with the datasets that it can."""
+def check_kind(method: Method, name: str, dataset: str, kind: str) -> None:
+    """Raises UserError when a dataset of this kind is not for the method, with the datasets that are."""
     able: frozenset[str] = type(method).TASKS  # type: ignore[attr-defined]
+    if kind not in able:
+        datasets = ", ".join(dataset for kind in KINDS if kind in able for dataset in KINDS[kind])
+        raise UserError(
+            f"--method_name {name}: cannot do {dataset} (answers of the kind {kind}); it can do: {datasets}"
+        )
+
+
+def check_tasks(method: Method, name: str, samples: Iterable[Sample]) -> None:
+    """Raises UserError when the samples ask for what the method cannot do."""
     for sample in samples:
-        if (kind := kind_of(sample)) not in able:
-            datasets = ", ".join(dataset for kind in KINDS if kind in able for dataset in KINDS[kind])
-            raise UserError(
-                f"--method_name {name}: cannot do {sample.source} (answers of the kind {kind}); it can do: {datasets}"
-            )
+        check_kind(method, name, sample.source, kind_of(sample))

@@ -11,9 +11,9 @@ from unittest import mock
 from agentark import cli
 
 PARSERS = {
-    "eval.cost_fair": "eval.cost_fair:parse",
+    "eval.cost_fair": "script_parsers:cost_fair",
     "prm/finetune2.py": "prm.settings:parse",
-    "distill.sft": "distill.sft:parse",
+    "distill.sft": "distill.sft_flags:parse",
     "openrlhf.cli.train_grpo": "distill.grpo_flags:read",
 }
 """Scripts whose parser is not argparse alone."""
@@ -21,6 +21,16 @@ PARSERS = {
 
 class Parsed(BaseException):
     """The command line was taken; what would follow is not run."""
+
+
+def cost_fair(flags: list[str]) -> None:
+    """Its own flags, and those it hands to inference.py."""
+    from eval import cost_fair
+
+    args, rest = cost_fair.parse(flags)
+    for dataset in args.dataset_name:
+        for run in cost_fair.runs(args, rest, dataset).values():
+            parsed("inference.py", run)
 
 
 def script_and_flags(line: str) -> tuple[str, list[str]]:

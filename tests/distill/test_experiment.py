@@ -24,7 +24,7 @@ def study(tmp_path: Path, *overrides: str) -> Study:
 @pytest.mark.parametrize("file", sorted(CONFIG.parent.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_command_of_a_checked_in_study_is_one_that_its_program_takes(tmp_path: Path, file: Path) -> None:
     import inference
-    from distill import sft
+    from distill import sft_flags
     from eval import common
 
     plan = Plan(config.load(Study, file, [f"folder={tmp_path}"], "--set"), ["--use_vllm"])
@@ -42,7 +42,7 @@ def test_every_command_of_a_checked_in_study_is_one_that_its_program_takes(tmp_p
         elif program == "distill.select":
             select.parse(flags)
         elif program == "distill.sft":
-            ours, training = sft.parse(flags)
+            ours, training = sft_flags.parse(flags)
             assert (training.seed, ours.model_name_or_path) == (plan.study.seed, plan.study.model)
         else:
             assert program == "eval.math_eval"

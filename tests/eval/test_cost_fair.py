@@ -83,6 +83,7 @@ def test_a_question_with_an_error_in_one_run_counts_for_none(monkeypatch: pytest
     ("flags", "named"),
     [
         (["--methods", "debait"], "llm_debate"),
+        (["--methods", "vanilla", "mapcoder"], "mapcoder: cannot do ChainSum"),
         (["--dataset_name", "QMSum"], "nothing to vote on"),
         (["--method_config", "num_agents=2"], "--method_config"),
     ],
@@ -93,6 +94,12 @@ def test_bad_input_is_refused_before_any_run(flags: list[str], named: str) -> No
 
     with pytest.raises(UserError, match=named):
         cost_fair.main([*FLAGS, *flags], never)
+
+
+def test_a_flag_that_inference_does_not_know_is_refused_by_the_first_run() -> None:
+    with pytest.raises(UserError, match="unknown argument --max_token"):
+        cost_fair.main([*FLAGS, "--max_token", "8"], run)
+    assert not Path("out").exists()
 
 
 def test_a_run_that_fails_ends_the_comparison_with_its_code() -> None:

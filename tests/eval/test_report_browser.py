@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import report_cases
 
-from bench.report_bench import CHROMIUM
+from bench.report_bench import CHROMIUM, launch
 from eval.report import __main__ as entry
 from eval.report import pages, samples
 
@@ -97,7 +97,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def browser(site: Path, hostile: Path) -> Iterator[Any]:
     """Started last: while Playwright runs, its event loop is in the way of ours."""
     with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        found = launch(driver)
         yield found
         found.close()
 

@@ -1,0 +1,91 @@
+"""The rows a student is trained on: read, and fitted to its context."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from agentark.types import UserError
+
+
+class Chat(Struct, frozen=True):
+    """One message."""
+
+    role: str
+    content: str
+
+
+class TrainRow(Struct, frozen=True):
+    """What training reads of a row."""
+
+    id: str
+    prompt: list[Chat]
+    completion: list[Chat]
+
+
+def read_rows(path: Path) -> list[TrainRow]:
+    """The rows of a training set.
+
+    Raises:
+        UserError: missing, empty, or a row that is no prompt-completion chat with an id.
+    """
+    if not path.is_file():
+        raise UserError(f"--train_data_path {path}: no such file")
+    decoder = msgspec.json.Decoder(TrainRow)
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            rows.append(decoder.decode(line))
+        except msgspec.DecodeError as error:
+            raise UserError(
+                f"--train_data_path {path}, row {number}: not a row of distill.select: id, prompt and completion as "
+                f"lists of messages ({error})"
+            ) from None
+    if not rows:
+        raise UserError(f"--train_data_path {path}: the file is empty")
+    return rows
+
+
+def fit(rows: list[TrainRow], tokenizer: Any, limit: int, cut: bool) -> tuple[list[TrainRow], dict[str, int]]:
+    """(the rows to train on, how many were too long).
+
+    Raises:
+        UserError: every row is too long.
+    """
+    lengths = [_length(row, tokenizer) for row in rows]
+    longer = sum(length > limit for length in lengths)
+    kept = rows if cut else [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
+    if not kept:
+        raise UserError(
+            f"--max_length {limit}: every row is longer (the shortest: {min(lengths)} tokens); raise it, or use "
+            "--too_long cut"
+        )
+    return kept, {"rows": len(kept), "cut": longer if cut else 0, "dropped": 0 if cut else longer}
+
+
+def _length(row: TrainRow, tokenizer: Any) -> int:
+    chat = msgspec.to_builtins([*row.prompt, *row.completion])
+    return len(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"])
+
+
+def context_of(model: str) -> int:
+    """Tokens of context of a model."""
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--model_name_or_path {model}: cannot be loaded ({' '.join(str(error).split())[:200]})"
+        ) from None
+    return int(getattr(found.get_text_config(), "max_position_embeddings", None) or 1 << 20)
+
+
+def shown_example(row: dict[str, Any], tokenizer: Any) -> str:
+    """A tokenised row as text, with what the loss is on between >>> and <<<."""
+    learnt = [label != -100 for label in row["labels"]]
+    first = learnt.index(True)
+    last = len(learnt) - learnt[::-1].index(True)
+    pieces = [tokenizer.decode(row["input_ids"][a:b]) for a, b in ((0, first), (first, last), (last, None))]
+    return f"an example; the loss is on what stands between >>> and <<<:\n{pieces[0]}>>>{pieces[1]}<<<{pieces[2]}"
