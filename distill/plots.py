@@ -66,11 +66,14 @@ def grpo_curves(metrics: Sequence[dict[str, Any]], dev: Sequence[dict[str, Any]]
                 axis.plot(*zip(*points, strict=True), label=name.removeprefix("guard/"))
         axis.set_title(title)
         axis.legend(fontsize=7) if axis.lines else None
-    axis = axes[len(PANELS)]
-    axis.set_title("held-out accuracy")
+        axis.set_xlabel("optimizer step")
+    used = len(PANELS)
     if dev:
+        axis, used = axes[used], used + 1
+        axis.set_title("held-out accuracy")
+        axis.set_xlabel("optimizer step")
         errors = [row["se"] or 0.0 for row in dev]
         axis.errorbar([row["step"] for row in dev], [row["accuracy"] for row in dev], yerr=errors, capsize=2)
-    for spare in axes[len(PANELS) + 1 :]:
+    for spare in axes[used:]:
         spare.set_axis_off()
     figure.savefig(path, dpi=110)

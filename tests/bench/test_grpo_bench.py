@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from script_parsers import parsed
 
 from bench import grpo_bench, grpo_learns
 from distill.grpo_data import has_gold, questions
-from prm.steps import load_tokenizer
 
 
 def test_parts_and_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,14 +22,28 @@ def test_parts_and_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert scoring["ratio"] < 1
 
 
-def test_the_experiments_questions(tmp_path: Path, small_model: Path) -> None:
+def test_the_experiments_questions(tmp_path: Path) -> None:
     train, held = grpo_learns.data(tmp_path, 20, 0)
     assert (len(train), len(held)) == (20, grpo_learns.HELD_OUT)
     asked = questions([str(tmp_path / "prompts.jsonl")], None, None, "--prompt_data")
     assert {one.id for one in asked} == {row["id"] for row in train}
     assert not {one.query for one in asked} & {row["query"] for row in held}
     assert all(map(has_gold, asked))
-    tokenizer = load_tokenizer(str(small_model), "--model")
+    tokenizer = grpo_learns.make_tokenizer(train)
+    assert len(tokenizer) <= grpo_learns.VOCABULARY
     ids, start = grpo_learns.encode(tokenizer, "Start with 3.", "3 + 4 = 7")
     assert tokenizer.decode(ids[start:]) == "3 + 4 = 7<|im_end|>"
     assert tokenizer.decode(ids[:start]).endswith("assistant\n")
+
+
+def test_the_experiments_commands_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def run(*words: object) -> None:
+        script, *flags = [str(word) for word in words if word != "-m"]
+        taken.append(parsed(script, flags))
+
+    monkeypatch.setattr(grpo_learns, "run", run)
+    folders = [grpo_learns.train_reward_model(tmp_path, tmp_path / "base")]
+    folders += [grpo_learns.train(tmp_path, tmp_path / "base", folders[0], mode, 5, 1e-5) for mode in grpo_learns.MODES]
+    assert len(taken) == len(set(folders)) == 1 + len(grpo_learns.MODES)  # the reward model's folder is nobody else's
