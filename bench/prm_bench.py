@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -96,7 +98,9 @@ def run_arm(args: argparse.Namespace) -> dict[str, Any]:
     from prm.settings import parse as parse_flags
     from prm.trainer import METRICS, read_curves
 
-    Accelerator()  # its first use imports for seconds, which would be counted into the first epoch
+    Accelerator()  # what is imported for seconds at its first use would be counted into the first epoch
+    if find_spec("deepspeed") is not None:
+        import_module("deepspeed")
     marks: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]
