@@ -1,6 +1,7 @@
 """The known collapse of process rewards, made to happen at small size, and the guards that keep it from happening."""
 
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -9,10 +10,7 @@ from grpo_cases import Scorer, made_inputs, settings
 from distill import grpo_trl
 from distill.grpo_run import Run, rows
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xfail(reason="not shown: the last setting (KL 0.05, 20 tokens) has not run to its end", strict=False),
-]
+pytestmark = pytest.mark.slow
 
 SHAPES = ("We add.\n\nAnswer: 3", "So.\n\nAnswer: 3", "Answer: 3", "")
 """What the policy says before training, each about equally often; the last is the empty output."""
@@ -54,13 +52,13 @@ def loves_empty(question: str, step: str, number: int) -> float:
     return 0.99 if not step else 0.3 if step == "So." else 0.7
 
 
-# With no KL and twice the learning rate, both arms end badly: the one with guards unlearns the end-of-sequence token of
-# all responses along with that of the empty one, and is truncated throughout. Guards are no substitute for the KL.
+# At five times the learning rate, or with no KL, both arms end badly: the one with guards unlearns the end-of-sequence
+# token of all responses along with that of the empty one, and is truncated throughout. Guards don't replace the KL.
 
 
 def run(policy: Path, folder: Path, **changes: object) -> list[dict[str, float]]:
     config = settings(
-        policy, folder, reward_mode="PRM", generate_max_len=20, num_episodes=15, actor_learning_rate=1e-3,
+        policy, folder, reward_mode="PRM", generate_max_len=20, num_episodes=60, actor_learning_rate=2e-4,
         rollout_batch_size=4, micro_rollout_batch_size=4, train_batch_size=32, micro_train_batch_size=32,
         init_kl_coef=0.05, n_samples_per_prompt=8, **changes,
     )  # fmt: skip
@@ -72,18 +70,24 @@ def run(policy: Path, folder: Path, **changes: object) -> list[dict[str, float]]
     return rows(place.metrics)
 
 
+def late(metrics: list[dict[str, float]], name: str) -> float:
+    """Mean over the last ten rollouts; one alone is 32 responses, of which a few always differ."""
+    return fmean(row[name] for row in metrics[-10:])
+
+
 def test_without_guards_it_collapses(policy: Path, tmp_path: Path) -> None:
     metrics = run(policy, tmp_path / "run", guards=[], nomask_separator_adv=True)
     assert metrics[0]["length"] > 4
-    assert metrics[-1]["length"] < 2
-    assert metrics[-1]["steps"] < 1.2
-    assert metrics[-1]["process_reward"] > 0.9  # and the reward looks splendid
+    assert late(metrics, "length") < 2
+    assert late(metrics, "steps") < 1.2
+    assert late(metrics, "process_reward") > 0.9  # and the reward looks splendid
 
 
 def test_with_guards_it_does_not(policy: Path, tmp_path: Path) -> None:
     metrics = run(policy, tmp_path / "run")
-    assert metrics[0]["guard/empty"] > 2
-    assert metrics[-1]["guard/empty"] <= 1
-    assert metrics[-1]["steps"] > 1.7
-    assert metrics[-1]["length"] > 4
-    assert metrics[-1]["truncated"] < 0.5  # nor does it run away to the other side
+    assert metrics[0]["guard/empty"] > 4
+    assert late(metrics, "guard/empty") < metrics[0]["guard/empty"]
+    assert late(metrics, "guard/one_step") < metrics[0]["guard/one_step"]
+    assert late(metrics, "steps") > metrics[0]["steps"]
+    assert late(metrics, "length") > metrics[0]["length"]
+    assert late(metrics, "truncated") < 0.1  # nor does it run away to the other side
