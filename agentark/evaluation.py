@@ -19,7 +19,7 @@ from msgspec import Struct
 from agentark import answers, contamination, metrics, stats
 from agentark.config import nearest
 from agentark.published import PUBLISHED, read_published
-from agentark.records import read_records, write_atomically
+from agentark.records import decoded, read_records, write_atomically
 from agentark.tasks import Task
 from agentark.types import Record, Sample, Solution, TokenStats, UserError
 
@@ -469,15 +469,7 @@ def read_graded(path: Path) -> list[Graded]:
     """
     if path.name.endswith("metrics.json"):
         path = path.with_name(path.name.removesuffix("metrics.json") + "per_sample.jsonl")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    decoder = msgspec.json.Decoder(Graded)
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            rows.append(decoder.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}, row {number}: not a row of a per_sample.jsonl ({error})") from None
+    rows = list(decoded(path, Graded, "a row of a per_sample.jsonl"))
     if not rows:
         raise UserError(f"{path}: the file is empty")
     return rows

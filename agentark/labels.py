@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from agentark.records import natural
+from agentark.records import decoded, natural
 from agentark.types import Record, Sample, Solution, TokenStats, Turn, UserError
 
 LABELS_SCHEMA = 1
@@ -142,15 +141,8 @@ def read_labels(path: Path) -> Iterator[LabelRow]:
     Raises:
         UserError: no such file, or a row that is none.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such labelled file")
     rows: dict[str, LabelRow] = {}
-    decoder = msgspec.json.Decoder(LabelRow)
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            row = decoder.decode(line)
-        except msgspec.DecodeError as error:
-            raise UserError(f"{path}, row {number}: not a labelled row ({error})") from None
+    for number, row in enumerate(decoded(path, LabelRow, "a labelled row"), 1):
         if row.labels_schema != LABELS_SCHEMA:
             raise UserError(f"{path}, row {number}: labels_schema {row.labels_schema}; this reads {LABELS_SCHEMA}")
         rows[row.id] = row

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -40,6 +40,30 @@ from agentark.types import (
 
 SYNC_SECONDS = 0.1
 logger = logging.getLogger(__name__)
+
+
+Row = TypeVar("Row")
+
+
+def decoded(path: Path, kind: type[Row], what: str, name: str | None = None) -> Iterator[Row]:
+    """The rows of a JSONL file, line by line.
+
+    Args:
+        kind: msgspec type of a row.
+        what: a row is, in the error message.
+        name: of the file there; default: its path.
+
+    Raises:
+        UserError: no such file, or a row of another kind, or one that is not UTF-8.
+    """
+    if not path.is_file():
+        raise UserError(f"{name or path}: no such file")
+    decoder = msgspec.json.Decoder(kind)
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            yield decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{name or path}, row {number}: not {what} ({error})") from None
 
 
 # ---------------------------------------------------------------- trajectories

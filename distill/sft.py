@@ -9,19 +9,16 @@ checkpoint with the same command. The folder holds the model, plot.png and manif
 evaluation from scoring the model on what it has seen.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 from agentark import cli
 from agentark.types import RunError
-from distill.sft_flags import Arguments, parse
+from distill.sft_flags import parse
 from distill.sft_train import train
 
 
-def main(argv: list[str] | None = None, run: Callable[[Arguments, Any], int] = train) -> int:
+def main(argv: list[str] | None = None) -> int:
     ours, training = parse(argv)
     try:
-        return run(ours, training)
+        return train(ours, training)
     except OSError as error:
         if error.errno in (28, 122):
             raise RunError(f"{training.output_dir}: the disk is full") from error

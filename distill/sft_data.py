@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from agentark.records import decoded
 from agentark.types import UserError
 
 
@@ -30,20 +31,11 @@ def read_rows(path: Path) -> list[TrainRow]:
     Raises:
         UserError: missing, empty, or a row that is no prompt-completion chat with an id.
     """
-    if not path.is_file():
-        raise UserError(f"--train_data_path {path}: no such file")
-    decoder = msgspec.json.Decoder(TrainRow)
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            rows.append(decoder.decode(line))
-        except msgspec.DecodeError as error:
-            raise UserError(
-                f"--train_data_path {path}, row {number}: not a row of distill.select: id, prompt and completion as "
-                f"lists of messages ({error})"
-            ) from None
+    name = f"--train_data_path {path}"
+    what = "a row of distill.select: id, prompt and completion as lists of messages"
+    rows = list(decoded(path, TrainRow, what, name))
     if not rows:
-        raise UserError(f"--train_data_path {path}: the file is empty")
+        raise UserError(f"{name}: the file is empty")
     return rows
 
 

@@ -47,9 +47,13 @@ def test_a_documented_command_is_taken(line: str, monkeypatch: pytest.MonkeyPatc
 GOOD = "--method_name cot --test_dataset_name MATH --model_name m"
 
 
-def test_a_command_that_is_wrong_is_found() -> None:
+@pytest.mark.parametrize(
+    ("script", "flags"), [("inference.py", GOOD), ("eval.cost_fair", "--dataset_name ChainSum --model_name m")]
+)
+def test_a_command_that_is_wrong_is_found(script: str, flags: str) -> None:
+    parsed(script, shlex.split(flags))
     with pytest.raises(UserError, match="unknown argument --model_names"):
-        parsed("inference.py", shlex.split(f"{GOOD} --model_names m"))
+        parsed(script, shlex.split(f"{flags} --model_names m"))
 
 
 def test_there_are_commands() -> None:

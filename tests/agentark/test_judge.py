@@ -266,7 +266,7 @@ def test_rows_that_are_none_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": "x"}\n')
     with pytest.raises(UserError, match=r"a\.jsonl, row 1: not a labelled row"):
         list(read_labels(tmp_path / "a.jsonl"))
-    with pytest.raises(UserError, match="no such labelled file"):
+    with pytest.raises(UserError, match="no such file"):
         list(read_labels(tmp_path / "none.jsonl"))
 
 

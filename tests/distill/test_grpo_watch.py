@@ -1,9 +1,13 @@
 """Alarms and stops."""
 
+from pathlib import Path
+
 import pytest
+from matplotlib.figure import Figure
 
 from distill.grpo_flags import ALARMS, STOPS, Bounds
 from distill.grpo_watch import Vitals, Watch, crossed
+from distill.plots import grpo_curves
 
 WELL = Vitals(kl=0.01, reward=0.5, steps=4.0, length=100.0, truncated=0.1)
 
@@ -54,3 +58,16 @@ def test_a_watch_remembers() -> None:
 def test_figures_are_vitals() -> None:
     row = {"kl": None, "total_reward": 0.5, "steps": 4, "length": 100, "truncated": 0.1, "more": 3}
     assert Vitals.of(row) == vitals(kl=0.0)
+
+
+def test_a_panel_for_what_was_measured_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[str]] = []
+
+    def titles(figure: Figure, *_: object, **__: object) -> None:
+        drawn.append([axis.get_title() for axis in figure.axes if axis.axison])
+
+    monkeypatch.setattr(Figure, "savefig", titles)
+    for dev in ([], [{"step": 1, "accuracy": 0.5, "se": 0.1}]):
+        grpo_curves([{"step": 1, "length": 3.0}], dev, tmp_path / "curves.png")
+    assert drawn[1] == [*drawn[0], "held-out accuracy"]
+    assert "" not in drawn[0]

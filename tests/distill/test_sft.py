@@ -13,6 +13,7 @@ import pytest
 from agentark import contamination
 from agentark.types import UserError
 from distill import sft
+from distill.sft_data import read_rows
 
 Train = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
@@ -340,6 +341,10 @@ def test_bad_data_and_a_model_without_template(train: Train, small_model: Path, 
         train(rows=[ROWS[0], {"prompt": "x", "completion": "y"}])
     with pytest.raises(UserError, match="the file is empty"):
         train(rows=[])
+    garbled = tmp_path / "garbled.jsonl"
+    garbled.write_bytes(b'{"id": "\xff", "prompt": [], "completion": []}\n')
+    with pytest.raises(UserError, match=r"--train_data_path .*garbled\.jsonl, row 1"):
+        read_rows(garbled)
     bare = tmp_path / "bare"
     shutil.copytree(small_model, bare)
     (bare / "chat_template.jinja").unlink()
