@@ -283,12 +283,14 @@ def test_switches_and_lists_become_words() -> None:
 # ---------------------------------------------------------------- Slurm
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_the_slurm_job_runs_a_recipe_and_is_put_back_when_its_time_is_up(tmp_path: Path, late: bool) -> None:
+@pytest.mark.parametrize("ended", ["done", "late", "late and gone before the trap returns"])
+def test_the_slurm_job_runs_a_recipe_and_is_put_back_when_its_time_is_up(tmp_path: Path, ended: str) -> None:
     told = tmp_path / "told"
+    late = ended != "done"
     scripts = {
         "python": f'#!/bin/bash\ntrap "exit 130" TERM\necho "$@" >> {told}\nsleep {20 * late} & wait $!\n',
         "scontrol": f'#!/bin/bash\necho scontrol "$@" >> {told}\n',
+        "slow_kill": 'kill() { builtin kill "$@" && [[ $1 != -TERM ]] || return; sleep 0.5; }\n',
     }
     for name, text in scripts.items():
         (tmp_path / name).write_text(text)
@@ -299,6 +301,8 @@ def test_the_slurm_job_runs_a_recipe_and_is_put_back_when_its_time_is_up(tmp_pat
         "SLURM_JOB_ID": "7",
         "SLURM_SUBMIT_DIR": str(ROOT),
     }
+    if "gone" in ended:
+        environment["BASH_ENV"] = str(tmp_path / "slow_kill")
     process = subprocess.Popen(["bash", str(SBATCH), "r.yaml", "--until", "label"], env=environment, cwd=tmp_path)
     if late:
         while not told.exists():
