@@ -4,22 +4,26 @@
     python prm/finetune2.py --model_name_or_path smollm2-135m-instruct --train_data_path results/bench/chains.jsonl \
         --output_dir outputs/prm_chains --step_label judge --eval_ratio 0.1 --stage both
 
-Rows are those of a labelled file, with `step_labels`: 1 before the first wrong step, 0 from it on. Every question has
-right and wrong solutions; what follows a wrong step goes on from its result, without a further mistake.
+Rows are those of a labelled file, with `step_labels`: 1 before the first wrong step, 0 from it on. A solution has a step
+per operation and one that states the result. Every question has right and wrong solutions; what follows a wrong step
+goes on from its result, without a further mistake.
 """
 
 import argparse
 import json
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 WORDINGS = {
-    "+": ("{a} + {b} = {c}", "Adding {b} to {a} gives {c}.", "{b} more than {a} is {c}."),
-    "-": ("{a} - {b} = {c}", "Taking {b} from {a} leaves {c}.", "{b} less than {a} is {c}."),
+    "+": ("{a} + {b} = {c}", "{b} more than {a} is {c}."),
+    "-": ("{a} - {b} = {c}", "{b} less than {a} is {c}."),
 }
 NAMES = {"+": "add", "-": "subtract"}
+FAULTS = ("slip", "omission", "invention")
+"""A wrong result; an operation left out, which shows at the step after it; an operation that was not asked for."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -28,6 +32,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--solutions", type=int, default=2000, help="in all")
     parser.add_argument("--per_question", type=int, default=4, help="half of them right")
     parser.add_argument("--operations", type=int, nargs=2, default=(2, 4), help="fewest and most per question")
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=["slip"], help="of wrong solutions, one in each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args(argv)
@@ -39,21 +44,34 @@ def operation(value: int, draw: random.Random) -> tuple[str, int]:
     return sign, draw.randint(1, 9 - value if sign == "+" else value)
 
 
-def follow(value: int, operations: list[tuple[str, int]], mistake: int | None, draw: random.Random) -> list[str] | None:
-    """The steps of a solution, with a wrong result at step `mistake`; None when that leads out of 0 to 9."""
+def follow(
+    value: int, operations: list[tuple[str, int]], fault: tuple[str, int] | None, draw: random.Random
+) -> list[str] | None:
+    """The steps of a solution, with a fault of some kind at an operation; None when that leads out of 0 to 9."""
+    kind, at = fault or ("", -1)
     steps = []
     for place, (sign, amount) in enumerate(operations):
+        if place == at and kind == "omission":
+            if operations[at + 1 : at + 2] == [operations[at]]:
+                return None  # the step after it would be the one left out
+            continue
+        if place == at and kind == "invention":
+            sign, amount = operation(value, draw)
+            if (sign, amount) == operations[at]:
+                return None
         result = value + amount if sign == "+" else value - amount
-        if place == mistake:
+        if place == at and kind == "slip":
             result = draw.choice([digit for digit in range(10) if digit != result])
         if not 0 <= result <= 9:
             return None
         steps.append(draw.choice(WORDINGS[sign]).format(a=value, b=amount, c=result))
         value = result
-    return steps
+    return [*steps, f"The answer is {value}."]
 
 
-def question(number: int, draw: random.Random, count: int, least: int, most: int) -> dict[str, Any]:
+def question(
+    number: int, draw: random.Random, count: int, least: int, most: int, faults: Sequence[str]
+) -> dict[str, Any]:
     """A row: a question with `count` different solutions."""
     start = value = draw.randint(0, 9)
     operations = []
@@ -64,14 +82,14 @@ def question(number: int, draw: random.Random, count: int, least: int, most: int
     told = ", ".join(f"{NAMES[sign]} {amount}" for sign, amount in operations)
     solutions: list[dict[str, Any]] = []
     while len(solutions) < count:
-        mistake = None if len(solutions) < count // 2 else draw.randrange(len(operations))
-        steps = follow(start, operations, mistake, draw)
+        fault = None if len(solutions) < count // 2 else (draw.choice(faults), draw.randrange(len(operations)))
+        steps = follow(start, operations, fault, draw)
         if steps is None or any(one["text"] == "\n\n".join(steps) for one in solutions):
             continue
-        right = len(steps) if mistake is None else mistake
+        right = fault[1] if fault else len(steps)
         labels = [1] * right + [0] * (len(steps) - right)
         text = "\n\n".join(steps)
-        solutions.append({"text": text, "is_correct": mistake is None, "step_labels": labels})
+        solutions.append({"text": text, "is_correct": fault is None, "step_labels": labels})
     draw.shuffle(solutions)
     solutions = [{"id": place, **one} for place, one in enumerate(solutions, 1)]
     return {
@@ -83,19 +101,21 @@ def question(number: int, draw: random.Random, count: int, least: int, most: int
     }
 
 
-def rows(solutions: int, per_question: int, operations: tuple[int, int], seed: int) -> list[dict[str, Any]]:
+def rows(
+    solutions: int, per_question: int, operations: tuple[int, int], seed: int, faults: Sequence[str] = ("slip",)
+) -> list[dict[str, Any]]:
     """The data set; the same for the same arguments. No question comes twice."""
     draw = random.Random(seed)
     found: dict[str, dict[str, Any]] = {}
     while len(found) < solutions // per_question:
-        row = question(len(found), draw, per_question, *operations)
+        row = question(len(found), draw, per_question, *operations, faults)
         found.setdefault(row["query"], row)
     return list(found.values())
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    made = rows(args.solutions, args.per_question, tuple(args.operations), args.seed)
+    made = rows(args.solutions, args.per_question, tuple(args.operations), args.seed, args.faults)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
     wrong = sum(label == 0 for row in made for one in row["solutions"] for label in one["step_labels"])

@@ -25,8 +25,8 @@ from agentark import cli
 from agentark.config import Config, build, nearest, parse_overrides, read_yaml
 from agentark.types import UserError
 
-Guard = Literal["empty", "one_step", "long_step", "no_answer", "truncated"]
-GUARDS: tuple[Guard, ...] = ("empty", "one_step", "long_step", "no_answer", "truncated")
+Guard = Literal["empty", "one_step", "long_step", "no_answer", "unstated", "truncated"]
+GUARDS: tuple[Guard, ...] = ("empty", "one_step", "long_step", "no_answer", "unstated", "truncated")
 SMALL_GROUP = 4
 """Smallest group whose leave-one-out baseline is worth training on (README: keep n_samples_per_prompt >= 4)."""
 
@@ -130,8 +130,9 @@ class GRPOConfig(Config):
     """Discount per token of gae; the other estimators do not discount."""
     lambd: float = Field(1.0, ge=0, le=1)
     """Lambda of gae."""
-    guards: list[Guard] = Field(list(GUARDS))
-    """Responses of these kinds get the worst process score of their group."""
+    guards: list[Guard] = Field([guard for guard in GUARDS if guard != "unstated"])
+    """Responses of these kinds get the worst process score of their group. unstated: no answer is named as one (boxed,
+    "answer is"), only a last number found; for policies that do name theirs, since one that stops early does not."""
     max_step_tokens: int = Field(512, ge=1)
     """A step of more tokens than this hits the guard long_step."""
     alarms: dict[str, float | None] = Field({})

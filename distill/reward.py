@@ -139,6 +139,9 @@ class Rewarder:
                 hits.add("long_step")
         if grade is None and grader_of(sample) is not None:
             hits.add("no_answer")
+        answer = answers.extract(text, sample.answer_type, sample.choices)
+        if answer is not None and answer.how == "last_number":
+            hits.add("unstated")
         if truncated:
             hits.add("truncated")
         return hits & set(self.config.guards)

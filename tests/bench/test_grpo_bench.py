@@ -22,18 +22,14 @@ def test_parts_and_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert scoring["ratio"] < 1
 
 
-def test_the_experiments_questions(tmp_path: Path) -> None:
+def test_the_experiments_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpo_learns, "TAUGHT", 40)
     train, held = grpo_learns.data(tmp_path, 20, 0)
-    assert (len(train), len(held)) == (20, grpo_learns.HELD_OUT)
+    assert (len(train), len(held)) == (40, grpo_learns.HELD_OUT)
     asked = questions([str(tmp_path / "prompts.jsonl")], None, None, "--prompt_data")
-    assert {one.id for one in asked} == {row["id"] for row in train}
+    assert {one.id for one in asked} == {row["id"] for row in train[:20]}
     assert not {one.query for one in asked} & {row["query"] for row in held}
     assert all(map(has_gold, asked))
-    tokenizer = grpo_learns.make_tokenizer(train)
-    assert len(tokenizer) <= grpo_learns.VOCABULARY
-    ids, start = grpo_learns.encode(tokenizer, "Start with 3.", "3 + 4 = 7")
-    assert tokenizer.decode(ids[start:]) == "3 + 4 = 7<|im_end|>"
-    assert tokenizer.decode(ids[:start]).endswith("assistant\n")
 
 
 def test_the_experiments_commands_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

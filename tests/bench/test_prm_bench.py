@@ -9,31 +9,41 @@ import pytest
 from bench import prm_bench, prm_chains
 
 
-def value(step: str) -> tuple[int, bool]:
-    """(the result a step states, whether it is right)."""
-    one, other, *last = map(int, re.findall(r"\d", step))
-    if re.match(r"\d [+-]", step):
-        first, amount = one, other
-    else:
-        first, amount = other, one
-    plus = "+" in step or "Adding" in step or "more" in step
-    return last[-1], (first + amount if plus else first - amount) == last[-1]
+def is_right(steps: list[str], query: str) -> list[bool]:
+    """Of each step, whether it is the next one that was asked for, with the right result."""
+    value = int(re.search(r"Start with (\d)", query)[1])  # type: ignore[index]
+    asked = [(1 if name == "add" else -1, int(amount)) for name, amount in re.findall(r"(add|subtract) (\d)", query)]
+    found, done = [], 0
+    for step in steps:
+        if step.startswith("The answer is"):
+            found.append(done == len(asked) and step == f"The answer is {value}.")
+            continue
+        one, other, stated = map(int, re.findall(r"\d", step))
+        start, amount = (one, other) if re.match(r"\d [+-]", step) else (other, one)
+        sign = 1 if "+" in step or "Adding" in step or "more" in step else -1
+        expected = asked[done] if done < len(asked) else None
+        found.append(start == value and (sign, amount) == expected and stated == value + sign * amount)
+        value, done = stated, done + 1
+    return found
 
 
-def test_chains_are_labelled_as_they_are() -> None:
-    made = prm_chains.rows(200, 4, (2, 6), 1)
+@pytest.mark.parametrize("fault", [*prm_chains.FAULTS, None])
+def test_chains_are_labelled_as_they_are(fault: str | None) -> None:
+    faults = [fault] if fault else prm_chains.FAULTS
+    made = prm_chains.rows(200, 4, (2, 6), 1, faults)
     assert len(made) == 50
     assert len({row["query"] for row in made}) == 50
-    assert made == prm_chains.rows(200, 4, (2, 6), 1)
+    assert made == prm_chains.rows(200, 4, (2, 6), 1, faults)
     for row in made:
         assert sorted(row["labels"]) == [False, False, True, True]
         assert len({one["text"] for one in row["solutions"]}) == 4
         for one in row["solutions"]:
-            right = [value(step)[1] for step in one["text"].split("\n\n")]
+            steps = one["text"].split("\n\n")
+            right = is_right(steps, row["query"])
             first = right.index(False) if False in right else len(right)
             assert one["step_labels"] == [1] * first + [0] * (len(right) - first)
-            assert right.count(False) == (not one["is_correct"])
-            assert (value(one["text"].split("\n\n")[-1])[0] == int(row["gt"])) or not one["is_correct"]
+            assert one["is_correct"] == (False not in right)
+            assert (steps[-1] == f"The answer is {row['gt']}.") == one["is_correct"]
 
 
 @pytest.mark.slow

@@ -86,6 +86,14 @@ def test_guards(score: Any, text: str, cut: bool, hits: set[str]) -> None:
     assert off.hits == ()
 
 
+@pytest.mark.parametrize(("text", "hits"), [("So.\n\nThat is 3.", ("unstated",)), ("So.\n\nAnswer: 3", ())])
+def test_a_last_number_is_no_stated_answer_where_one_is_wanted(score: Any, text: str, hits: tuple[str, ...]) -> None:
+    (usual,) = score(text)
+    assert usual.hits == ()
+    (strict,) = score(text, guards=list(GUARDS))
+    assert (strict.hits, strict.solved) == (hits, 1.0)
+
+
 def test_thinking_is_no_step(score: Any, tokenizer: Any) -> None:
     thought = "<think>first\n\nthen\n\nAnswer: 9</think>\n\n"
     (one,) = score(f"{thought}We add.\n\nAnswer: 3")

@@ -1,0 +1,133 @@
+"""A small language model that works out the chains of bench/prm_chains.py, from nothing, in minutes on one core."""
+
+import random
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+VOCABULARY = 400
+"""Tokens at most, so that the model's size is not in its vocabulary."""
+START, END = "<|im_start|>", "<|im_end|>"
+TEMPLATE = (
+    f"{{% for one in messages %}}{START}{{{{ one.role }}}}\n{{{{ one.content }}}}{END}\n{{% endfor %}}"
+    f"{{% if add_generation_prompt %}}{START}assistant\n{{% endif %}}"
+)
+WORDS = r" ?\d| ?[A-Za-z]+|\n+| ?[^\sA-Za-z\d]+"
+"""A digit is a token; so is a word, with the space before it."""
+BATCH, WARMUP, COOLING, CHECK_EVERY, MOST_STEPS = 32, 100, 200, 50, 4000
+"""Solutions of a step; steps in which the learning rate rises, and falls at the end; between two looks at the accuracy;
+and at most, without the cooling."""
+CHECKED = 100
+"""Held-out questions of such a look."""
+Row = dict[str, Any]
+
+
+def make_tokenizer(rows: Sequence[Row]) -> Any:
+    """Bytes, and the words of the rows."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(WORDS), "isolated"), bytes_])
+    made.decoder = decoders.ByteLevel()
+    texts = [text for row in rows for text in (row["query"], *(one["text"] for one in row["solutions"]))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<unk>", START, END], initial_alphabet=bytes_.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    made.train_from_iterator([*texts, "user\nassistant\n"], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token=START, eos_token=END, pad_token=END, chat_template=TEMPLATE
+    )
+
+
+def teach(
+    goals: Mapping[Path, float], rows: Sequence[Row], held_out: Sequence[Row], *, hidden: int, layers: int,
+    learning_rate: float, seed: int,
+) -> None:  # fmt: skip
+    """Train a model on the right solutions of `rows`; what is there already is not made again.
+
+    Args:
+        goals: folder -> share of held-out questions answered right at which the model is saved there; rising. The
+            last one cools first, so that what it knows does not hang on the last few batches.
+        hidden: H, in heads of 32; layers: many and narrow learn this sooner than few and wide.
+    """
+    if all((folder / "config.json").is_file() for folder in goals):
+        return
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    draw = random.Random(seed)
+    tokenizer = make_tokenizer(rows)
+    heads = hidden // 32
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=11 * hidden // 4, num_hidden_layers=layers,
+            num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=1024,
+            tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    print(f"base: {model.num_parameters() / 1e6:.1f}M parameters", flush=True)
+    encoded = [encode(tokenizer, row["query"], one["text"]) for row in rows for one in row["solutions"]
+               if one["is_correct"]]  # fmt: skip
+    encoded.sort(key=lambda one: len(one[0]))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98))
+    left = list(goals.items())
+    end = MOST_STEPS + COOLING
+    for step in count(1):
+        first = draw.randrange(max(1, len(encoded) - 4 * BATCH))  # of like length, so that there is little padding
+        batch = draw.sample(encoded[first : first + 4 * BATCH], BATCH)
+        width = max(len(ids) for ids, _ in batch)
+        ids = torch.tensor([one + [tokenizer.pad_token_id] * (width - len(one)) for one, _ in batch])
+        labels = torch.tensor([[-100] * start + one[start:] + [-100] * (width - len(one)) for one, start in batch])
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1, step / WARMUP, (end - step) / COOLING)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % CHECK_EVERY and step != end:
+            continue
+        found = accuracy(model, tokenizer, held_out[:CHECKED])
+        print(f"base, step {step}: loss {loss.item():.3f}, accuracy {found:.2f}", flush=True)
+        if step < end and found < left[0][1]:
+            continue
+        if step < end and len(left) == 1:
+            end = min(end, step + COOLING)
+            continue
+        for folder, _ in left if step == end else left[:1]:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        del left[:1]
+        if step == end:
+            return
+
+
+def prompt_of(tokenizer: Any, query: str) -> str:
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": query}], tokenize=False, add_generation_prompt=True
+    )
+    return text
+
+
+def encode(tokenizer: Any, query: str, text: str) -> tuple[list[int], int]:
+    """(ids of prompt and solution, where the solution begins)."""
+    asked = tokenizer.encode(prompt_of(tokenizer, query), add_special_tokens=False)
+    return [*asked, *tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id], len(asked)
+
+
+def accuracy(model: Any, tokenizer: Any, rows: Sequence[Row]) -> float:
+    """Of greedy answers."""
+    import torch
+
+    prompts = [prompt_of(tokenizer, row["query"]) for row in rows]
+    batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    with torch.no_grad():
+        made = model.generate(**batch, max_new_tokens=120, do_sample=False)
+    texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return sum(text.strip().rstrip(".")[-1:] == row["gt"] for text, row in zip(texts, rows, strict=True)) / len(rows)

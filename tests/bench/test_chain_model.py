@@ -1,0 +1,40 @@
+"""The small model of the learning experiments, and the commands of the reward model's."""
+
+from pathlib import Path
+
+import pytest
+from script_parsers import parsed
+
+from bench import prm_learns
+from bench.parts import chain_model
+from bench.prm_chains import rows
+
+
+def test_the_tokenizer_knows_words_and_keeps_digits_apart() -> None:
+    tokenizer = chain_model.make_tokenizer(rows(80, 4, (2, 4), 0))
+    assert len(tokenizer) <= chain_model.VOCABULARY
+    ids, start = chain_model.encode(tokenizer, "Start with 3.", "3 + 4 = 7\n\nThe answer is 7.")
+    assert tokenizer.decode(ids[start:]) == "3 + 4 = 7\n\nThe answer is 7.<|im_end|>"
+    assert tokenizer.decode(ids[:start]).endswith("assistant\n")
+    assert [tokenizer.decode(one) for one in ids[start : start + 5]] == ["3", " +", " 4", " =", " 7"]
+    assert len(tokenizer.encode("\n", add_special_tokens=False)) == 1  # the reward model's separator
+
+
+def test_a_model_is_saved_at_each_goal_and_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(chain_model, "CHECK_EVERY", 1)
+    monkeypatch.setattr(chain_model, "MOST_STEPS", 2)
+    monkeypatch.setattr(chain_model, "COOLING", 1)
+    goals = {tmp_path / "first": 0.0, tmp_path / "never": 1.0}
+    made = rows(160, 4, (2, 4), 0)
+    for _ in range(2):
+        chain_model.teach(goals, made, made[:4], hidden=32, layers=1, learning_rate=1e-3, seed=0)
+    assert all((folder / "config.json").is_file() for folder in goals)
+    assert capsys.readouterr().out.count("base, step") == 3
+
+
+def test_the_reward_models_commands_are_taken(tmp_path: Path) -> None:
+    args = prm_learns.parse(["--output", str(tmp_path)])
+    taken = [parsed("prm/finetune2.py", prm_learns.flags_of(args, *arm)) for arm in prm_learns.ARMS]
+    assert len({prm_learns.flags_of(args, *arm)[5] for arm in prm_learns.ARMS}) == len(taken) == 5
