@@ -26,9 +26,10 @@ from distill.grpo_run import rows as read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("VR", "PRM", "PRMVR")
-HELD_OUT = 300
-TAUGHT = 8000
-"""Questions of the first training; none of them is held out."""
+HELD_OUT, LABELLED, TAUGHT = 300, 250, 1500
+"""Questions: held out; of the reward model; of the first training."""
+OPERATIONS, LARGEST, PER_QUESTION, RIGHT = (2, 4), 2, 8, 2
+"""Of a question: how many, the largest number in them, its solutions, and how many of these are right."""
 SOLVED = 0.97
 """Accuracy from which verifying a step is comparing it with one's own."""
 Row = dict[str, Any]
@@ -39,7 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--questions", type=int, default=500, help="to train on")
+    parser.add_argument("--questions", type=int, default=800, help="that GRPO trains on")
     parser.add_argument("--base_accuracy", type=float, default=0.45, help="of the policy before GRPO, about")
     parser.add_argument("--steps", type=int, default=50, help="optimizer steps of GRPO per mode")
     parser.add_argument("--learning_rate", type=float, default=3e-5)
@@ -53,11 +54,12 @@ def write(path: Path, rows: list[Row]) -> Path:
 
 
 def data(out: Path, questions: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """(rows to teach from, rows held out), and their files: labelled.jsonl, prompts.jsonl (of `questions`), held_out.jsonl."""
-    made = chains((TAUGHT + HELD_OUT) * 4, 4, (2, 4), seed, FAULTS)
+    """(rows to teach from, rows held out), and their files: labelled.jsonl, prompts.jsonl, held_out.jsonl."""
+    solutions = (TAUGHT + HELD_OUT) * PER_QUESTION
+    made = chains(solutions, PER_QUESTION, OPERATIONS, seed, right=RIGHT, largest=LARGEST, faults=FAULTS)
     train, held = made[HELD_OUT:], made[:HELD_OUT]
     asked = [{key: row[key] for key in ("id", "query", "gt")} | {"answer_type": "number"} for row in made]
-    write(out / "labelled.jsonl", train[:questions])
+    write(out / "labelled.jsonl", train[:LABELLED])
     write(out / "held_out.jsonl", asked[:HELD_OUT])
     write(out / "prompts.jsonl", asked[HELD_OUT:][:questions])
     return train, held
@@ -72,10 +74,11 @@ def run(*words: object) -> None:
 def train_reward_model(out: Path, base: Path) -> Path:
     folder = out / "reward_model"
     run("prm/finetune2.py", "--model_name_or_path", base, "--train_data_path", out / "labelled.jsonl",
-        "--output_dir", folder, "--step_label", "judge", "--stage", "both", "--eval_ratio", 0.1,
+        "--output_dir", folder, "--step_separator_token", "\n\n", "--step_label", "judge",
+        "--stage", "both", "--eval_ratio", 0.1,
         "--cache_features", True, "--per_device_train_batch_size", 32, "--save_strategy", "no",
         "--eval_strategy", "epoch", "--logging_steps", 10, "--stage_1", "learning_rate=1e-3", "batch_size=32",
-        "--stage_2", "learning_rate=5e-4", "batch_size=32", "num_train_epochs=12")  # fmt: skip
+        "--stage_2", "learning_rate=5e-4", "batch_size=32", "num_train_epochs=8")  # fmt: skip
     return folder
 
 
@@ -88,7 +91,8 @@ def train(out: Path, base: Path, prm: Path, mode: str, steps: int, learning_rate
             "--rollout_batch_size", 16, "--micro_rollout_batch_size", 16, "--n_samples_per_prompt", 8,
             "--train_batch_size", 128, "--micro_train_batch_size", 32, "--generate_max_len", 120,
             "--prompt_max_len", 200, "--actor_learning_rate", learning_rate, "--max_steps", steps,
-            "--guards", *GUARDS, "--num_episodes", 20, "--save_steps", 10, "--zero_stage", 0, "--lr_scheduler", "constant")  # fmt: skip
+            "--guards", *GUARDS,
+            "--num_episodes", 20, "--save_steps", 10, "--zero_stage", 0, "--lr_scheduler", "constant")  # fmt: skip
     return folder
 
 

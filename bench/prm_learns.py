@@ -2,7 +2,7 @@
 
     python bench/prm_learns.py --output outputs/prm_learns
 
-The task: chains of one-digit additions and subtractions (bench/prm_chains.py), half of the solutions with a wrong
+The task: chains of one-digit additions and subtractions (bench/prm_chains.py), most of the solutions with a wrong
 result somewhere. A small model is trained on right solutions of other questions until it answers SOLVED of new ones;
 from it the reward models start. Held out are a tenth of the questions. What is done is not done again. Prints a table,
 writes table.json.
@@ -22,8 +22,9 @@ from bench.parts.chain_model import teach
 from bench.prm_chains import rows as chains
 
 ROOT = Path(__file__).resolve().parents[1]
-OPERATIONS, PER_QUESTION = (2, 4), 2
-TAUGHT, CHECKED = 8000, 100
+OPERATIONS, LARGEST, PER_QUESTION, RIGHT = (2, 4), 2, 8, 2
+"""Of a question: how many, the largest number in them, its solutions, and how many of these are right."""
+TAUGHT, CHECKED = 1500, 100
 """Questions of the first training, and those it is checked on."""
 SOLVED = 0.97
 ARMS = (("1", "ce+supcon"), ("1", "ce"), ("1", "ranking"), ("2", "ce+supcon"), ("both", "ce+supcon"))
@@ -35,8 +36,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     shape = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--solutions", type=int, default=2000, help="labelled ones, of half as many questions")
-    parser.add_argument("--epochs", type=float, default=20, help="of stage 2")
+    parser.add_argument("--solutions", type=int, default=2000, help="labelled ones")
+    parser.add_argument("--epochs", type=float, default=8, help="of stage 2")
     parser.add_argument("--learning_rate", type=float, default=5e-4, help="of stage 2")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -48,7 +49,8 @@ def flags_of(args: argparse.Namespace, stage: str, loss: str) -> list[str]:
     flags = {
         "model_name_or_path": args.output / "base", "train_data_path": args.output / "labelled.jsonl",
         "output_dir": folder, "step_label": "judge", "eval_ratio": 0.1, "stage": stage, "loss": loss,
-        "per_device_train_batch_size": 32, "logging_steps": 10, "eval_strategy": "epoch", "save_strategy": "no",
+        "step_separator_token": "\n\n", "per_device_train_batch_size": 32, "logging_steps": 10,
+        "eval_strategy": "epoch", "save_strategy": "no",
         "seed": args.seed,
     }  # fmt: skip
     second = {"learning_rate": args.learning_rate, "num_train_epochs": args.epochs}
@@ -69,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     asked = args.solutions // PER_QUESTION
-    made = chains((asked + CHECKED + TAUGHT) * PER_QUESTION, PER_QUESTION, OPERATIONS, args.seed)
+    solutions = (asked + CHECKED + TAUGHT) * PER_QUESTION
+    made = chains(solutions, PER_QUESTION, OPERATIONS, args.seed, right=RIGHT, largest=LARGEST)
     labelled, checked, taught = made[:asked], made[asked : asked + CHECKED], made[asked + CHECKED :]
     text = "".join(json.dumps(row) + "\n" for row in labelled)
     (args.output / "labelled.jsonl").write_text(text, encoding="utf-8")

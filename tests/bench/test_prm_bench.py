@@ -30,10 +30,12 @@ def is_right(steps: list[str], query: str) -> list[bool]:
 @pytest.mark.parametrize("fault", [*prm_chains.FAULTS, None])
 def test_chains_are_labelled_as_they_are(fault: str | None) -> None:
     faults = [fault] if fault else prm_chains.FAULTS
-    made = prm_chains.rows(200, 4, (2, 6), 1, faults)
+    made = prm_chains.rows(200, 4, (2, 6), 1, largest=5, faults=faults)
     assert len(made) == 50
     assert len({row["query"] for row in made}) == 50
-    assert made == prm_chains.rows(200, 4, (2, 6), 1, faults)
+    assert made == prm_chains.rows(200, 4, (2, 6), 1, largest=5, faults=faults)
+    amounts = {int(amount) for row in made for amount in re.findall(r"(?:add|subtract) (\d)", row["query"])}
+    assert amounts == {1, 2, 3, 4, 5}
     for row in made:
         assert sorted(row["labels"]) == [False, False, True, True]
         assert len({one["text"] for one in row["solutions"]}) == 4
@@ -44,6 +46,11 @@ def test_chains_are_labelled_as_they_are(fault: str | None) -> None:
             assert one["step_labels"] == [1] * first + [0] * (len(right) - first)
             assert one["is_correct"] == (False not in right)
             assert (steps[-1] == f"The answer is {row['gt']}.") == one["is_correct"]
+
+
+def test_how_many_are_right_can_be_said() -> None:
+    for row in prm_chains.rows(40, 4, (2, 4), 0, right=1):
+        assert sorted(row["labels"]) == [False, False, False, True]
 
 
 @pytest.mark.slow

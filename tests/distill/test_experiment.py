@@ -65,7 +65,7 @@ def test_training_and_evaluation_questions_are_apart(tmp_path: Path) -> None:
     trained = {id.rpartition("/")[2] for id in load(settings.train)}
     measured = {name: load(questions) for name, questions in settings.sets.items()}
     assert len(trained) == settings.train.samples
-    assert {name: len(ids) for name, ids in measured.items()} == {"heldout": 310, "larger": 150, "wording": 160}
+    assert {name: len(ids) for name, ids in measured.items()} == {"heldout": 310, "other": 310}
     assert not trained & {id.rpartition("/")[2] for ids in measured.values() for id in ids}
     for column in ("held-out", "out of distribution"):
         assert sum(len(measured[name]) for name in settings.table[column]) >= 300
@@ -104,11 +104,11 @@ def graded(path: Path, right: list[bool], tokens: int) -> None:
 
 
 def test_the_table_compares_with_base_question_by_question(tmp_path: Path) -> None:
-    settings = study(tmp_path, "table={held-out: [heldout], both: [heldout, larger]}")
+    settings = study(tmp_path, "table={held-out: [heldout], both: [heldout, other]}")
     plan = Plan(settings, [])
     for row in plan.rows:
         better = row == "R-SFT"
-        for name in ("heldout", "larger"):
+        for name in ("heldout", "other"):
             graded(plan.graded(row, name), [better or k % 2 == 0 for k in range(40)], 400)
     found = experiment.cells(plan, {"base: heldout": 10.0, "R-SFT: sft": 99.0})
     cell = found["R-SFT"]["held-out"]
