@@ -1,8 +1,7 @@
 """A small language model that works out the chains of bench/prm_chains.py, from nothing, in minutes on one core."""
 
 import random
-from collections.abc import Mapping, Sequence
-from itertools import count
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ TEMPLATE = (
 )
 WORDS = r" ?\d| ?[A-Za-z]+|\n+| ?[^\sA-Za-z\d]+"
 """A digit is a token; so is a word, with the space before it."""
-BATCH, WARMUP, COOLING, CHECK_EVERY, MOST_STEPS = 32, 100, 200, 50, 4000
-"""Solutions of a step; steps in which the learning rate rises, and falls at the end; between two looks at the accuracy;
-and at most, without the cooling."""
+BATCH, WARMUP, CHECK_EVERY = 32, 100, 50
+"""Solutions of a step; steps in which the learning rate rises, after that it falls; steps between two looks."""
 CHECKED = 100
 """Held-out questions of such a look."""
 Row = dict[str, Any]
@@ -44,17 +42,16 @@ def make_tokenizer(rows: Sequence[Row]) -> Any:
 
 
 def teach(
-    goals: Mapping[Path, float], rows: Sequence[Row], held_out: Sequence[Row], *, hidden: int, layers: int,
-    learning_rate: float, seed: int,
+    folder: Path, rows: Sequence[Row], held_out: Sequence[Row], *, hidden: int, layers: int, steps: int,
+    learning_rate: float, seed: int, early: tuple[Path, float] | None = None,
 ) -> None:  # fmt: skip
     """Train a model on the right solutions of `rows`; what is there already is not made again.
 
     Args:
-        goals: folder -> share of held-out questions answered right at which the model is saved there; rising. The
-            last one cools first, so that what it knows does not hang on the last few batches.
         hidden: H, in heads of 32; layers: many and narrow learn this sooner than few and wide.
+        early: another folder, and the share of held-out questions answered right at which the model is saved there.
     """
-    if all((folder / "config.json").is_file() for folder in goals):
+    if (folder / "config.json").is_file():
         return
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -76,9 +73,7 @@ def teach(
                if one["is_correct"]]  # fmt: skip
     encoded.sort(key=lambda one: len(one[0]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98))
-    left = list(goals.items())
-    end = MOST_STEPS + COOLING
-    for step in count(1):
+    for step in range(1, steps + 1):
         first = draw.randrange(max(1, len(encoded) - 4 * BATCH))  # of like length, so that there is little padding
         batch = draw.sample(encoded[first : first + 4 * BATCH], BATCH)
         width = max(len(ids) for ids, _ in batch)
@@ -88,24 +83,22 @@ def teach(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1, step / WARMUP, (end - step) / COOLING)
+            group["lr"] = learning_rate * min(step / WARMUP, 1 - step / steps)
         optimizer.step()
         optimizer.zero_grad()
-        if step % CHECK_EVERY and step != end:
+        if step % CHECK_EVERY and step != steps:
             continue
         found = accuracy(model, tokenizer, held_out[:CHECKED])
         print(f"base, step {step}: loss {loss.item():.3f}, accuracy {found:.2f}", flush=True)
-        if step < end and found < left[0][1]:
-            continue
-        if step < end and len(left) == 1:
-            end = min(end, step + COOLING)
-            continue
-        for folder, _ in left if step == end else left[:1]:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        del left[:1]
-        if step == end:
-            return
+        if early is not None and found >= early[1]:
+            save(model, tokenizer, early[0])
+            early = None
+    save(model, tokenizer, folder)
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def prompt_of(tokenizer: Any, query: str) -> str:

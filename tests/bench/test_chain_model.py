@@ -20,18 +20,18 @@ def test_the_tokenizer_knows_words_and_keeps_digits_apart() -> None:
     assert len(tokenizer.encode("\n", add_special_tokens=False)) == 1  # the reward model's separator
 
 
-def test_a_model_is_saved_at_each_goal_and_made_once(
+def test_a_model_is_saved_early_where_it_is_good_enough_and_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(chain_model, "CHECK_EVERY", 1)
-    monkeypatch.setattr(chain_model, "MOST_STEPS", 2)
-    monkeypatch.setattr(chain_model, "COOLING", 1)
-    goals = {tmp_path / "first": 0.0, tmp_path / "never": 1.0}
     made = rows(160, 4, (2, 4), 0)
-    for _ in range(2):
-        chain_model.teach(goals, made, made[:4], hidden=32, layers=1, learning_rate=1e-3, seed=0)
-    assert all((folder / "config.json").is_file() for folder in goals)
-    assert capsys.readouterr().out.count("base, step") == 3
+    for folder, goal in ((tmp_path / "a", 0.0), (tmp_path / "a", 0.0), (tmp_path / "b", 1.0)):
+        chain_model.teach(
+            folder, made, made[:4], hidden=32, layers=1, steps=2, learning_rate=1e-3, seed=0,
+            early=(folder.with_name(f"{folder.name}_early"), goal),
+        )  # fmt: skip
+    assert {folder.name for folder in tmp_path.iterdir()} == {"a", "a_early", "b"}
+    assert capsys.readouterr().out.count("base, step") == 4
 
 
 def test_the_reward_models_commands_are_taken(tmp_path: Path) -> None:
