@@ -166,7 +166,7 @@ def test_probes_tell_a_reader_from_a_blind_model(oracle: Any, tmp_path: Path) ->
     def reads(step: str) -> float:
         digits = [int(one) for one in step if one.isdigit()]
         if len(digits) != 3:
-            return 0.05
+            return 0.9 if step.startswith("The answer is") else 0.05
         return 0.9 if any(digits[a] + digits[b] == digits[c] for a, b, c in ((0, 1, 2), (2, 1, 0), (2, 0, 1))) else 0.1
 
     good = evaluate.probe(oracle(reads), asked, 100, 0)
