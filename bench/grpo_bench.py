@@ -21,7 +21,7 @@ from agentark.cli import resolve_model
 from agentark.embedded import EMBEDDED, small_random_model
 from agentark.tasks import get_task
 from bench.parts import report
-from bench.prm_chains import rows as chains
+from bench.parts.chains import rows as chains
 from distill import grpo_trl
 from distill.grpo_data import render
 from distill.grpo_flags import GRPOConfig

@@ -2,7 +2,7 @@
 
     python bench/grpo_learns.py --output outputs/grpo_learns
 
-The task: chains of one-digit additions and subtractions, a step per operation (bench/prm_chains.py). A model of about
+The task: chains of one-digit additions and subtractions, a step per operation (bench/parts/chains.py). A model of about
 3M parameters is trained on right solutions: at --base_accuracy of new questions it is the policy, at the end the reward
 model starts from it and learns from planted faults of all kinds. Then the real command for each reward mode. Every
 stage is skipped when it is done, so the same command goes on after a kill. Prints a table, writes table.json and
@@ -19,8 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.parts.chain_model import teach
-from bench.prm_chains import FAULTS
-from bench.prm_chains import rows as chains
+from bench.parts.chains import FAULTS, task
 from distill.grpo_flags import GUARDS
 from distill.grpo_run import rows as read_rows
 
@@ -28,8 +27,6 @@ ROOT = Path(__file__).resolve().parents[1]
 MODES = ("VR", "PRM", "PRMVR")
 HELD_OUT, LABELLED, TAUGHT = 300, 1000, 1500
 """Questions: held out; of the reward model; of the first training."""
-OPERATIONS, LARGEST, PER_QUESTION, RIGHT = (2, 4), 2, 8, 2
-"""Of a question: how many, the largest number in them, its solutions, and how many of these are right."""
 Row = dict[str, Any]
 
 
@@ -53,8 +50,7 @@ def write(path: Path, rows: list[Row]) -> Path:
 
 def data(out: Path, questions: int, seed: int) -> tuple[list[Row], list[Row]]:
     """(rows to teach from, rows held out), and their files: labelled.jsonl, prompts.jsonl, held_out.jsonl."""
-    solutions = (TAUGHT + HELD_OUT) * PER_QUESTION
-    made = chains(solutions, PER_QUESTION, OPERATIONS, seed, right=RIGHT, largest=LARGEST, faults=FAULTS)
+    made = task(TAUGHT + HELD_OUT, seed, FAULTS)
     train, held = made[HELD_OUT:], made[:HELD_OUT]
     asked = [{key: row[key] for key in ("id", "query", "gt")} | {"answer_type": "number"} for row in made]
     write(out / "labelled.jsonl", train[:LABELLED])
@@ -72,9 +68,8 @@ def run(*words: object) -> None:
 def train_reward_model(out: Path, base: Path) -> Path:
     folder = out / "reward_model"
     run("prm/finetune2.py", "--model_name_or_path", base, "--train_data_path", out / "labelled.jsonl",
-        "--output_dir", folder, "--step_separator_token", "\n\n", "--step_label", "judge",
-        "--stage", "both", "--eval_ratio", 0.1,
-        "--cache_features", True, "--per_device_train_batch_size", 32, "--save_strategy", "no",
+        "--output_dir", folder, "--step_separator_token", "\n\n", "--step_label", "judge", "--stage", "both",
+        "--eval_ratio", 0.1, "--cache_features", True, "--per_device_train_batch_size", 32, "--save_strategy", "no",
         "--eval_strategy", "epoch", "--logging_steps", 10, "--stage_1", "learning_rate=1e-3", "batch_size=32",
         "--stage_2", "learning_rate=5e-4", "batch_size=32", "num_train_epochs=3")  # fmt: skip
     return folder
@@ -89,8 +84,8 @@ def train(out: Path, base: Path, prm: Path, mode: str, steps: int, learning_rate
             "--rollout_batch_size", 16, "--micro_rollout_batch_size", 16, "--n_samples_per_prompt", 8,
             "--train_batch_size", 128, "--micro_train_batch_size", 32, "--generate_max_len", 120,
             "--prompt_max_len", 200, "--actor_learning_rate", learning_rate, "--max_steps", steps,
-            "--guards", *GUARDS,
-            "--num_episodes", 20, "--save_steps", 10, "--zero_stage", 0, "--lr_scheduler", "constant")  # fmt: skip
+            "--guards", *GUARDS, "--num_episodes", 20, "--save_steps", 10, "--zero_stage", 0,
+            "--lr_scheduler", "constant")  # fmt: skip
     return folder
 
 

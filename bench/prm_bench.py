@@ -31,8 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agentark.embedded import EMBEDDED
-from bench import prm_chains
-from bench.parts import report
+from bench.parts import chains, report
 
 DEFAULT_JSON = report.ROOT / "results" / "bench" / "prm.json"
 ARMS = ("literal", "frozen", "cached")
@@ -59,7 +58,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def make_data(path: Path, data_dir: Path | None, solutions: int) -> Path:
     """A labelled file: per question the gold solution, shortened, and two spoiled copies of each."""
     if data_dir is None:
-        made = prm_chains.rows(solutions, 4, (3, 9), 0)
+        made = chains.rows(solutions, 4, (3, 9), 0)
     else:
         draw = random.Random(0)
         lines = (data_dir / "gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()[: solutions // 4]

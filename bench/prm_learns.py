@@ -2,7 +2,7 @@
 
     python bench/prm_learns.py --output outputs/prm_learns
 
-The task: chains of one-digit additions and subtractions (bench/prm_chains.py), most of the solutions with a wrong
+The task: chains of one-digit additions and subtractions (bench/parts/chains.py), most of the solutions with a wrong
 result somewhere. A small model is trained on right solutions of other questions first; from it the
 reward models start. Held out are a tenth of the questions. What is done is not done again. Prints a table,
 writes table.json.
@@ -12,22 +12,21 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.parts.chain_model import teach
-from bench.prm_chains import rows as chains
+from bench.parts.chains import PER_QUESTION, task
 
 ROOT = Path(__file__).resolve().parents[1]
-OPERATIONS, LARGEST, PER_QUESTION, RIGHT = (2, 4), 2, 8, 2
-"""Of a question: how many, the largest number in them, its solutions, and how many of these are right."""
-TAUGHT, CHECKED = 1500, 100
-"""Questions of the first training, and those it is checked on."""
+LABELLED, CHECKED, TAUGHT = 2000 // PER_QUESTION, 100, 1500
+"""Questions: of the reward models, a tenth of them held out; that check the first training; of that training."""
 ARMS = (("1", "ce+supcon"), ("1", "ce"), ("1", "ranking"), ("2", "ce+supcon"), ("both", "ce+supcon"))
 """Stage and loss of each reward model."""
+STAGES = {"1": {"learning_rate": 1e-3, "num_train_epochs": 10}, "2": {"learning_rate": 5e-4, "num_train_epochs": 8}}
+BATCH = 32
 FIGURES = ("auroc", "accuracy", "f1_wrong", "calibration_error")
 
 
@@ -35,65 +34,54 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     shape = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--solutions", type=int, default=2000, help="labelled ones")
-    parser.add_argument("--epochs", type=float, default=8, help="of stage 2")
-    parser.add_argument("--learning_rate", type=float, default=5e-4, help="of stage 2")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
 
 
-def flags_of(args: argparse.Namespace, stage: str, loss: str) -> list[str]:
+def folder_of(out: Path, stage: str, loss: str) -> Path:
+    return out / f"stage_{stage}_{loss.replace('+', '_')}"
+
+
+def flags_of(out: Path, stage: str, loss: str, seed: int) -> list[str]:
     """The command line of prm/finetune2.py for one reward model."""
-    folder = args.output / f"stage_{stage}_{loss.replace('+', '_')}"
-    flags = {
-        "model_name_or_path": args.output / "base", "train_data_path": args.output / "labelled.jsonl",
-        "output_dir": folder, "step_label": "judge", "eval_ratio": 0.1, "stage": stage, "loss": loss,
-        "step_separator_token": "\n\n", "per_device_train_batch_size": 32, "logging_steps": 10,
-        "eval_strategy": "epoch", "save_strategy": "no",
-        "seed": args.seed,
+    flags: dict[str, Any] = {
+        "model_name_or_path": out / "base", "train_data_path": out / "labelled.jsonl",
+        "output_dir": folder_of(out, stage, loss), "step_label": "judge", "eval_ratio": 0.1, "stage": stage,
+        "loss": loss, "step_separator_token": "\n\n", "per_device_train_batch_size": BATCH, "logging_steps": 10,
+        "eval_strategy": "epoch", "save_strategy": "no", "seed": seed,
     }  # fmt: skip
-    second = {"learning_rate": args.learning_rate, "num_train_epochs": args.epochs}
-    if stage == "1":
-        flags |= {"learning_rate": 1e-3, "num_train_epochs": 10}
-    elif stage == "2":
-        flags |= second
     if stage != "2":
-        flags |= {"cache_features": True, "features_dir": args.output / "states"}
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        flags |= {"cache_features": True, "features_dir": out / "states"}
+    words = [word for name, value in (flags | STAGES.get(stage, {})).items() for word in (f"--{name}", str(value))]
     if stage == "both":
-        words += ["--stage_1", "learning_rate=1e-3", "batch_size=32", "num_train_epochs=10"]
-        words += ["--stage_2", "batch_size=32", *(f"{name}={value}" for name, value in second.items())]
+        for number, settings in STAGES.items():
+            words += [f"--stage_{number}", f"batch_size={BATCH}", *(f"{key}={one}" for key, one in settings.items())]
     return words
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     args.output.mkdir(parents=True, exist_ok=True)
-    asked = args.solutions // PER_QUESTION
-    solutions = (asked + CHECKED + TAUGHT) * PER_QUESTION
-    made = chains(solutions, PER_QUESTION, OPERATIONS, args.seed, right=RIGHT, largest=LARGEST)
-    labelled, checked, taught = made[:asked], made[asked : asked + CHECKED], made[asked + CHECKED :]
+    made = task(LABELLED + CHECKED + TAUGHT, args.seed)
+    labelled, checked, taught = made[:LABELLED], made[LABELLED:][:CHECKED], made[LABELLED + CHECKED :]
     text = "".join(json.dumps(row) + "\n" for row in labelled)
     (args.output / "labelled.jsonl").write_text(text, encoding="utf-8")
-    start = time.perf_counter()
     teach(args.output / "base", taught, checked, hidden=128, layers=6, steps=900, learning_rate=2e-3, seed=args.seed)
-    seconds = {"base": time.perf_counter() - start}
     rows: list[dict[str, Any]] = []
     for stage, loss in ARMS:
-        words = flags_of(args, stage, loss)
+        words = flags_of(args.output, stage, loss, args.seed)
         print("$ python prm/finetune2.py", *words, flush=True)
-        start = time.perf_counter()
         subprocess.run([sys.executable, "prm/finetune2.py", *words], cwd=ROOT, check=True)
-        seconds[f"{stage} {loss}"] = time.perf_counter() - start
-        figures = json.loads((Path(words[5]) / "manifest.json").read_text())["metrics"]
+        figures = json.loads((folder_of(args.output, stage, loss) / "manifest.json").read_text())["metrics"]
         last = figures[f"stage_{stage.replace('both', '2')}"]
-        rows.append({"stage": stage, "loss": loss, **{name: last[f"eval_{name}"] for name in FIGURES}})
-    report = {"rows": rows, "seconds": seconds}
-    (args.output / "table.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print("| Stage | Loss | " + " | ".join(FIGURES) + " |\n|---|---|" + "--:|" * len(FIGURES))
+        seconds = sum(one["seconds"] for one in figures.values())
+        rows.append({"stage": stage, "loss": loss, **{name: last[f"eval_{name}"] for name in FIGURES},
+                     "seconds": seconds})  # fmt: skip
+    (args.output / "table.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print("| Stage | Loss | " + " | ".join(FIGURES) + " | seconds |\n|---|---|" + "--:|" * (len(FIGURES) + 1))
     for row in rows:
-        print(f"| {row['stage']} | {row['loss']} | " + " | ".join(f"{row[name]:.3f}" for name in FIGURES) + " |")
-    print("seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()))
+        shown = " | ".join(f"{row[name]:.3f}" for name in FIGURES)
+        print(f"| {row['stage']} | {row['loss']} | {shown} | {row['seconds']:.0f} |")
     return 0
 
 

@@ -139,9 +139,10 @@ class Rewarder:
                 hits.add("long_step")
         if grade is None and grader_of(sample) is not None:
             hits.add("no_answer")
-        answer = answers.extract(text, sample.answer_type, sample.choices)
-        if answer is not None and answer.how == "last_number":
-            hits.add("unstated")
+        if "unstated" in self.config.guards:
+            answer = answers.extract(text, sample.answer_type, sample.choices)
+            if answer is not None and answer.how == "last_number":
+                hits.add("unstated")
         if truncated:
             hits.add("truncated")
         return hits & set(self.config.guards)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.prm_chains import rows
+from bench.parts.chains import rows
 
 
 def chains(path: Path, solutions: int = 16, seed: int = 0) -> Path:

@@ -1,4 +1,4 @@
-"""A small language model that works out the chains of bench/prm_chains.py, from nothing, in minutes on one core."""
+"""A small language model that works out the chains of bench/parts/chains.py, from nothing, in minutes on one core."""
 
 import random
 from collections.abc import Sequence
@@ -50,6 +50,9 @@ def teach(
     Args:
         hidden: H, in heads of 32; layers: many and narrow learn this sooner than few and wide.
         early: another folder, and the share of held-out questions answered right at which the model is saved there.
+
+    Raises:
+        SystemExit: it never got so far.
     """
     if (folder / "config.json").is_file():
         return
@@ -93,6 +96,8 @@ def teach(
         if early is not None and found >= early[1]:
             save(model, tokenizer, early[0])
             early = None
+    if early is not None:
+        raise SystemExit(f"the model never answered {early[1]:.0%} of the held-out questions")
     save(model, tokenizer, folder)
 
 

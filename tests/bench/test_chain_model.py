@@ -7,7 +7,7 @@ from script_parsers import parsed
 
 from bench import prm_learns
 from bench.parts import chain_model
-from bench.prm_chains import rows
+from bench.parts.chains import rows
 
 
 def test_the_tokenizer_knows_words_and_keeps_digits_apart() -> None:
@@ -17,7 +17,7 @@ def test_the_tokenizer_knows_words_and_keeps_digits_apart() -> None:
     assert tokenizer.decode(ids[start:]) == "3 + 4 = 7\n\nThe answer is 7.<|im_end|>"
     assert tokenizer.decode(ids[:start]).endswith("assistant\n")
     assert [tokenizer.decode(one) for one in ids[start : start + 5]] == ["3", " +", " 4", " =", " 7"]
-    assert len(tokenizer.encode("\n", add_special_tokens=False)) == 1  # the reward model's separator
+    assert len(tokenizer.encode("\n\n", add_special_tokens=False)) == 1  # the reward models' separator
 
 
 def test_a_model_is_saved_early_where_it_is_good_enough_and_made_once(
@@ -25,16 +25,21 @@ def test_a_model_is_saved_early_where_it_is_good_enough_and_made_once(
 ) -> None:
     monkeypatch.setattr(chain_model, "CHECK_EVERY", 1)
     made = rows(160, 4, (2, 4), 0)
-    for folder, goal in ((tmp_path / "a", 0.0), (tmp_path / "a", 0.0), (tmp_path / "b", 1.0)):
+
+    def teach(name: str, goal: float) -> None:
         chain_model.teach(
-            folder, made, made[:4], hidden=32, layers=1, steps=2, learning_rate=1e-3, seed=0,
-            early=(folder.with_name(f"{folder.name}_early"), goal),
+            tmp_path / name, made, made[:4], hidden=32, layers=1, steps=2, learning_rate=1e-3, seed=0,
+            early=(tmp_path / f"{name}_early", goal),
         )  # fmt: skip
-    assert {folder.name for folder in tmp_path.iterdir()} == {"a", "a_early", "b"}
-    assert capsys.readouterr().out.count("base, step") == 4
+
+    teach("a", 0.0)
+    teach("a", 0.0)
+    assert capsys.readouterr().out.count("base, step") == 2
+    with pytest.raises(SystemExit, match="never answered 100%"):
+        teach("b", 1.0)
+    assert {folder.name for folder in tmp_path.iterdir()} == {"a", "a_early"}
 
 
 def test_the_reward_models_commands_are_taken(tmp_path: Path) -> None:
-    args = prm_learns.parse(["--output", str(tmp_path)])
-    taken = [parsed("prm/finetune2.py", prm_learns.flags_of(args, *arm)) for arm in prm_learns.ARMS]
-    assert len({prm_learns.flags_of(args, *arm)[5] for arm in prm_learns.ARMS}) == len(taken) == 5
+    taken = [parsed("prm/finetune2.py", prm_learns.flags_of(tmp_path, *arm, 0)) for arm in prm_learns.ARMS]
+    assert len({prm_learns.folder_of(tmp_path, *arm) for arm in prm_learns.ARMS}) == len(taken)

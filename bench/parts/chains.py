@@ -1,20 +1,12 @@
-"""Make a step task whose wrong steps can be seen: chains of one-digit operations with planted errors.
-
-    python bench/prm_chains.py --solutions 2000 --output results/bench/chains.jsonl
-    python prm/finetune2.py --model_name_or_path smollm2-135m-instruct --train_data_path results/bench/chains.jsonl \
-        --output_dir outputs/prm_chains --step_label judge --eval_ratio 0.1 --stage both
+"""A step task whose wrong steps can be seen: chains of one-digit operations with planted errors.
 
 Rows are those of a labelled file, with `step_labels`: 1 before the first wrong step, 0 from it on. A solution has a
 step per operation and one that states the answer. Every question has right and wrong solutions; what follows a wrong
 step goes on from its result, without a further mistake.
 """
 
-import argparse
-import json
 import random
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 WORDINGS = {
@@ -24,20 +16,10 @@ WORDINGS = {
 NAMES = {"+": "add", "-": "subtract"}
 FAULTS = ("slip", "omission", "invention")
 """A wrong result; an operation left out, which shows at the step after it; an operation that was not asked for."""
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
-    parser.add_argument("--solutions", type=int, default=2000, help="in all")
-    parser.add_argument("--per_question", type=int, default=4)
-    parser.add_argument("--right", type=int, help="of them (default: half)")
-    parser.add_argument("--operations", type=int, nargs=2, default=(2, 4), help="fewest and most per question")
-    parser.add_argument("--largest", type=int, default=9, help="number that is added or subtracted")
-    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=["slip"], help="of wrong solutions, one in each")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, required=True)
-    return parser.parse_args(argv)
+OPERATIONS, LARGEST, PER_QUESTION, RIGHT = (2, 4), 2, 8, 2
+"""Of the task that the learning experiments share; see `rows`."""
+TRIES = 1000
+"""Draws for each thing wanted, before we say that there are no more."""
 
 
 def operation(value: int, largest: int, draw: random.Random) -> tuple[str, int]:
@@ -83,7 +65,9 @@ def question(
         value = value + amount if sign == "+" else value - amount
     told = ", ".join(f"{NAMES[sign]} {amount}" for sign, amount in operations)
     solutions: list[dict[str, Any]] = []
-    while len(solutions) < count:
+    for _ in range(TRIES * count):
+        if len(solutions) == count:
+            break
         fault = None if len(solutions) < right else (draw.choice(faults), draw.randrange(len(operations)))
         steps = follow(start, operations, fault, largest, draw)
         if steps is None or any(one["text"] == "\n\n".join(steps) for one in solutions):
@@ -92,6 +76,8 @@ def question(
         labels = [1] * first + [0] * (len(steps) - first)
         text = "\n\n".join(steps)
         solutions.append({"text": text, "is_correct": fault is None, "step_labels": labels})
+    if len(solutions) < count:
+        raise ValueError(f"{len(operations)} operations have only {len(solutions)} different solutions, not {count}")
     draw.shuffle(solutions)
     solutions = [{"id": place, **one} for place, one in enumerate(solutions, 1)]
     return {
@@ -107,27 +93,29 @@ def rows(
     solutions: int, per_question: int, operations: tuple[int, int], seed: int, *, right: int | None = None,
     largest: int = 9, faults: Sequence[str] = ("slip",),
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The data set; the same for the same arguments. No question comes twice."""
+    """The data set; the same for the same arguments. No question comes twice.
+
+    Args:
+        solutions: in all; per_question: of each, `right` of them (half) right.
+        operations: fewest and most of a question; largest: number that is added or subtracted.
+        faults: of wrong solutions, one in each.
+
+    Raises:
+        ValueError: there are not so many different questions, or solutions of one.
+    """
     draw = random.Random(seed)
     many = per_question // 2 if right is None else right
     found: dict[str, dict[str, Any]] = {}
-    while len(found) < solutions // per_question:
+    wanted = solutions // per_question
+    for _ in range(TRIES * wanted):
+        if len(found) == wanted:
+            return list(found.values())
         row = question(len(found), draw, per_question, many, *operations, largest, faults)
         found.setdefault(row["query"], row)
-    return list(found.values())
+    raise ValueError(f"only {len(found)} different questions, not {wanted}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    made = rows(args.solutions, args.per_question, tuple(args.operations), args.seed, right=args.right,
-                largest=args.largest, faults=args.faults)  # fmt: skip
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
-    wrong = sum(label == 0 for row in made for one in row["solutions"] for label in one["step_labels"])
-    steps = sum(len(one["step_labels"]) for row in made for one in row["solutions"])
-    print(f"{len(made)} questions, {len(made) * args.per_question} solutions, {steps} steps, {wrong / steps:.0%} wrong")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def task(questions: int, seed: int, faults: Sequence[str] = ("slip",)) -> list[dict[str, Any]]:
+    """What the learning experiments share: few facts, so that they can be learnt in minutes."""
+    shape = {"right": RIGHT, "largest": LARGEST, "faults": faults}
+    return rows(questions * PER_QUESTION, PER_QUESTION, OPERATIONS, seed, **shape)
