@@ -15,6 +15,10 @@ CPU = {
 }  # fmt: skip
 
 
+TIE = 1e-3
+"""Log-probability by which two engines may disagree on which token is best."""
+
+
 @pytest.mark.slow
 def test_vllm_follows_the_weights(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vllm")
@@ -34,21 +38,24 @@ def test_vllm_follows_the_weights(small_model: Path, tmp_path: Path, monkeypatch
     def vllm() -> list[list[int]]:
         return trainer._generate_single_turn(prompts, None, {}, 1)[0]
 
-    def greedy() -> list[list[int]]:
-        texts = grpo_trl.greedy(trainer, inputs.prompts[:4], config)
-        return [inputs.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    def short_of_best(responses: list[list[int]]) -> float:
+        """How far below the trainer's best token any of these is, in log-probability, by the trainer's own forward."""
+        worst = 0.0
+        for prompt, response in zip(prompts, responses, strict=True):
+            ids = torch.tensor([prompt + response], device=trainer.accelerator.device)  # (1, P + T)
+            with torch.no_grad():
+                logp = trainer.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)  # (T, V)
+            chosen = logp.gather(1, ids[0, len(prompt) :, None]).squeeze(1)  # (T,)
+            worst = max(worst, float((logp.max(1).values - chosen).max()))
+        return worst
 
-    def decoded(responses: list[list[int]]) -> list[str]:
-        return [inputs.tokenizer.decode(ids, skip_special_tokens=True) for ids in responses]
-
-    before = decoded(vllm())
-    assert before == decoded(greedy())
+    before = vllm()
+    assert short_of_best(before) < TIE
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    assert decoded(vllm()) == before  # nobody has told it yet
+    assert short_of_best(before) > 100 * TIE
+    assert vllm() == before  # nobody has told it yet
     trainer.state.global_step += 1
-    after = decoded(vllm())
-    assert after != before
-    assert after == decoded(greedy())
+    assert short_of_best(vllm()) < TIE
