@@ -215,6 +215,8 @@ def _prepare_environment(log_level: str) -> bool:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    # the model in the engine's own process: in one of its own it needs another import and spins on a core between steps
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     return True
 
 
