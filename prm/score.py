@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from agentark import cli
+from agentark.engines.vllm import CPU_ENVIRONMENT
 from agentark.records import write_atomically
 from agentark.types import UserError
 from prm.rows import Question, questions
@@ -131,8 +132,8 @@ def vllm_scores(folder: Path, sequences: Sequence[Encoded | None]) -> list[list[
     import torch
 
     on_cpu = not torch.cuda.is_available()
-    settings = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"}
-    for name, value in settings.items():
+    settings = CPU_ENVIRONMENT if on_cpu else {}
+    for name, value in {**settings, "VLLM_NO_USAGE_STATS": "1"}.items():
         os.environ.setdefault(name, value)
     try:
         from vllm import LLM, PoolingParams

@@ -12,13 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from agentark.engines.vllm import CPU_ENVIRONMENT
+
 HEALTHY_SECONDS = 480
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "2",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
+ENVIRONMENT = {**CPU_ENVIRONMENT, "OMP_NUM_THREADS": "2", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
 class Server(NamedTuple):

@@ -24,6 +24,14 @@ CPU_CAPACITY = 32
 CPU_BLOCK = 32
 """Tokens per block of the prefix cache on the CPU build; its default of 128 forgets half of a short debate."""
 
+CPU_ENVIRONMENT = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
+    # the model in the engine's own process: in one of its own it needs another import and spins on a core between steps
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+"""What the CPU build reads at its import, where nothing else is set."""
+
 SURE = 100.0
 """Bias on the logits of tokens of which one must come; the most vLLM takes. Unlike guidance it is added after the
 log-probabilities are taken. (`allowed_token_ids` would be, too, but vLLM 0.29 gives one request's to another when it
@@ -212,11 +220,8 @@ def _prepare_environment(log_level: str) -> bool:
         importlib.metadata.version("vllm-cpu")
     except importlib.metadata.PackageNotFoundError:
         return False
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    # the model in the engine's own process: in one of its own it needs another import and spins on a core between steps
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    for name, value in {**CPU_ENVIRONMENT, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}.items():
+        os.environ.setdefault(name, value)
     return True
 
 

@@ -191,6 +191,7 @@ def test_second_run_does_nothing(machine: Machine) -> None:
     assert code == 0
     assert machine.new_venvs == 1
     assert any("requirements-cpu.txt" in command for command in commands)
+    assert "-m compileall" in commands[-1]
     assert not machine.building.exists()
     assert machine.install() == (0, [])
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from grpo_cases import Scorer, made_inputs, settings
 
+from agentark.engines.vllm import CPU_ENVIRONMENT
 from distill import grpo_trl
 from distill.grpo_run import Run
 
 CPU = {
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    **CPU_ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1",
     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29571", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1",
 }  # fmt: skip
-
 
 TIE = 1e-3
 """Log-probability by which two engines may disagree on which token is best."""

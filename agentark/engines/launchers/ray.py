@@ -23,7 +23,7 @@ from agentark.engines.launchers import replica as replica_module
 from agentark.engines.launchers.base import EngineConfig, finished
 from agentark.engines.launchers.command import server_command
 from agentark.engines.openai import OpenAIEngine
-from agentark.engines.vllm import CPU_CAPACITY
+from agentark.engines.vllm import CPU_CAPACITY, CPU_ENVIRONMENT
 from agentark.engines.wire import Server
 from agentark.lock import RunLock
 from agentark.types import RunError, UserError
@@ -199,7 +199,7 @@ class RayLauncher:
         if not self._on_cpu:
             return shared
         threads = max(1, (os.cpu_count() or 1) // self.config.num_replicas)
-        cpu = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": str(threads)}
+        cpu = {**CPU_ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": str(threads)}
         return shared | {name: os.environ.get(name, value) for name, value in cpu.items()}
 
     # ------------------------------------------------------------ starting, minding, ending
