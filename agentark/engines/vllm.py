@@ -18,7 +18,7 @@ from agentark.config import Config
 from agentark.engines.prompt import Prompter
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
-CPU_CAPACITY = 32
+CPU_CAPACITY = 128
 """Calls in flight on the CPU build, where throughput levels off (vLLM's own default is meant for GPUs)."""
 
 CPU_BLOCK = 32
@@ -26,7 +26,7 @@ CPU_BLOCK = 32
 
 CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
+    "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB
     # the model in the engine's own process: in one of its own it needs another import and spins on a core between steps
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }

@@ -28,6 +28,7 @@ TRIES = 50
 """Problems drawn per distinct one asked for, before we say that there are no more."""
 WORDINGS = {
     "generator": "{question}",
+    "plain": "Write down the final answer of this calculation: {expression} =",
     "spoken": "How much is {spoken}?",
     "story": "A counter stands at {first}. {moves} What does the counter show now?",
 }
@@ -46,7 +47,7 @@ class ChainSumOptions(Config):
     """Digits of the numbers of a problem (all have equally many), at least; >= 1."""
     max_digits: int = Field(1, ge=1)
     """Digits at most."""
-    wording: Literal["generator", "spoken", "story"] = "generator"
+    wording: Literal["generator", "plain", "spoken", "story"] = "generator"
     """How a problem is put: the generator's sentence, or one of ours."""
     instruction: Literal["steps", "result"] = "steps"
     """What is asked for: working it out and the result, or the result."""
@@ -100,7 +101,9 @@ def to_samples(row: Row, index: int, split: str, options: ChainSumOptions) -> It
     yield Sample(
         id=f"ChainSum/{split}/{options.wording}/{expression.replace(' ', '')}",
         source="ChainSum",
-        query=WORDINGS[options.wording].format(question=question, spoken=spoken, first=first, moves=moves),
+        query=WORDINGS[options.wording].format(
+            question=question, expression=expression, spoken=spoken, first=first, moves=moves
+        ),
         gt=normalize(string(row, "answer"), "number"),
         answer_type="number",
         instruction=INSTRUCTIONS[options.instruction],
