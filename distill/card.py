@@ -67,7 +67,7 @@ def manifest(
         "licence": sources[0].task.licence,
         **{flag: getattr(args, flag) for flag in flags},
         "contamination": [str(path) for path in args.contamination],
-        "config": settings.model_dump(),
+        "config": settings.model_dump(mode="json"),
         "sources": [
             {
                 "labels": str(one.labels),

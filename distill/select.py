@@ -9,6 +9,7 @@ chosen depends on the labelled questions alone, never on the order of rows or fi
 
 # ruff: noqa: T201 -- an entry script: it prints what it found
 
+import re
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -59,6 +60,8 @@ class SelectConfig(Config):
     """Of a target, beside its answer."""
     drop_truncated: bool
     """Whether solutions that ended at their token limit are left out."""
+    peer_heading: re.Pattern[str]
+    """A line that stands above a peer's text in the methods' prompts; targets that have one are left out."""
     near_duplicate: float = Field(gt=0, le=1)
     """Jaccard similarity from which two solutions of a question are the same; 1: only equal texts."""
     shingle: int = Field(ge=1)
@@ -209,6 +212,8 @@ def _text(sample: Sample, one: Trajectory, args: Namespace, settings: SelectConf
     text = targets.compose(sample, one, args.trace, args.thinking, settings.joiners, settings.answer_forms)
     if text is None or answers.extract(one.replies[-1].text, sample.answer_type, sample.choices) is None:
         return "no answer", None
+    if any(map(settings.peer_heading.match, text.splitlines())):
+        return "repeats a peer", None
     if targets.reasoning_words(sample, text) < settings.min_reasoning_words:
         return "answer without reasoning", None
     if len(text) > settings.max_characters:

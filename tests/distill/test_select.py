@@ -254,7 +254,8 @@ def test_the_order_of_rows_does_not_matter(tmp_path_factory: pytest.TempPathFact
 def test_filters_are_counted(tmp_path: Path) -> None:
     long = says(7, "word " * 80)
     thought = f"<think>well</think>{says(7, 'After some thought I find')}"
-    texts = [says(7), long, "\\boxed{7}", thought]
+    parrot = f"Both agree.\n\n[Answer of agent 1]\n{says(7)}"
+    texts = [says(7), long, "\\boxed{7}", thought, parrot]
     record = debate("GSM8K/train/0", "7", [texts])
     cut = [
         msgspec.structs.replace(turn, completion=msgspec.structs.replace(turn.completion, finish_reason="length"))
@@ -268,6 +269,7 @@ def test_filters_are_counted(tmp_path: Path) -> None:
     assert counts["dropped_trajectories"] == {
         "answer without reasoning": 1,
         "near-duplicate": 0,
+        "repeats a peer": 1,
         "too long": 1,
         "truncated": 1,
     }

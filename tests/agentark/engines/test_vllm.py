@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from lora_cases import adapted
 
@@ -57,6 +58,12 @@ def test_a_reply_and_its_counts(served: Served) -> None:
     )
     assert served.engine.context_length == CONTEXT
     assert served.engine.guarantee == "seeded"
+
+
+def test_the_engine_and_its_model_are_one_process(served: Served) -> None:
+    children = psutil.Process().children(recursive=True)
+    engines = [child for child in children if "VLLM::" in "".join(child.cmdline())]
+    assert len(engines) == 1, engines
 
 
 def test_a_shared_prefix_is_served_from_the_cache(served: Served) -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from agentark.tasks import get_task
-from agentark.tasks.chain_sum import ChainSumOptions, split_of
+from agentark.tasks.chain_sum import WORDINGS, ChainSumOptions, split_of
 from agentark.types import Sample, UserError
 
 
@@ -19,14 +19,14 @@ def expression(sample: Sample) -> str:
 
 def test_splits_are_disjoint_across_seeds_and_wordings() -> None:
     train = {expression(one) for seed in (0, 1) for one in load("train", seed=seed, max_digits=2, size=300)}
-    for seed, wording in ((0, "generator"), (5, "spoken"), (6, "story")):
+    for seed, wording in ((0, "generator"), (4, "plain"), (5, "spoken"), (6, "story")):
         test = load("test", seed=seed, max_digits=2, size=300, wording=wording)
         assert not train & {expression(one) for one in test}
         assert 100 < len(test) < 200
 
 
 def test_the_answer_belongs_to_the_question_in_every_wording() -> None:
-    for wording in ("generator", "spoken", "story"):
+    for wording in WORDINGS:
         for one in load("train", size=60, max_terms=3, max_digits=2, wording=wording):
             assert eval(expression(one)) == int(one.gt)  # noqa: S307 -- made by the generator: digits and signs only
             assert re.findall(r"\d+", one.query) == re.findall(r"\d+", expression(one))
