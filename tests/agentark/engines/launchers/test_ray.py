@@ -19,6 +19,7 @@ from agentark.engines.launchers.base import LaunchedEngine
 from agentark.engines.launchers.ray import RayConfig, RayLauncher
 from agentark.engines.launchers.replica import Replica
 from agentark.engines.openai import OpenAIConfig
+from agentark.engines.vllm import CPU_CAPACITY
 from agentark.lock import RunLock
 from agentark.types import SamplingParams, UserError, message
 
@@ -74,7 +75,7 @@ def test_a_killed_replica_is_restarted_and_no_call_is_lost(tmp_path: Path) -> No
     async def scenario(engine: LaunchedEngine, lock: RunLock) -> tuple[list[str], list[str], list[str]]:
         launched = engine.launcher
         assert isinstance(launched, RayLauncher)
-        assert (engine.name, engine.capacity, engine.context_length) == ("openai/ray", 64, 4096)
+        assert (engine.name, engine.capacity, engine.context_length) == ("openai/ray", 2 * CPU_CAPACITY, 4096)
         victim = launched.replicas[0]
         assert str(victim.pid).encode() in lock.path.read_bytes()  # a killed run leaves nothing behind
         ports = [one.endpoint.model_url.rsplit(":", 1)[1].removesuffix("/v1") for one in launched.replicas]
