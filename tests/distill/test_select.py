@@ -1,5 +1,6 @@
 """distill.select as a user meets it: debates labelled by label.py, then chosen from."""
 
+import importlib
 import json
 import random
 from argparse import Namespace
@@ -279,6 +280,28 @@ def test_filters_are_counted(tmp_path: Path) -> None:
     ]
     assert run(path, tmp_path / "b.jsonl", "--thinking", "keep", "--set", "drop_truncated=false") == 0
     assert manifest(tmp_path / "b.jsonl")["counts"]["thinking"] == {"thinking kept": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("llm_debate", "PEER"),
+        ("llm_debate", "AGENT_ANSWER"),
+        ("self_consistency", "CANDIDATE"),
+        ("camel", "PROPOSAL"),
+        ("camel", "SOLUTION"),
+        ("dylan", "PEER"),
+        ("dylan", "PROGRAM"),
+        ("dylan", "REVIEW"),
+        ("macnet", "CANDIDATE"),
+        ("evomac", "PART"),
+    ],
+)
+def test_peer_heading_knows_the_headings_of_the_prompts(method: str, name: str) -> None:
+    heading = load(select.SelectConfig, select.CONFIG, [], "--set").peer_heading
+    prompts = importlib.import_module(f"methods.{method}.prompts")
+    assert heading.match(getattr(prompts, name).format(number=2).strip())
+    assert not heading.match("[Answer]")  # a heading of its own
 
 
 def test_contaminated_questions_are_left_out_and_counted(labels: Path, tmp_path: Path) -> None:
