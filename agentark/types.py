@@ -184,6 +184,11 @@ class Sample(Struct, frozen=True, omit_defaults=True, kw_only=True):
             parts.append(Part(f"\n\n{self.instruction}"))
         return tuple(parts)
 
+    @property
+    def prompt(self) -> str:
+        """The whole task as one text: document, question, answer format."""
+        return "".join(part.text for part in self.parts())
+
     def asking(self, query: str) -> "Sample":
         """Another question in this sample's answer format, without a gold answer."""
         bare = {"references": None, "document": None, "choices": None, "tag": None}

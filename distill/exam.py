@@ -11,7 +11,6 @@ from agentark import answers, config, contamination, evaluation
 from agentark.evaluation import Attempt, TextScores
 from agentark.tasks import get_task
 from agentark.types import Sample, UserError
-from distill.targets import prompt_of
 
 
 class Exam(Struct, frozen=True, kw_only=True):
@@ -69,7 +68,7 @@ class Exam(Struct, frozen=True, kw_only=True):
             replies = greedy(
                 model,
                 trainer.processing_class,
-                [prompt_of(self.samples[place]) for place in mine],
+                [[{"role": "user", "content": self.samples[place].prompt}] for place in mine],
                 self.max_new_tokens,
                 self.batch_size,
             )

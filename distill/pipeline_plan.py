@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from agentark import judge
 from distill.pipeline_config import Flags, Pipeline, Questions, Teacher, Value
 from distill.pipeline_places import BASE, Places
-from distill.select import CONFIG as SELECT_CONFIG
+from distill.select.choose import CONFIG as SELECT_CONFIG
 from distill.study_child import ROOT, Step, slug
 from methods import configs_of
 from prm.settings import TWO_STAGE

@@ -45,7 +45,7 @@ def batches(samples: Sequence[Sample], draw: Random) -> Iterator[list[Example]]:
     prompts = load_prompts()
 
     def answered(sample: Sample) -> Example:
-        return Example([_said("user", "".join(part.text for part in sample.parts()))], solution(sample.gt))
+        return Example([_said("user", sample.prompt)], solution(sample.gt))
 
     def updated(sample: Sample) -> Example:
         before = [solution(draw.choice(samples).gt) for _ in range(PEERS + 1)]

@@ -56,7 +56,7 @@ def likelihoods(args: Namespace, items: Items) -> list[Likelihood]:
     contamination.check(ids, trained, args.model_name_or_path, args.allow_contamination)
     model, _ = cli.resolve_model(args.model_name_or_path, "--model_name_or_path")
     scorer = reasoning.Scorer(model, args.device, args.chat_template)
-    asked = ["".join(part.text for part in sample.parts()) for sample, _, _ in items]
+    asked = [sample.prompt for sample, _, _ in items]
     texts = [text for _, _, text in items]
     return [scorer.score(*pair) for pair in tqdm(zip(asked, texts, strict=True), total=len(items), unit="solution")]
 

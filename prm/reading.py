@@ -127,7 +127,7 @@ def _ours(
         return
     if len(row.labels) != len(row.solutions):
         raise UserError(f"{where}: {len(row.labels)} labels of {len(row.solutions)} solutions")
-    prompt = "".join(part.text for part in row.parts())
+    prompt = row.prompt
     found = [
         (str(one.id), one.text, verdict, one.step_labels if one.step_labels is not msgspec.UNSET else None)
         for one, verdict in zip(row.solutions, row.labels, strict=True)

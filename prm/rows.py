@@ -51,12 +51,12 @@ def _question(where: str, row: Mapping[str, Any]) -> Question:
         if "labels_schema" in row:
             ours = msgspec.convert(row, LabelRow)
             found = [Candidate(one.id, one.text, one.answer, one.verdict) for one in ours.solutions]
-            return Question(ours.id, "".join(part.text for part in ours.parts()), tuple(found), ours.answer_type)
+            return Question(ours.id, ours.prompt, tuple(found), ours.answer_type)
         if "trajectory" in row:
             record = msgspec.convert(row, Record)
             texts = {turn.id: turn.text for turn in record.trajectory}
             found = [Candidate(one.id, texts[one.turn], one.answer) for one in record.solutions]
-            prompt = "".join(part.text for part in record.sample().parts())
+            prompt = record.sample().prompt
             return Question(record.id, prompt, tuple(found), record.answer_type)
         if isinstance(row.get("solutions"), list):
             found = [

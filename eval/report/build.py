@@ -14,7 +14,7 @@ from agentark.evaluation import Graded
 from agentark.labels import LabelRow
 from agentark.records import now, write_atomically
 from agentark.types import Record, UserError
-from distill.paths import CLASSES
+from distill.select.trajectories import CLASSES
 from eval.report import charts, export, overview, pages, training
 from eval.report.charts import Chart
 from eval.report.debate import STATES, Debate, Sampled, look, state

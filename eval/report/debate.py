@@ -1,7 +1,7 @@
 """What a debate did: who was right in which round, how far they agreed, and what voting alone would have reached.
 
-Verdicts are the labels' where there are labels of all rounds, else the rules' where rules can tell (distill/paths.py);
-nobody's opinion is made up, so every count has its own n.
+Verdicts are the labels' where there are labels of all rounds, else the rules' where rules can tell
+(distill/select/trajectories.py); nobody's opinion is made up, so every count has its own n.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from agentark.judge import CHECKABLE, by_rule
 from agentark.labels import Candidate, LabelRow, answered, fields_of
 from agentark.records import natural
 from agentark.types import Record
-from distill.paths import AGGREGATE, CLASSES, classify, round_verdicts
+from distill.select.trajectories import AGGREGATE, CLASSES, classify, round_verdicts
 
 State = str
 STATES: tuple[State, ...] = ("right", "wrong", "null")

@@ -11,8 +11,9 @@ import label
 from agentark import config, stats
 from agentark.evaluation import Graded
 from agentark.types import RunError, UserError
-from distill import experiment, select
+from distill import experiment
 from distill.experiment import BASE, Plan, Step, Study
+from distill.select import __main__ as select
 
 CONFIG = Path(__file__).parents[2] / "configs" / "experiments" / "arith.yaml"
 

@@ -21,10 +21,10 @@ from agentark.tasks import get_task
 from agentark.types import UserError
 from distill.pipeline_config import load
 from distill.pipeline_plan import Plan
+from distill.select.targets import prompt_of
 from distill.study_child import ROOT
 from distill.study_model import batches
 from distill.study_model import main as make_model
-from distill.targets import prompt_of
 
 SMOKE = ROOT / "configs" / "pipelines" / "smoke.yaml"
 LIMIT = 1500

@@ -19,7 +19,8 @@ import label
 from agentark import answers, cli
 from agentark.config import load
 from agentark.types import Completion, EngineFault, Message, Record, SamplingParams, UserError
-from distill import select
+from distill.select import __main__ as select
+from distill.select.choose import CONFIG, SelectConfig
 
 pytest.importorskip("datasketch")
 Run = Callable[..., int]
@@ -127,7 +128,7 @@ def test_min_correct_and_preference(labels: Path, tmp_path: Path) -> None:
 def test_dialogue_and_answer_only(labels: Path, tmp_path: Path) -> None:
     assert run(labels, tmp_path / "a.jsonl", "--trace", "dialogue") == 0
     text = chosen(tmp_path / "a.jsonl")[0]["completion"][0]["content"]
-    settings = load(select.SelectConfig, select.CONFIG, [], "--set")
+    settings = load(SelectConfig, CONFIG, [], "--set")
     assert any(joiner in text for joiner in settings.joiners.correcting)
     assert text.startswith(says(8).replace("\\boxed{8}", "8"))
     assert text.endswith(says(7, "Adding up gives"))
@@ -298,7 +299,7 @@ def test_filters_are_counted(tmp_path: Path) -> None:
     ],
 )
 def test_peer_heading_knows_the_headings_of_the_prompts(method: str, name: str) -> None:
-    heading = load(select.SelectConfig, select.CONFIG, [], "--set").peer_heading
+    heading = load(SelectConfig, CONFIG, [], "--set").peer_heading
     prompts = importlib.import_module(f"methods.{method}.prompts")
     assert heading.match(getattr(prompts, name).format(number=2).strip())
     assert not heading.match("[Answer]")  # a heading of its own

@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from agentark.runner import Episode
 from agentark.types import Chat, Guarantee, Message, MethodInfo, Outcome, Part, Sample, TokenStats, digest, message
-from distill import prompts
-from distill.overlap import ngrams, tokens
+from distill.select import prompts
+from distill.select.duplicates import ngrams, tokens
 
 Distances = Sequence[Sequence[float]]
 NONE = "none"

@@ -11,7 +11,7 @@ from pydantic import Field
 from agentark import answers
 from agentark.config import Config
 from agentark.types import Sample, digest
-from distill.paths import Reply, Trajectory
+from distill.select.trajectories import Reply, Trajectory
 
 Trace = Literal["single", "dialogue"]
 Thinking = Literal["strip", "keep"]
@@ -123,7 +123,7 @@ def reasoning_words(sample: Sample, text: str) -> int:
 
 def prompt_of(sample: Sample) -> list[dict[str, str]]:
     """The question as inference puts it to a single model (method vanilla)."""
-    return [{"role": "user", "content": "".join(part.text for part in sample.parts())}]
+    return [{"role": "user", "content": sample.prompt}]
 
 
 def completion_of(text: str) -> list[dict[str, str]]:

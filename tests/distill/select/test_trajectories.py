@@ -13,7 +13,7 @@ from agentark.judge import LabelConfig, Labeller, label_row, load_prompts
 from agentark.labels import LabelRow, answered
 from agentark.runner import Defaults, Episode
 from agentark.types import MethodInfo, Record, Solution, UserError
-from distill.paths import AGGREGATE, classify, is_aggregate, round_verdicts, trajectories
+from distill.select.trajectories import AGGREGATE, classify, is_aggregate, round_verdicts, trajectories
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentark.types import UserError
-from distill.diversity import Embedder, farthest, ngram_distances, tfidf_distances
-from distill.overlap import EvaluationQuestions, distinct, ngrams, tokens
+from distill.select.diversity import Embedder, farthest, ngram_distances, tfidf_distances
+from distill.select.duplicates import EvaluationQuestions, distinct, ngrams, tokens
 
 LONG = "A farmer has twelve red hens and sells three of them at the market every single week"
 

@@ -14,7 +14,7 @@ from agentark.config import Config
 from agentark.evaluation import manifest_of
 from agentark.records import now, write_atomically
 from agentark.types import UserError
-from distill.sources import Labelled
+from distill.select.labelled import Labelled
 
 SCHEMA = 1
 """Version of the rows and the manifest."""

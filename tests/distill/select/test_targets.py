@@ -8,8 +8,8 @@ import yaml
 
 from agentark.tasks.base import BOXED_NUMBER_INSTRUCTION, CHOICE_INSTRUCTION, SHORT_INSTRUCTION
 from agentark.types import Sample
-from distill.paths import Reply, Trajectory
-from distill.targets import AnswerForms, Joiners, answer_only, compose, prompt_of, reasoning_words, unboxed
+from distill.select.targets import AnswerForms, Joiners, answer_only, compose, prompt_of, reasoning_words, unboxed
+from distill.select.trajectories import Reply, Trajectory
 
 FIXTURE = yaml.safe_load((Path(__file__).parent / "fixtures" / "dialogue.yaml").read_text(encoding="utf-8"))
 JOINERS = Joiners(correcting=[FIXTURE["correcting"]], confirming=[FIXTURE["confirming"]])

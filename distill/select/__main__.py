@@ -1,0 +1,97 @@
+"""Choose training trajectories from labelled debates: R-SFT and DA (AgentArk, arXiv 2602.03955, phases 2 and 3).
+
+    python -m distill.select --input results/GSM8K/<model>/llm_debate_infer_labeled_by_<judge>.jsonl \
+        --output data/gsm8k_rsft.jsonl --strategy rsft
+
+Writes prompt-completion rows for TRL, a dataset card beside them (<output>.card.md) and <output>.manifest.json. What is
+chosen depends on the labelled questions alone, never on the order of rows or files.
+"""
+
+# ruff: noqa: T201 -- an entry script: it prints what it found
+
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from agentark import answers, cli, config
+from agentark.types import UserError
+from distill.select import card
+from distill.select.choose import CONFIG, K_MAX, SelectConfig, merge, select
+from distill.select.labelled import Labelled, read_labelled
+
+
+def parse(argv: list[str] | None = None) -> Namespace:
+    parser = cli.Parser(prog="python -m distill.select", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--input", type=Path, nargs="+", required=True, help="labelled files of one dataset")
+    parser.add_argument("--output", type=Path, required=True, help="training set to write (.jsonl)")
+    parser.add_argument("--strategy", choices=["rsft", "da"], required=True, help="one trajectory a question, or k")
+    parser.add_argument("--trajectories", type=Path, nargs="+", help="results files of the inputs, in their order")
+    parser.add_argument("--min_correct", type=cli.integer(1), default=2, help="agents of a question that must be right")
+    parser.add_argument("--trace", choices=["single", "dialogue"], default="single", help="what of a trajectory")
+    parser.add_argument("--target", choices=["full", "answer"], default="full", help="answer: the gold answer alone")
+    parser.add_argument("--thinking", choices=["strip", "keep"], default="strip", help="text between thinking tags")
+    parser.add_argument("--k", type=int, choices=range(1, K_MAX + 1), default=K_MAX, help="DA: at most so many")
+    parser.add_argument("--diversity", choices=["llm", "embed", "ngram"], default="embed", help="DA: who says differs")
+    parser.add_argument("--distiller", help="DA with --diversity llm: the model that picks")
+    parser.add_argument("--contamination", type=Path, nargs="+", default=[], help="evaluation files to stay clear of")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="settings of the selection")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of that file")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing training set")
+    parser.add_argument("--push_to_hub", metavar="REPO", help="also upload set and card to this dataset repository")
+    cli.add_engine_flags(parser)
+    parser.set_defaults(debug=False)
+    args: Namespace = parser.parse_args(argv)
+    llm = args.strategy == "da" and args.diversity == "llm"
+    if llm and args.distiller is None:
+        raise UserError("--diversity llm: the model that picks is missing (--distiller MODEL)")
+    if not llm and args.distiller is not None:
+        raise UserError(f"--distiller {args.distiller}: goes with --strategy da --diversity llm")
+    if args.target == "answer" and args.strategy == "da":
+        raise UserError("--target answer: one answer per question, so it goes with --strategy rsft")
+    if args.trajectories is not None and len(args.trajectories) != len(args.input):
+        raise UserError(f"--trajectories: {len(args.trajectories)} files for {len(args.input)} of --input")
+    return args
+
+
+def read(args: Namespace) -> list[Labelled]:
+    """The inputs, in an order that does not depend on the command line."""
+    given = args.trajectories or [None] * len(args.input)
+    found = [read_labelled(labels, trajectories) for labels, trajectories in zip(args.input, given, strict=True)]
+    names = {one.task.name for one in found}
+    if len(names) > 1:
+        raise UserError(f"--input: files of several datasets ({', '.join(sorted(names))}); select each by itself")
+    hashes = Counter(one.labels_sha256 for one in found)
+    if max(hashes.values()) > 1:
+        raise UserError("--input: the same file twice")
+    return sorted(found, key=lambda one: (one.name, one.labels_sha256))
+
+
+def main(argv: list[str] | None = None, choose_engine: Callable[..., cli.Choice] = cli.choose_engine) -> int:
+    args = parse(argv)
+    settings = config.load(SelectConfig, args.config, args.set, "--set")
+    if args.output.exists() and not args.overwrite:
+        raise UserError(f"--output {args.output}: exists; use --overwrite to replace it")
+    try:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {args.output}: cannot be written ({error.strerror})") from None
+    sources = read(args)
+    try:
+        rows, counts, failed = select(args, settings, merge(sources), choose_engine)
+    finally:
+        answers.close_pool()
+    if failed:
+        print(f"the distiller failed on {failed} questions; retry them with: {cli.command_line()}")
+        return 1
+    manifest = card.manifest(args, settings, sources, counts)
+    paths = card.write(args.output, rows, manifest)
+    print(card.report(counts, args))
+    print("\n".join(f"written to {path}" for path in paths))
+    if args.push_to_hub:
+        print(f"uploaded to {card.push(args.push_to_hub, *paths[:2])}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.entry(main)
