@@ -13,7 +13,7 @@ from agentark import cli
 PARSERS = {
     "eval.cost_fair": "script_parsers:cost_fair",
     "prm/finetune2.py": "prm.settings:parse",
-    "distill.sft": "distill.sft_flags:parse",
+    "distill.sft": "distill.sft.flags:parse",
     "openrlhf.cli.train_grpo": "distill.grpo_flags:read",
 }
 """Scripts whose parser is not argparse alone."""

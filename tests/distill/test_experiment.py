@@ -25,7 +25,7 @@ def study(tmp_path: Path, *overrides: str) -> Study:
 @pytest.mark.parametrize("file", sorted(CONFIG.parent.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_command_of_a_checked_in_study_is_one_that_its_program_takes(tmp_path: Path, file: Path) -> None:
     import inference
-    from distill import sft_flags
+    from distill.sft import flags as sft_flags
     from eval import common
 
     plan = Plan(config.load(Study, file, [f"folder={tmp_path}"], "--set"), ["--use_vllm"])

@@ -14,9 +14,9 @@ from agentark import cli, contamination
 from agentark.evaluation import manifest_of
 from agentark.records import file_sha256, now, write_atomically
 from agentark.types import UserError
-from distill.exam import Exam
-from distill.sft_data import TrainRow, context_of, fit, read_rows, shown_example
-from distill.sft_flags import Arguments
+from distill.sft.data import TrainRow, context_of, fit, read_rows, shown_example
+from distill.sft.flags import Arguments
+from distill.sft.in_training_eval import Exam
 
 MANIFEST = "manifest.json"
 NOT_DECIDING = (
@@ -137,7 +137,7 @@ def train(ours: Arguments, training: Any) -> int:
             best={"step": trainer.state.best_global_step, "score": trainer.state.best_metric} if exam else None,
             evaluations=evals,
         )
-        from distill.plots import training_curve
+        from distill.sft.plot import training_curve
 
         drawn = training_curve(trainer.state.log_history, run.folder / "plot.png")
         print(f"written to {run.folder}" + ("" if drawn else " (no plot: matplotlib is not installed)"))
@@ -186,7 +186,7 @@ def _trainer(
     from peft import LoraConfig
     from transformers import TrainerCallback
 
-    from distill.weighted import WEIGHT, WeightedSFTTrainer, question_weights
+    from distill.sft.trainer import WEIGHT, WeightedSFTTrainer, question_weights
 
     class Manifests(TrainerCallback):  # type: ignore[misc]
         """A checkpoint is a model, too: it says what it has seen."""

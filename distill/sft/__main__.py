@@ -11,8 +11,8 @@ evaluation from scoring the model on what it has seen.
 
 from agentark import cli
 from agentark.types import RunError
-from distill.sft_flags import parse
-from distill.sft_train import train
+from distill.sft.flags import parse
+from distill.sft.train import train
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,11 +12,11 @@ import pytest
 
 from agentark import contamination
 from agentark.types import UserError
-from distill import sft
-from distill.sft_data import read_rows
+from distill.sft import __main__ as sft
+from distill.sft.data import read_rows
 
 Train = Callable[..., Path]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def row(id: str, question: str, reply: str) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _trainer(small_model: Path, rows: list[dict[str, Any]], folder: Path, **opti
     from transformers import AutoTokenizer
     from trl import SFTConfig
 
-    from distill.weighted import WEIGHT, WeightedSFTTrainer, question_weights
+    from distill.sft.trainer import WEIGHT, WeightedSFTTrainer, question_weights
 
     weights = question_weights([one["id"] for one in rows])
     data = [
@@ -104,7 +104,7 @@ def _trainer(small_model: Path, rows: list[dict[str, Any]], folder: Path, **opti
 
 
 def test_weights_of_a_question_have_the_same_sum() -> None:
-    from distill.weighted import question_weights
+    from distill.sft.trainer import question_weights
 
     assert question_weights(["a", "b", "a", "c", "a"]) == [1.0, 3.0, 1.0, 3.0, 1.0]
     assert question_weights(["a", "b"]) == [1.0, 1.0]
@@ -207,7 +207,7 @@ def test_packed_rows_keep_their_weights(small_model: Path, tmp_path: Path) -> No
     """Packing is for flash-attention; the columns it needs are the same without."""
     plain = _trainer(small_model, ROWS, tmp_path / "a")
     packed = _trainer(small_model, ROWS, tmp_path / "b", packing=True, max_length=512)
-    from distill.weighted import TOKEN_WEIGHTS
+    from distill.sft.trainer import TOKEN_WEIGHTS
 
     assert len(packed.train_dataset) < len(plain.train_dataset)
     totals = []
