@@ -22,12 +22,12 @@ from agentark.embedded import EMBEDDED, small_random_model
 from agentark.tasks import get_task
 from bench.parts import report
 from bench.parts.chains import rows as chains
-from distill import grpo_trl
-from distill.grpo_data import render
-from distill.grpo_flags import GRPOConfig
-from distill.grpo_run import Inputs, Run
-from distill.grpo_run import rows as read_rows
-from distill.grpo_scorer import LocalScorer
+from distill.grpo.config import GRPOConfig
+from distill.grpo.on_trl import run as grpo_trl
+from distill.grpo.questions import render
+from distill.grpo.run import Inputs, Run
+from distill.grpo.run import rows as read_rows
+from distill.grpo.scorer import LocalScorer
 from prm.steps import StepCodec, load_tokenizer
 
 PARTS = ("rollout", "reward", "reference", "credit", "update")

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.parts.chain_model import teach
 from bench.parts.chains import FAULTS, task
-from distill.grpo_flags import GUARDS
-from distill.grpo_run import rows as read_rows
+from distill.grpo.config import GUARDS
+from distill.grpo.run import rows as read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ("VR", "PRM", "PRMVR")

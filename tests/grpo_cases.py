@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from agentark.types import Sample
-from distill.grpo_data import Prompt, render
-from distill.grpo_flags import GRPOConfig
-from distill.grpo_run import Inputs
-from distill.reward import StepScores, distinct
+from distill.grpo.config import GRPOConfig
+from distill.grpo.questions import Prompt, render
+from distill.grpo.reward import StepScores, distinct
+from distill.grpo.run import Inputs
 from prm.steps import load_tokenizer, response_steps
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from grpo_cases import Scorer, made_inputs, settings
 
-from distill import grpo_trl
-from distill.grpo_run import Run
+from distill.grpo.on_trl import run as grpo_trl
+from distill.grpo.run import Run
 
 
 def main(model: Path, folder: Path) -> None:

@@ -118,7 +118,7 @@ def score_steps(path: Path) -> None:
 
 
 def training(results: Path) -> None:
-    """Curves in the layouts of prm/trainer.py and distill/grpo_trainer.py, and an evaluation.json of prm.evaluate."""
+    """Curves in the layouts of both trainers (prm and on_trl), and an evaluation.json of prm.evaluate."""
     prm, rl = results / "prm" / "stage_1", results / "grpo"
     sessions = [{"command": "python prm/finetune2.py --x", "versions": {"commit": "abc123"}}]
     write(

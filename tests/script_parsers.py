@@ -14,7 +14,7 @@ PARSERS = {
     "eval.cost_fair": "script_parsers:cost_fair",
     "prm/finetune2.py": "prm.settings:parse",
     "distill.sft": "distill.sft.flags:parse",
-    "openrlhf.cli.train_grpo": "distill.grpo_flags:read",
+    "openrlhf.cli.train_grpo": "distill.grpo.cli:read",
 }
 """Scripts whose parser is not argparse alone."""
 

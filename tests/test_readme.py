@@ -23,7 +23,7 @@ def commands(text: str) -> Iterator[str]:
         if (
             re.match(r"\s*(\w+=\S+ )?python (-m )?[\w./]+", line)
             and "<" not in line
-            and not line.startswith("python -m distill.grpo_")
+            and not line.startswith("python -m distill.grpo.")
         ):
             yield line.strip()
     yield from re.findall(r"(?<!`)`(python [^`]+)`(?!`)", text)

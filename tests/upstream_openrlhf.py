@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from distill.grpo_openrlhf import UPSTREAM_MAIN, main_block
+from distill.grpo.on_openrlhf.run import UPSTREAM_MAIN, main_block
 
 NAMES = {
     "flash_attn": (),

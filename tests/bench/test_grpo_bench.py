@@ -7,7 +7,7 @@ import pytest
 from script_parsers import parsed
 
 from bench import grpo_bench, grpo_learns
-from distill.grpo_data import has_gold, questions
+from distill.grpo.questions import has_gold, questions
 
 
 def test_parts_and_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

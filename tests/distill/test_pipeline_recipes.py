@@ -187,7 +187,7 @@ def test_the_embedded_study_measures_every_system_on_the_same_questions() -> Non
 
 
 def test_the_paper_s_values_reach_the_commands() -> None:
-    from distill.grpo_flags import read
+    from distill.grpo.cli import read
     from prm.settings import TWO_STAGE, stage_settings
 
     steps = steps_of("gsm8k_qwen3_0.6b")

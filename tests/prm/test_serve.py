@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentark.types import RunError
-from distill.grpo_scorer import HttpScorer, LocalScorer
+from distill.grpo.scorer import HttpScorer, LocalScorer
 from prm.serve import Batcher, application, check
 from prm.steps import StepCodec, load_tokenizer
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import settings as checking
 from hypothesis import strategies as st
 
-from distill.credit import Rollout, Settings, assign, content_tokens, gae, masked_normalise, pack, step_weights
+from distill.grpo.credit import Rollout, Settings, assign, content_tokens, gae, masked_normalise, pack, step_weights
 
 PLAIN = Settings(normalise=False, mask_eos=True)
 """As published, less the normalisation."""
@@ -344,7 +344,7 @@ TWO_PROCESSES = """
 import sys, torch, torch.distributed as dist
 rank, store = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-from distill.credit import Settings, assign, pack
+from distill.grpo.credit import Settings, assign, pack
 rows = [([.8, -.6, .2], [2, 6, 8], 9, 0., False), ([.4, 0.], [1, 4], 5, 1., False), ([.1], [2], 3, 1., True)] * 2
 mine = rows[rank * 3 : rank * 3 + 3]
 parts = [None, None]
@@ -362,6 +362,6 @@ dist.destroy_process_group()
 def test_a_group_that_straddles_two_processes(tmp_path: Path) -> None:
     """Rows are gathered before credit is assigned; half a group by itself would give something else."""
     command = [sys.executable, "-c", TWO_PROCESSES]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     processes = [subprocess.Popen([*command, str(rank), str(tmp_path / "store")], cwd=root) for rank in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]

@@ -11,9 +11,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from agentark.types import Sample
-from distill import credit
-from distill.grpo_flags import GUARDS
-from distill.reward import Rewarder, Scored, StepScores, counts, distinct, grade, guarded
+from distill.grpo import credit
+from distill.grpo.config import GUARDS
+from distill.grpo.reward import Rewarder, Scored, StepScores, counts, distinct, grade, guarded
 from prm.steps import load_tokenizer
 
 EOS = 2

@@ -1,8 +1,8 @@
 """The OpenRLHF backend: our settings as the pinned upstream's command line, and that command with our classes in it.
 
-`python -m distill.grpo_openrlhf <upstream flags>` is upstream's own `openrlhf.cli.train_ppo_ray` once grpo_patch.py
-has put our experience maker into its trainer. Step scores come from our agent file (grpo_agent.py), which upstream's
-rollout workers load; the settings reach them through a file named by the environment (SETTINGS).
+`python -m distill.grpo.on_openrlhf.run <upstream flags>` is upstream's own `openrlhf.cli.train_ppo_ray` once patch.py
+has put our experience maker into its trainer. Step scores come from our agent file (agent.py), which upstream's rollout
+workers load by its path; the settings reach them through a file named by the environment (SETTINGS).
 """
 
 import argparse
@@ -21,12 +21,13 @@ import msgspec
 from agentark.lock import RunLock
 from agentark.records import write_atomically
 from agentark.types import UserError
-from distill.grpo_data import fit, local_context
-from distill.grpo_flags import GRPOConfig, check
-from distill.grpo_run import Inputs, Run, prepare, rows, say
+from distill.grpo.cli import check
+from distill.grpo.config import GRPOConfig
+from distill.grpo.questions import fit, local_context
+from distill.grpo.run import Inputs, Run, prepare, rows, say
 
-ROOT = Path(__file__).parents[1]
-AGENT = ROOT / "distill" / "grpo_agent.py"
+ROOT = Path(__file__).parents[3]
+AGENT = Path(__file__).with_name("agent.py")
 SETTINGS = "AGENTARK_GRPO"
 """Environment variable: path of the file with the settings of the run."""
 UPSTREAM_MAIN = "openrlhf.cli.train_ppo_ray"
@@ -161,7 +162,7 @@ def command(config: GRPOConfig, layout: Layout) -> str:
             lines.append(quoted)
         else:
             lines[-1] += f" {quoted}"
-    return " \\\n    ".join(["python -m distill.grpo_openrlhf", *lines])
+    return " \\\n    ".join(["python -m distill.grpo.on_openrlhf.run", *lines])
 
 
 def upstream_parser() -> argparse.ArgumentParser:
@@ -170,7 +171,7 @@ def upstream_parser() -> argparse.ArgumentParser:
     Raises:
         UserError: OpenRLHF is not installed, or is built otherwise than the pinned one.
     """
-    from distill.grpo_patch import check_version
+    from distill.grpo.on_openrlhf.patch import check_version
 
     check_version()
     spec = find_spec(UPSTREAM_MAIN)
@@ -288,8 +289,8 @@ def launch(words: Sequence[str], config: GRPOConfig) -> list[str]:
     import ray
     import torch
 
-    from distill import grpo_patch
-    from distill.grpo_scorer import NAMESPACE, start_replicas
+    from distill.grpo.on_openrlhf import patch
+    from distill.grpo.scorer import NAMESPACE, start_replicas
 
     marker = Path(config.save_path) / "stopped.json"
     marker.unlink(missing_ok=True)
@@ -298,7 +299,7 @@ def launch(words: Sequence[str], config: GRPOConfig) -> list[str]:
         replicas = (
             start_replicas(config, torch.cuda.device_count()) if config.uses_prm and config.scorer == "actors" else []
         )
-        grpo_patch.install(config)
+        patch.install(config)
         before, sys.argv = sys.argv, [UPSTREAM_MAIN, *words]
         try:
             runpy.run_module(UPSTREAM_MAIN, run_name="__main__")

@@ -1,4 +1,4 @@
-"""The TRL backend: sets up distill/grpo_trainer.py from the settings, runs it, and saves what comes out.
+"""The TRL backend: sets up distill/grpo/on_trl/trainer.py from the settings, runs it, and saves what comes out.
 
 Runs anywhere TRL does: one process or many (accelerate, torchrun, DeepSpeed), with transformers or vLLM as rollout
 engine, on CPU. A run that was stopped in any way goes on with the same command, from its last whole checkpoint.
@@ -18,14 +18,15 @@ from agentark.hub import offline_unless_reachable
 from agentark.lock import RunLock
 from agentark.stats import mean_and_se
 from agentark.types import UserError
-from distill.grpo_data import Prompt
-from distill.grpo_flags import GRPOConfig, check
-from distill.grpo_run import Inputs, Run, prepare, rows, say
-from distill.grpo_watch import Vitals, Watch
-from distill.plots import grpo_curves
-from distill.reward import Rewarder, StepScorer, grade
+from distill.grpo.cli import check
+from distill.grpo.config import GRPOConfig
+from distill.grpo.health import Vitals, Watch
+from distill.grpo.plot import grpo_curves
+from distill.grpo.questions import Prompt
+from distill.grpo.reward import Rewarder, StepScorer, grade
+from distill.grpo.run import Inputs, Run, prepare, rows, say
 
-DEEPSPEED = Path(__file__).parents[1] / "configs" / "deepspeed"
+DEEPSPEED = Path(__file__).parents[3] / "configs" / "deepspeed"
 STOPPED = 3
 """Exit code of a run that crossed a bound of --stops."""
 
@@ -49,7 +50,7 @@ def local_scorer(config: GRPOConfig, inputs: Inputs) -> StepScorer | None:
     """The reward model in this process, on the GPU of its policy."""
     if not config.uses_prm:
         return None
-    from distill.grpo_scorer import LocalScorer
+    from distill.grpo.scorer import LocalScorer
 
     assert config.reward_pretrain is not None
     return LocalScorer.load(Path(config.reward_pretrain), device(), config.bf16, config.scorer_batch_tokens)
@@ -66,7 +67,7 @@ def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | Non
     """The trainer, ready to start."""
     from datasets import Dataset
 
-    from distill.grpo_trainer import Log, StepGRPOTrainer
+    from distill.grpo.on_trl.trainer import Log, StepGRPOTrainer
 
     dataset = Dataset.from_list([{"prompt": one.text, "row": row} for row, one in enumerate(inputs.prompts)])
     alarms, stops = config.bounds()

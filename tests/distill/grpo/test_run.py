@@ -9,10 +9,12 @@ from grpo_cases import settings, sums_file
 
 from agentark.labels import LabelledSolution, LabelRow
 from agentark.types import UserError
-from distill import grpo, grpo_data, grpo_run
-from distill.grpo_data import fit, questions, questions_of_prm
-from distill.grpo_flags import GRPOConfig
-from distill.grpo_run import Run, prepare
+from distill.grpo import __main__ as grpo
+from distill.grpo import questions as grpo_data
+from distill.grpo import run as grpo_run
+from distill.grpo.config import GRPOConfig
+from distill.grpo.questions import fit, questions, questions_of_prm
+from distill.grpo.run import Run, prepare
 from prm.steps import StepCodec, load_tokenizer
 
 
@@ -238,7 +240,7 @@ def test_a_run_that_was_killed_goes_on(config: Any, tmp_path: Path) -> None:
         "--train_batch_size", "8", "--micro_train_batch_size", "8", "--generate_max_len", "16", "--prompt_max_len",
         "64", "--num_episodes", "5", "--save_steps", "2", "--zero_stage", "0",
     ]  # fmt: skip
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     started = subprocess.Popen(words, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = Path(made.save_path) / "checkpoints" / "checkpoint-4" / "trainer_state.json"
     deadline = time.time() + 240

@@ -14,8 +14,8 @@ from agentark import cli, contamination
 from agentark.hub import offline_unless_reachable
 from agentark.records import now, write_atomically
 from agentark.types import Sample, UserError, digest
-from distill.grpo_data import Prompt, fit, has_gold, questions, questions_of_prm, render
-from distill.grpo_flags import GRPOConfig, resolved
+from distill.grpo.config import GRPOConfig, resolved
+from distill.grpo.questions import Prompt, fit, has_gold, questions, questions_of_prm, render
 from prm.steps import StepCodec, load_tokenizer
 
 FEW_VERIFIABLE = 0.1

@@ -1,7 +1,7 @@
 """The agent file that OpenRLHF's rollout workers load: upstream's single turn, then our score of every step.
 
 Runs inside a Ray worker that has torch, vLLM and the installed OpenRLHF; the settings of the run come by the
-environment (distill/grpo_openrlhf.py). What it leaves in `extra_logs`, distill/grpo_patch.py takes up again.
+environment (run.py beside it). What it leaves in `extra_logs`, patch.py takes up again.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ import msgspec
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 from agentark.types import Sample
-from distill.grpo_openrlhf import settings
-from distill.grpo_patch import extra_logs
-from distill.grpo_scorer import remote_scorer
-from distill.grpo_watch import total
-from distill.reward import Rewarder
+from distill.grpo.health import total
+from distill.grpo.on_openrlhf.patch import extra_logs
+from distill.grpo.on_openrlhf.run import settings
+from distill.grpo.reward import Rewarder
+from distill.grpo.scorer import remote_scorer
 
 
 class Label(msgspec.Struct, frozen=True):

@@ -7,8 +7,8 @@ import torch
 from grpo_cases import Scorer, made_inputs, settings
 
 from agentark.engines.vllm import CPU_ENVIRONMENT
-from distill import grpo_trl
-from distill.grpo_run import Run
+from distill.grpo.on_trl import run as grpo_trl
+from distill.grpo.run import Run
 
 CPU = {
     **CPU_ENVIRONMENT, "VLLM_CPU_KVCACHE_SPACE": "1",

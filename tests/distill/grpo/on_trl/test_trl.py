@@ -7,8 +7,8 @@ import pytest
 import torch
 from grpo_cases import Scorer, made_inputs, settings
 
-from distill import grpo_trl
-from distill.grpo_run import Run, rows
+from distill.grpo.on_trl import run as grpo_trl
+from distill.grpo.run import Run, rows
 
 
 def build(model: Path, folder: Path, **changes):
@@ -79,7 +79,7 @@ def test_kl_is_in_the_reward_or_in_the_loss(small_model: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
 def test_kl_estimators(kind: str) -> None:
-    from distill.grpo_trainer import estimate
+    from distill.grpo.on_trl.trainer import estimate
 
     ratio = torch.tensor([0.0, 0.3, -0.7], dtype=torch.float64)
     expected = {"k1": ratio, "k2": ratio**2 / 2, "k3": torch.exp(-ratio) - 1 + ratio}[kind]
@@ -88,7 +88,7 @@ def test_kl_estimators(kind: str) -> None:
 
 def test_advantages_are_per_token(small_model: Path, tmp_path: Path) -> None:
     """What upstream's loss gets is what credit assignment made of this rollout, zero outside the responses."""
-    from distill.grpo_credit import assign
+    from distill.grpo.guards import assign
 
     config, _, _, trainer, _ = build(small_model, tmp_path / "run", init_kl_coef=0.0)
     trainer.model.train()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from grpo_cases import Scorer, made_inputs, settings
 
-from distill import grpo_trl
-from distill.grpo_run import Run, rows
+from distill.grpo.on_trl import run as grpo_trl
+from distill.grpo.run import Run, rows
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from agentark.records import write_atomically
 from agentark.types import UserError
-from distill.grpo_flags import GUARDS, GRPOConfig
-from distill.grpo_watch import Vitals, Watch, summary
-from distill.reward import Scored, StepScores
+from distill.grpo.config import GUARDS, GRPOConfig
+from distill.grpo.health import Vitals, Watch, summary
+from distill.grpo.reward import Scored, StepScores
 
 PINNED = "0.11.2"
 PER_TOKEN = ("step_score", "step_end")
@@ -95,7 +95,7 @@ def experience_maker(config: GRPOConfig) -> type:
     import torch
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-    from distill.grpo_credit import assign
+    from distill.grpo.guards import assign
 
     class StepExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
         watch: Watch

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from agentark.types import RunError
-from distill.grpo_flags import GRPOConfig
-from distill.reward import StepScores, distinct
+from distill.grpo.config import GRPOConfig
+from distill.grpo.reward import StepScores, distinct
 
 REPLICA = "agentark_prm"
 """Names of the replicas in Ray: this and a number."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.grpo_flags import GUARDS
+from distill.grpo.config import GUARDS
 
 PANELS = (
     ("reward", ("process_reward", "process_reward_min", "solved")),

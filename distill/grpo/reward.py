@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from agentark import answers
 from agentark.types import Sample
-from distill.grpo_data import grader_of, has_gold
-from distill.grpo_flags import GUARDS, GRPOConfig, Guard
+from distill.grpo.config import GUARDS, GRPOConfig, Guard
+from distill.grpo.questions import grader_of, has_gold
 from prm.steps import response_steps
 
 UNANSWERED: frozenset[Guard] = frozenset({"empty", "no_answer", "truncated"})

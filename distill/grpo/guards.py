@@ -1,9 +1,9 @@
-"""Scored responses to token advantages: the guards applied, then distill/credit.py. Both backends come through here.
+"""Scored responses to token advantages: the guards applied, then credit.py. Both backends come through here.
 
-A guarded response gets the worst process score of its group (distill/reward.py). With leave-one-out baselines that is
+A guarded response gets the worst process score of its group (reward.py). With leave-one-out baselines that is
 not enough: what they subtract grows with a response's tokens (or steps), so of two responses with equal positive scores
 the shorter one comes out ahead, and the shapes that guards are for are short. A policy then still collapses to single
-steps (tests/distill/test_grpo_collapse.py shows it). So for rloo the rule is applied once more behind the baseline: on
+steps (tests/distill/grpo/test_collapse.py shows it). So for rloo the rule is applied once more behind the baseline: on
 each of its tokens a guarded response has the lowest process return of the unguarded ones of its group, and a group
 without any of those teaches nothing about process. The other estimators have no baseline that depends on length.
 """
@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distill import credit
-from distill.grpo_flags import GRPOConfig
-from distill.reward import Scored, guarded
+from distill.grpo import credit
+from distill.grpo.config import GRPOConfig
+from distill.grpo.reward import Scored, guarded
 
 
 class Credit(NamedTuple):

@@ -2,7 +2,7 @@
 
 Upstream gives every token of a response the same advantage, from one reward. Here `_generate_and_score_completions` is
 extended: after upstream has sampled, the responses of all ranks are scored, credit is assigned over whole groups
-(distill/credit.py) and the (B, T) result takes the place of upstream's advantages.
+(distill/grpo/credit.py) and the (B, T) result takes the place of upstream's advantages.
 
 The KL to the reference is taken out of the reward, token by token, so upstream's own KL loss (beta) is off; with
 --use_kl_loss it is the other way round. Never both. While one chunk of prompts is being rolled out, the chunk before it
@@ -24,12 +24,12 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
-from distill.grpo_credit import Credit, assign
-from distill.grpo_data import Prompt
-from distill.grpo_flags import GRPOConfig
-from distill.grpo_run import say
-from distill.grpo_watch import Vitals, Watch, summary, total
-from distill.reward import Rewarder, Scored, StepScores, dump
+from distill.grpo.config import GRPOConfig
+from distill.grpo.guards import Credit, assign
+from distill.grpo.health import Vitals, Watch, summary, total
+from distill.grpo.questions import Prompt
+from distill.grpo.reward import Rewarder, Scored, StepScores, dump
+from distill.grpo.run import say
 
 
 def step_reward(**_: Any) -> list[float]:

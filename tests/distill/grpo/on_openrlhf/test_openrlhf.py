@@ -13,13 +13,14 @@ from grpo_cases import Scorer, settings, sums
 from upstream_openrlhf import importing, upstream_arguments
 
 from agentark.types import UserError
-from distill import grpo_openrlhf, grpo_patch
-from distill.grpo_credit import assign
-from distill.grpo_flags import GRPOConfig
-from distill.grpo_openrlhf import SETTINGS, Layout, arguments, label
-from distill.grpo_run import Run
-from distill.grpo_watch import Watch
-from distill.reward import Rewarder, StepScores
+from distill.grpo.config import GRPOConfig
+from distill.grpo.guards import assign
+from distill.grpo.health import Watch
+from distill.grpo.on_openrlhf import patch as grpo_patch
+from distill.grpo.on_openrlhf import run as grpo_openrlhf
+from distill.grpo.on_openrlhf.run import SETTINGS, Layout, arguments, label
+from distill.grpo.reward import Rewarder, StepScores
+from distill.grpo.run import Run
 from prm.steps import load_tokenizer
 
 TEXTS = (
@@ -74,7 +75,7 @@ def tokenizer(small_model: Path) -> Any:
 def rolled_out(config: GRPOConfig, tokenizer: Any) -> tuple[list[Any], list[list[int]], Any]:
     """(what upstream makes of our agent's output, the responses' ids, upstream's arguments)."""
     generator = importing("openrlhf.trainer.ppo_utils.samples_generator")
-    agent = importing("distill.grpo_agent").AgentExecutor(OneByOne(Scorer(tokenizer, rate)))
+    agent = importing("distill.grpo.on_openrlhf.agent").AgentExecutor(OneByOne(Scorer(tokenizer, rate)))
     assert agent.config == config
     made, responses = [], []
     for number, (sample, texts) in enumerate(zip(sums(2), TEXTS, strict=True)):
@@ -173,7 +174,7 @@ def test_experiences_go_through_upstreams_replay_buffer(
 
 
 def test_held_out_questions_get_their_verdict_alone(config: GRPOConfig, tokenizer: Any) -> None:
-    agent = importing("distill.grpo_agent").AgentExecutor(OneByOne(Scorer(tokenizer, rate)))
+    agent = importing("distill.grpo.on_openrlhf.agent").AgentExecutor(OneByOne(Scorer(tokenizer, rate)))
     sample = sums(1)[0]
     rewards = []
     for text in ("Add.\n\nAnswer: 3", "Add.\n\nAnswer: 4"):

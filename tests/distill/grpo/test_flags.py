@@ -10,11 +10,16 @@ import yaml
 from upstream_openrlhf import upstream_arguments
 
 from agentark.types import UserError
-from distill import grpo, grpo_flags, grpo_openrlhf
-from distill.grpo_flags import OURS, REFUSED, UPSTREAM, GRPOConfig
-from distill.grpo_openrlhf import Layout, arguments, upstream_parser
+from distill.grpo import __main__ as grpo
+from distill.grpo import cli
+from distill.grpo.cli import REFUSED
+from distill.grpo.config import GRPOConfig
+from distill.grpo.on_openrlhf import flags
+from distill.grpo.on_openrlhf import run as grpo_openrlhf
+from distill.grpo.on_openrlhf.flags import OURS, UPSTREAM
+from distill.grpo.on_openrlhf.run import Layout, arguments, upstream_parser
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).with_name("golden_dry_run.txt")
 README = shlex.split(
     """
@@ -29,7 +34,7 @@ README = shlex.split(
 
 
 def read(*more: str) -> GRPOConfig:
-    return grpo_flags.read([*README, *more])
+    return cli.read([*README, *more])
 
 
 def test_every_field_has_one_place() -> None:
@@ -39,7 +44,7 @@ def test_every_field_has_one_place() -> None:
     assert not set(REFUSED) & fields
     for name, field in GRPOConfig.model_fields.items():
         assert field.description, name
-        assert f"| `--{name}` |" in grpo_flags.table()
+        assert f"| `--{name}` |" in flags.table()
 
 
 def test_upstream_flags_exist_upstream() -> None:
@@ -114,14 +119,14 @@ def test_small_groups_can_be_forced() -> None:
 
 def test_processes_count_in_the_batch_check() -> None:
     with pytest.raises(UserError, match="2 x 3 processes; the nearest that are: 126 or 132"):
-        grpo_flags.check(read(), 3)
-    grpo_flags.check(read(), 4)
+        cli.check(read(), 3)
+    cli.check(read(), 4)
 
 
 def test_missing_prm_is_named() -> None:
     with pytest.raises(UserError, match="--reward_pretrain: is missing"):
-        grpo_flags.read(["--pretrain", "x", "--save_path", "y"])
-    assert grpo_flags.read(["--pretrain", "x", "--save_path", "y", "--reward_mode", "VR"]).reward_pretrain is None
+        cli.read(["--pretrain", "x", "--save_path", "y"])
+    assert cli.read(["--pretrain", "x", "--save_path", "y", "--reward_mode", "VR"]).reward_pretrain is None
 
 
 def test_unknown_upstream_flag_is_refused() -> None:
@@ -145,17 +150,17 @@ def test_gae_on_trl_is_one_line() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "grpo").glob("*.yaml")), ids=lambda path: path.name)
 def test_recipes_load(path: Path) -> None:
     words = ["--config", str(path), "--pretrain", "x", "--save_path", "y", "--reward_pretrain", "z"]
-    assert set(yaml.safe_load(path.read_text())) <= set(grpo_flags.read(words).model_dump())
+    assert set(yaml.safe_load(path.read_text())) <= set(cli.read(words).model_dump())
 
 
 def test_flags_override_a_config(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("pretrain: a\nsave_path: b\nreward_mode: VR\ntemperature: 0.7\nstops: {kl: 1.5}\n")
-    config = grpo_flags.read(["--config", str(path), "--temperature", "0.9"])
+    config = cli.read(["--config", str(path), "--temperature", "0.9"])
     assert (config.pretrain, config.temperature, config.bounds()[1].kl) == ("a", 0.9, 1.5)
     path.write_text("temperatur: 0.7\n")
     with pytest.raises(UserError, match=r"run\.yaml: unknown key 'temperatur'.*did you mean temperature"):
-        grpo_flags.read(["--config", str(path)])
+        cli.read(["--config", str(path)])
 
 
 def test_dry_run_is_golden() -> None:

@@ -1,7 +1,7 @@
 """PAD, second half: GRPO with process and verifiable rewards (AgentArk, arXiv 2602.03955, phase 3).
 
-`python -m openrlhf.cli.train_grpo` comes here. The flags stand in grpo_flags.py, the reward in reward.py, credit
-assignment in credit.py; TRL (grpo_trl.py) and OpenRLHF (grpo_openrlhf.py) are two ways to run the same thing.
+`python -m openrlhf.cli.train_grpo` comes here. The flags stand in config.py and cli.py, the reward in reward.py,
+credit assignment in credit.py; on_trl/ and on_openrlhf/ are two ways to run the same thing.
 
 Exit codes beyond those of every script: 3, a bound of --stops was crossed; the model as it was then is saved.
 """
@@ -16,9 +16,10 @@ import yaml
 from agentark.install import gpu_name
 from agentark.tasks import TASKS
 from agentark.types import UserError
-from distill.grpo_data import fit, local_context
-from distill.grpo_flags import GRPOConfig, read, resolved
-from distill.grpo_run import say
+from distill.grpo.cli import read
+from distill.grpo.config import GRPOConfig, resolved
+from distill.grpo.questions import fit, local_context
+from distill.grpo.run import say
 
 PACKAGES = ("openrlhf.trainer", "ray", "vllm", "deepspeed", "flash_attn")
 """What the OpenRLHF backend imports."""
@@ -84,7 +85,7 @@ def _is_lost(name: str) -> bool:
 
 def dry_run(config: GRPOConfig) -> int:
     """Print what would run: OpenRLHF's command, all settings, and what is missing."""
-    from distill.grpo_openrlhf import Layout, command, parse_upstream
+    from distill.grpo.on_openrlhf.run import Layout, command, parse_upstream
 
     layout = Layout.planned(config)
     context = local_context(config.pretrain)
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if backend == "trl":
         if config.upstream:
             raise UserError(f"--upstream {config.upstream!r}: flags of OpenRLHF, but the backend is trl")
-        from distill.grpo_trl import train
+        from distill.grpo.on_trl.run import train
     else:
-        from distill.grpo_openrlhf import train
+        from distill.grpo.on_openrlhf.run import train
     return train(config)

@@ -10,8 +10,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from distill.grpo_flags import Bounds
-from distill.reward import Scored, counts
+from distill.grpo.config import Bounds
+from distill.grpo.reward import Scored, counts
 
 WINDOW = 20
 """Rollouts before this one that the reward is compared with."""

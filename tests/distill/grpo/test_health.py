@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from distill.grpo_flags import ALARMS, STOPS, Bounds
-from distill.grpo_watch import Vitals, Watch, crossed
-from distill.plots import grpo_curves
+from distill.grpo.config import ALARMS, STOPS, Bounds
+from distill.grpo.health import Vitals, Watch, crossed
+from distill.grpo.plot import grpo_curves
 
 WELL = Vitals(kl=0.01, reward=0.5, steps=4.0, length=100.0, truncated=0.1)
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from distill import credit
-from distill.grpo_credit import assign
-from distill.grpo_credit import settings as credit_settings
-from distill.reward import Scored, StepScores, guarded
+from distill.grpo import credit
+from distill.grpo.guards import assign
+from distill.grpo.guards import settings as credit_settings
+from distill.grpo.reward import Scored, StepScores, guarded
 
 GROUP = 4
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from distill import credit
-from distill.grpo_credit import settings as credit_settings
-from distill.reward import Scored, StepScores, guarded
+from distill.grpo import credit
+from distill.grpo.guards import settings as credit_settings
+from distill.grpo.reward import Scored, StepScores, guarded
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 def test_groups_over_two_processes(small_model: Path, tmp_path: Path) -> None:
