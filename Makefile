@@ -22,7 +22,7 @@ quickstart: $(VENV)
 	$(BIN)/python -m agentark.summary results/$(DATASET)/$(MODEL)/llm_debate_infer.jsonl --show 1
 
 distill: $(VENV)
-	$(BIN)/python -m distill.pipeline --config configs/pipelines/embedded.yaml
+	$(BIN)/python -m study --config configs/studies/embedded.yaml
 
 test: $(VENV)
 	$(BIN)/python -m pytest

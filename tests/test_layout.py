@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("agentark", "methods", "prm", "distill")
+ROOMS = ("agentark", "methods", "prm", "distill", "study")
 ENTRY_SCRIPTS = {"inference", "label", "eval"}
 HEAVY = {
     "torch", "vllm", "transformers", "datasets", "ray", "deepspeed", "openrlhf", "modal", "sympy", "math_verify",
@@ -72,7 +72,7 @@ def test_library_imports_no_entry_script(file: Path) -> None:
 
 
 def test_agentark_imports_nothing_else_of_ours() -> None:
-    rooms = {"methods", "prm", "distill", *ENTRY_SCRIPTS}
+    rooms = {"methods", "prm", "distill", "study", *ENTRY_SCRIPTS}
     for file in sorted((ROOT / "agentark").rglob("*.py")):
         assert not imports(file) & rooms, file
 

@@ -1,4 +1,4 @@
-"""What a study is: one strict YAML file for the whole chain (configs/pipelines/).
+"""What a study is: one strict YAML file for the whole chain (configs/studies/).
 
 `extends: other.yaml` takes another recipe and changes it; null takes a key away. The same holds for `--set`, whose keys
 are dotted: `--set label.flags.rounds=last`.
@@ -107,7 +107,7 @@ class Policy(Config):
     """Flags of openrlhf.cli.train_grpo over those of all policies."""
 
 
-class Pipeline(Config):
+class Study(Config):
     """A study. Systems are the rows of its table: base, teachers, students, policies."""
 
     folder: str
@@ -115,7 +115,7 @@ class Pipeline(Config):
     model: str
     """Of base, students and policies: hub id, local folder, or smollm2-135m-instruct."""
     make_model: Flags | None = None
-    """Make the model first, small and nearly untrained: flags of distill.study_model."""
+    """Make the model first, small and nearly untrained: flags of study.tiny_model."""
     seed: int = Field(0, ge=0)
     """Of every run and training."""
     engine: Flags = Field({})
@@ -124,6 +124,8 @@ class Pipeline(Config):
     """What the teachers work on."""
     tests: dict[str, Test] = Field(min_length=1)
     """Sets of the table."""
+    pools: dict[str, list[str]] = Field({})
+    """Further columns of the table: sets whose questions are compared all together."""
     inference: Stage = Stage()
     """Flags of inference.py for all teachers."""
     teachers: dict[str, Teacher] = Field(min_length=1)
@@ -144,19 +146,19 @@ class Pipeline(Config):
     """Flags of eval.report."""
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Pipeline:
+def load(path: Path, overrides: Sequence[str] = ()) -> Study:
     """A recipe with its overrides.
 
     Raises:
         UserError: an unknown key (the nearest is named), a bad value, or recipes that extend each other in a circle.
     """
     values = _read(path, ())
-    _check_keys(Pipeline, values, str(path))
+    _check_keys(Study, values, str(path))
     if overrides:
         for key, value in config.parse_overrides(overrides, "--set").items():
             values = merge(values, _nested(key, value))
-        _check_keys(Pipeline, values, "--set")
-    return config.build(Pipeline, values, "--set" if overrides else str(path))
+        _check_keys(Study, values, "--set")
+    return config.build(Study, values, "--set" if overrides else str(path))
 
 
 def _read(path: Path, above: Sequence[Path]) -> dict[str, Any]:

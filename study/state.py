@@ -20,11 +20,16 @@ from msgspec import Struct
 
 from agentark.records import file_sha256, now, write_atomically
 from agentark.types import UserError
-from distill.pipeline_plan import PlannedStep
-from distill.study_child import ROOT, slug
+from study.layout import STATE
+from study.plan import PlannedStep
+from study.step import ROOT, slug
 
-STATE = "study.json"
 REPLACED = "replaced"
+RENAMED = {
+    "distill.study_model": "study.tiny_model",
+    "distill.study_table": "study.table",
+}
+"""Modules under the names that older studies know them by."""
 NAMED = 3
 """Changes that are told of a step."""
 BESIDE = {
@@ -143,8 +148,9 @@ class Memory:
         return Status(kind="continue", keep=not (step.restarts and (ROOT / step.outputs[0]).exists()))
 
     def _settings(self, step: PlannedStep, entry: Entry) -> list[Change]:
-        if step.program != entry.program:
-            return [Change(f"was {shlex.join(entry.program)}, now {shlex.join(step.program)}", False)]
+        program = [RENAMED.get(word, word) for word in entry.program]
+        if step.program != program:
+            return [Change(f"was {shlex.join(program)}, now {shlex.join(step.program)}", False)]
         found = []
         for name in dict.fromkeys([*entry.flags, *step.flags]):
             before, after = entry.flags.get(name), step.flags.get(name)

@@ -15,21 +15,22 @@ from script_parsers import parsed
 from agentark import config
 from agentark.tasks import get_task
 from agentark.types import UserError
-from distill import pipeline, study_table
-from distill.pipeline_config import Pipeline, load
-from distill.pipeline_plan import Plan, PlannedStep
-from distill.study_child import ROOT
 from methods import load_method
+from study import __main__ as pipeline
+from study import table as study_table
+from study.plan import Plan, PlannedStep
+from study.recipe import Study, load
+from study.step import ROOT
 
-RECIPES = sorted((ROOT / "configs" / "pipelines").glob("*.yaml"))
-SMOKE = ROOT / "configs" / "pipelines" / "smoke.yaml"
+RECIPES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
+SMOKE = ROOT / "configs" / "studies" / "smoke.yaml"
 SBATCH = ROOT / "configs" / "slurm" / "study.sbatch"
 ROWS = ["base", "debate", "R-SFT", "DA", "PAD", "R-SFT+PAD"]
 
 
 SCRIPTS = {
-    *("inference.py", "label.py", "prm/finetune2.py", "distill.select", "distill.sft", "distill.study_model"),
-    *("distill.study_table", "openrlhf.cli.train_grpo", "prm.score", "prm.evaluate", "eval.math_eval"),
+    *("inference.py", "label.py", "prm/finetune2.py", "distill.select", "distill.sft", "study.tiny_model"),
+    *("study.table", "openrlhf.cli.train_grpo", "prm.score", "prm.evaluate", "eval.math_eval"),
     *("eval.choice_eval", "eval.short_answer_eval", "eval.report"),
 }  # fmt: skip
 
@@ -72,13 +73,13 @@ def test_every_command_parses_in_its_script(
             parsed(script, flags)
         except UserError as error:
             raise AssertionError(f"{script} refuses {line}: {error}") from error
-    assert {"inference.py", "label.py", "distill.study_table", "eval.report"} <= scripts
+    assert {"inference.py", "label.py", "study.table", "eval.report"} <= scripts
 
 
 def test_commands_with_deepspeed_parse_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a process of their own: their settings open a process group."""
     lines = [one for file in RECIPES for one in printed(file, tmp_path, capsys) if "--deepspeed" in one]
-    parsing = "import json, sys, test_pipeline_recipes as t\n"
+    parsing = "import json, sys, test_recipes as t\n"
     parsing += "for line in json.load(sys.stdin):\n    script, flags = t.script_and_flags(line)\n"
     parsing += "    print(bool(t.parsed(script, flags)))"
     here = Path(__file__).parent
@@ -134,7 +135,7 @@ def test_steps_come_after_what_they_read(recipe: Path) -> None:
 
 
 def steps_of(name: str, *overrides: str) -> dict[str, PlannedStep]:
-    study = load(ROOT / "configs" / "pipelines" / f"{name}.yaml", overrides)
+    study = load(ROOT / "configs" / "studies" / f"{name}.yaml", overrides)
     return {one.name: one for one in Plan(study).steps}
 
 
@@ -243,7 +244,7 @@ def test_recipes_extend_each_other(tmp_path: Path) -> None:
         f"extends: {SMOKE}\nseed: 3\nstudents: {{DA: null}}\nsft: {{flags: {{max_steps: 9}}}}"
     )
     study = load(tmp_path / "a.yaml", ["policies.PAD=null", "label.flags.rounds=null"])
-    assert isinstance(study, Pipeline)
+    assert isinstance(study, Study)
     assert (study.seed, list(study.students), list(study.policies)) == (3, ["R-SFT"], ["R-SFT+PAD"])
     assert study.sft.flags["max_steps"] == 9
     assert study.sft.flags["logging_steps"] == 1
@@ -310,7 +311,7 @@ def test_the_slurm_job_runs_a_recipe_and_is_put_back_when_its_time_is_up(tmp_pat
         time.sleep(0.3)
         process.send_signal(signal.SIGUSR1)
     assert process.wait(30) == (130 if late else 0)
-    lines = ["-m distill.pipeline --config r.yaml --until label", *["scontrol requeue 7"] * late]
+    lines = ["-m study --config r.yaml --until label", *["scontrol requeue 7"] * late]
     assert told.read_text().splitlines() == lines
 
 

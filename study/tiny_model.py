@@ -1,6 +1,6 @@
 """A model for trying out a whole study in minutes: an untrained llama of 3.2M parameters, taught for a few seconds.
 
-    python -m distill.study_model --output outputs/smoke_model
+    python -m study.tiny_model --output outputs/smoke_model
 
 It learns to answer one-digit sums (ChainSum, train split) in two steps, also in a debate, and to say true or false when
 it is asked to judge, all no better than chance. An untrained one would give no stage after the first anything to do.
@@ -117,7 +117,7 @@ def _encoded(tokenizer: Any, example: Example) -> tuple[list[int], int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.Parser(prog="python -m distill.study_model", description=(__doc__ or "").split("\n")[0])
+    parser = cli.Parser(prog="python -m study.tiny_model", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of the model; one that is there stays")
     parser.add_argument("--steps", type=cli.integer(1), default=200, help=f"of {BATCH} examples")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="of examples and order")

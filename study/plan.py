@@ -4,19 +4,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from agentark import judge
-from distill.pipeline_config import Flags, Pipeline, Questions, Teacher, Value
-from distill.pipeline_places import BASE, Places
 from distill.select.choose import CONFIG as SELECT_CONFIG
-from distill.study_child import ROOT, Step, slug
 from methods import configs_of
 from prm.settings import TWO_STAGE
+from study.layout import BASE, STATE, Layout
+from study.recipe import Flags, Questions, Study, Teacher, Value
+from study.step import ROOT, Step, slug
 
 STAGES = (
     *("model", "baselines", "inference", "label", "select", "sft", "prm", "grpo", "evaluate", "table", "report"),
 )  # fmt: skip
 """Base and teachers are measured first: base's answers are the questions that selection stays clear of."""
 PROGRAMS = {
-    "model": ["-m", "distill.study_model"],
+    "model": ["-m", "study.tiny_model"],
     "inference": ["inference.py"],
     "label": ["label.py"],
     "select": ["-m", "distill.select"],
@@ -25,7 +25,7 @@ PROGRAMS = {
     "score": ["-m", "prm.score"],
     "check": ["-m", "prm.evaluate"],
     "grpo": ["-m", "openrlhf.cli.train_grpo"],
-    "table": ["-m", "distill.study_table"],
+    "table": ["-m", "study.table"],
     "report": ["-m", "eval.report"],
 }
 HF_BOOLEANS = ("sft", "prm")
@@ -64,10 +64,10 @@ class PlannedStep(Step, frozen=True, kw_only=True):
     """It refuses to touch its output once that is there."""
 
 
-class Plan(Places):
-    """All steps of a study; see `Places`."""
+class Plan(Layout):
+    """All steps of a study; see `Layout`."""
 
-    def __init__(self, study: Pipeline) -> None:
+    def __init__(self, study: Study) -> None:
         super().__init__(study)
         self.steps: list[PlannedStep] = []
         self._made: dict[str, str] = {}
@@ -247,6 +247,8 @@ class Plan(Places):
                 self._evaluate("evaluate", row, test)
         rows = {f"{test}/{row}": self.graded(row, test) for test in study.tests for row in self.rows}
         flags: Flags = {"rows": [f"{place}={path}" for place, path in rows.items()], "output": self.at("table")}
+        flags["pool"] = [f"{name}={','.join(tests)}" for name, tests in study.pools.items()] or None
+        flags["study"] = self.at(STATE)
         outputs = [self.at(f"table.{kind}") for kind in ("md", "json")]
         self._add(
             "table", "", "table", flags, {"seed": study.seed}, outputs=outputs, more=rows.values(), rewrites=True,

@@ -15,22 +15,23 @@ from agentark.config import nearest
 from agentark.embedded import EMBEDDED
 from agentark.tasks import get_task
 from agentark.types import UserError
-from distill.pipeline_config import Pipeline
-from distill.study_child import ROOT, slug
 from methods import method_class
+from study.recipe import Study
+from study.step import ROOT, slug
 
+STATE = "study.json"
 BASE = "base"
 """The study's model as it is."""
 
 
-class Places:
+class Layout:
     """Names and paths of a study.
 
     Raises:
         UserError: a name that the recipe does not define, or two systems that would be written to the same place.
     """
 
-    def __init__(self, study: Pipeline) -> None:
+    def __init__(self, study: Study) -> None:
         self.study = study
         self.folder = PurePosixPath(study.folder)
         self._check()
@@ -66,6 +67,10 @@ class Places:
         for name, test in study.tests.items():
             if not get_task(test.dataset).graded:
                 raise UserError(f"tests.{name}: nothing grades answers to {test.dataset}")
+        for name, tests in study.pools.items():
+            if name in study.tests:
+                raise UserError(f"pools.{name}: a test has the same name")
+            known(f"pools.{name}", tests, study.tests)
         for name, student in study.students.items():
             known(f"students.{name}.teachers", student.teachers or [], self.teachers)
         for name, reward in study.prms.items():
@@ -118,6 +123,16 @@ class Places:
         if row in self.study.teachers:
             return self.at("eval", slug(test), f"{slug(row)}_infer.{self.grader(test, short=True)}.per_sample.jsonl")
         return str(PurePosixPath(self.answers(row, test)) / "per_sample.jsonl")
+
+
+def answering_steps(system: str, test: str) -> list[str]:
+    """Names of the steps that may make and grade the answers of a system to a set."""
+    return [f"{stage} {system} on {test}{end}" for stage in ("baselines", "evaluate") for end in ("", ", graded")]
+
+
+def training_steps(system: str) -> list[str]:
+    """Names of the steps that may train a system."""
+    return [f"{stage} {system}" for stage in ("sft", "grpo")]
 
 
 def known(where: str, names: Iterable[str], names_known: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from agentark import stats
 from agentark.evaluation import Graded
 from agentark.types import UserError
-from distill import study_table
+from study import table as study_table
 
 
 def graded(
@@ -38,19 +38,45 @@ def test_every_system_against_the_first(tmp_path: Path, capsys: pytest.CaptureFi
     assert study_table.main(words) == 0
     assert capsys.readouterr().out.startswith("held-out (ChainSum)\n\n| system | n | accuracy, % | − base | p |")
     lines = output.with_name("table.md").read_text().splitlines()
-    assert "| base | 4 | 25.0 ± 25.0 | – | – | 10 |" in lines
-    assert "| R-SFT+PAD | 3 (+1 failed) | 100.0 ± 0.0 | +66.7 | 0.5 | 25 |" in lines
+    assert "| base | 4 | 25.0 ± 25.0 | – | – | 10 | – | – |" in lines
+    assert "| R-SFT+PAD | 3 (+1 failed) | 100.0 ± 0.0 | +66.7 | 0.5 | 25 | – | – |" in lines
     found = json.loads(output.with_name("table.json").read_bytes())["tables"]["held-out"]
     assert found["rows"]["base"]["se"] == pytest.approx(0.25)
     assert found["rows"]["R-SFT+PAD"]["p"] == stats.mcnemar(0, 2)
-    assert found["files"] == {"base": str(base), "R-SFT+PAD": str(better)}
+    assert found["files"] == {"base": [str(base)], "R-SFT+PAD": [str(better)]}
 
 
 def test_figures_that_are_no_accuracy(tmp_path: Path) -> None:
     one, two = (graded(tmp_path / name, values, 4, "rougeL") for name, values in (("a", [0.2, 0.4]), ("b", [0.3, 0.5])))
-    made = study_table.make({"base": one, "DA": two})
+    made = study_table.make({"a": {"base": one, "DA": two}})
     assert made.metric == "rougeL"
     assert made.rows["DA"].difference == pytest.approx(0.1)
+
+
+def test_pooled_sets_and_the_times_of_a_study(tmp_path: Path) -> None:
+    values = {"a/base": [1.0, 0.0], "a/DA": [1.0, 1.0], "b/base": [0.0, 0.0, 0.0], "b/DA": [1.0, 1.0, 0.0]}
+    rows = [f"{name}={graded(tmp_path / name, right, 30)}" for name, right in values.items()]
+    seconds = {"baselines base on a": 2.0, "evaluate DA on a": 3.0, "evaluate DA on b": 4.0, "sft DA": 5.0}
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps({"steps": {name: {"seconds": spent} for name, spent in seconds.items()}}))
+    output = tmp_path / "table"
+    argv = ["--rows", *rows, "--pool", "both=a,b", "--study", str(study), "--output", str(output)]
+    assert study_table.main(argv) == 0
+    tables = json.loads(output.with_name("table.json").read_bytes())["tables"]
+    assert list(tables) == ["a", "b", "both"]
+    base, distilled = tables["both"]["rows"]["base"], tables["both"]["rows"]["DA"]
+    assert (base["n"], base["value"], base["seconds"], base["training_seconds"]) == (5, 0.2, 2.0, None)
+    assert (distilled["value"], distilled["seconds"], distilled["training_seconds"]) == (0.8, 7.0, 5.0)
+    assert distilled["p"] == stats.mcnemar(0, 3)
+    assert distilled["tokens"] == 60 / 5
+    for words, expected in (
+        (["both=a,c"], r"--pool 'both=a,c': no set 'c'"),
+        (["a=a,b"], r"--pool 'a=a,b': a is there twice"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            study_table.main(["--rows", *rows, "--pool", *words, "--output", str(output)])
+    with pytest.raises(UserError, match="is not the state of a study"):
+        study_table.main(["--rows", *rows, "--study", str(tmp_path / "table.json"), "--output", str(output)])
 
 
 @pytest.mark.parametrize(
@@ -70,4 +96,4 @@ def test_bad_rows(tmp_path: Path, words: list[str], expected: str) -> None:
 def test_other_questions_are_not_compared(tmp_path: Path) -> None:
     one, two = graded(tmp_path / "a", [1.0], 1), graded(tmp_path / "b", [1.0], 1, first=1)
     with pytest.raises(UserError, match=r"DA .* and base .* were not asked the same questions"):
-        study_table.make({"base": one, "DA": two})
+        study_table.make({"a": {"base": one, "DA": two}})

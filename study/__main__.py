@@ -1,6 +1,6 @@
 """A whole study from one file: debate, labels, R-SFT, DA, PAD, every system measured, a table and a report.
 
-    python -m distill.pipeline --config configs/pipelines/smoke.yaml
+    python -m study --config configs/studies/smoke.yaml
 
 Every step is a command of this repository, run as a child process with a log in <folder>/logs. Steps that are done are
 not run again, changed ones are, with all that builds on them; a study that was stopped in any way goes on with the same
@@ -21,15 +21,16 @@ from agentark import cli
 from agentark.config import nearest
 from agentark.lock import RunLock
 from agentark.types import UserError
-from distill import pipeline_config, study_child
-from distill.pipeline_plan import STAGES, Plan, PlannedStep
-from distill.pipeline_state import Memory, Status
-from distill.study_child import ROOT, slug
+from study.plan import STAGES, Plan, PlannedStep
+from study.recipe import load
+from study.state import Memory, Status
+from study.step import ROOT, shown, slug
+from study.step import run as run_step
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
-    parser = cli.Parser(prog="python -m distill.pipeline", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="the study, e.g. configs/pipelines/smoke.yaml")
+    parser = cli.Parser(prog="python -m study", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="the study, e.g. configs/studies/smoke.yaml")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of that file, keys dotted")
     names = f"{', '.join(STAGES)}, or a step as --dry_run names it"
     parser.add_argument("--only", nargs="+", metavar="STAGE", help=f"run these alone: {names}")
@@ -129,9 +130,9 @@ def run(steps: Sequence[PlannedStep], chosen: Sequence[PlannedStep], memory: Mem
         view.say(step, status.text)
         for origin, target in memory.begin(step, status):
             view.detail(f"{_below(origin)} is now {_below(target)}")
-        view.detail(study_child.shown(step.command))
+        view.detail(shown(step.command))
         try:
-            seconds = study_child.run(step, memory.folder / "logs" / f"{slug(step.name)}.log", lock, view.watch)
+            seconds = run_step(step, memory.folder / "logs" / f"{slug(step.name)}.log", lock, view.watch)
         finally:
             view.clear()
         memory.finish(step, seconds)
@@ -156,13 +157,13 @@ def commands(steps: Iterable[PlannedStep], memory: Memory) -> list[str]:
         status = memory.status(step, ahead)
         lines.append(f"# {step.name} ({status.text})")
         if status.kind == "done":
-            lines.append(f"# {study_child.shown(step.command)}")
+            lines.append(f"# {shown(step.command)}")
             continue
         ahead[step.name] = status
         for origin, target in memory.to_move(step, status):
             lines.append(shlex.join(["mkdir", "-p", _below(target.parent)]))
             lines.append(shlex.join(["mv", _below(origin), _below(target)]))
-        lines.append(study_child.shown(step.command))
+        lines.append(shown(step.command))
     return lines
 
 
@@ -186,7 +187,7 @@ def outcome(plan: Plan, memory: Memory) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    plan = Plan(pipeline_config.load(args.config, args.set))
+    plan = Plan(load(args.config, args.set))
     chosen = choose(plan.steps, args.only, args.first, args.last)
     memory = Memory(plan.study.folder)
     if args.dry_run:

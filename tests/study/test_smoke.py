@@ -1,4 +1,4 @@
-"""configs/pipelines/smoke.yaml for real: killed twice at random moments, continued, and then labelled otherwise."""
+"""configs/studies/smoke.yaml for real: killed twice at random moments, continued, and then labelled otherwise."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from agentark import answers
 from agentark.judge import CHOICES, MASS_FLOOR
 from agentark.tasks import get_task
 from agentark.types import UserError
-from distill.pipeline_config import load
-from distill.pipeline_plan import Plan
 from distill.select.targets import prompt_of
-from distill.study_child import ROOT
-from distill.study_model import batches
-from distill.study_model import main as make_model
+from study.plan import Plan
+from study.recipe import load
+from study.step import ROOT
+from study.tiny_model import batches
+from study.tiny_model import main as make_model
 
-SMOKE = ROOT / "configs" / "pipelines" / "smoke.yaml"
+SMOKE = ROOT / "configs" / "studies" / "smoke.yaml"
 LIMIT = 1500
 """Seconds that all runs may take here; one without a kill takes minutes."""
 
@@ -35,7 +35,7 @@ def started(folder: Path, *overrides: str) -> "subprocess.Popen[str]":
     model = folder / "small-llama"
     changes = [f"folder={folder}", f"model={model}", f"label.flags.model={model}", *overrides]
     return subprocess.Popen(
-        [sys.executable, "-m", "distill.pipeline", "--config", str(SMOKE), "--set", *changes],
+        [sys.executable, "-m", "study", "--config", str(SMOKE), "--set", *changes],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

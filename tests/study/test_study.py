@@ -16,14 +16,15 @@ import pytest
 
 from agentark.lock import RunLock
 from agentark.types import RunError, UserError
-from distill import pipeline, study_child
-from distill.pipeline import choose, commands
-from distill.pipeline_config import load
-from distill.pipeline_plan import Plan, PlannedStep
-from distill.pipeline_state import Memory, Status
-from distill.study_child import ROOT, Step
+from study import __main__ as pipeline
+from study import step as study_child
+from study.__main__ import choose, commands
+from study.plan import Plan, PlannedStep
+from study.recipe import load
+from study.state import Memory, Status
+from study.step import ROOT, Step
 
-RECIPES = ROOT / "configs" / "pipelines"
+RECIPES = ROOT / "configs" / "studies"
 COPY = "import sys; open(sys.argv[4], 'w').write(open(sys.argv[2]).read() + sys.argv[6])"
 
 
@@ -197,9 +198,9 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}, {here!r}]
 from agentark import cli
-import test_pipeline
+import test_study
 folder = Path({folder!r})
-cli.entry(lambda: len(test_pipeline.run(folder, test_pipeline.slow(folder))) * 0)
+cli.entry(lambda: len(test_study.run(folder, test_study.slow(folder))) * 0)
 """
 WAIT = "import sys, time; print('ready', flush=True); time.sleep(float(sys.argv[6])); "
 
@@ -425,7 +426,7 @@ def test_a_judge_setting_runs_label_and_all_after_it_and_nothing_before(
                 (path / "per_sample.jsonl").write_text("")
         return 1.0
 
-    monkeypatch.setattr(study_child, "run", child)
+    monkeypatch.setattr(pipeline, "run_step", child)
     steps = names(Plan(load(RECIPES / "smoke.yaml")).steps)
     assert pipeline.main(argv) == 0
     assert ran == steps

@@ -1,0 +1,232 @@
+"""The table of a study: every system's figure with its standard error, against one of them, question by question.
+
+    python -m study.table --output outputs/study/table --rows \
+        held-out/base=outputs/.../per_sample.jsonl held-out/debate=outputs/.../per_sample.jsonl
+
+Writes <output>.md and <output>.json. Every set of questions has a table, and so has every pool of sets (`--pool
+both=held-out,other`), whose questions are compared all together; the first system is what the others are compared
+with. With `--study outputs/study/study.json` the table also says how long answers and training took.
+"""
+
+# ruff: noqa: T201 -- an entry script: it prints the table
+
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from agentark import cli, contamination, stats
+from agentark.config import nearest
+from agentark.evaluation import read_graded, values_by_question
+from agentark.records import now, write_atomically
+from agentark.types import UserError
+from study.layout import answering_steps, training_steps
+
+HEAD = "| system | n | {metric}, % | − {base} | p | tokens an answer | seconds | training seconds |"
+RULE = "|---|--:|--:|--:|--:|--:|--:|--:|"
+
+
+class Cell(Struct, frozen=True, kw_only=True):
+    """One system on one set of questions."""
+
+    n: int
+    """Questions that carry a figure."""
+    errors: int
+    """Questions without one, because their run failed."""
+    value: float
+    se: float | None
+    difference: float | None
+    """From the first system on the questions both have; None for the first itself."""
+    p: float | None
+    """Two-sided, paired."""
+    tokens: float
+    """Completion tokens per question, all agents together."""
+    seconds: float | None = None
+    """Wall time of the steps that made and graded the answers, engine start included; None where it is unknown."""
+    training_seconds: float | None = None
+    """Wall time of its training; None where it is unknown, or the system was not trained."""
+
+
+class Table(Struct, frozen=True, kw_only=True):
+    """All systems on one set of questions, or on several that are pooled."""
+
+    dataset: str
+    metric: str
+    files: dict[str, list[str]]
+    """System -> its per_sample.jsonl of each set."""
+    rows: dict[str, Cell]
+
+
+def tokens(graded: Path) -> int:
+    """Completion tokens behind an evaluation, all agents and questions together."""
+    used = report(graded)["tokens"]
+    return sum(int(one["completion_tokens"]) for one in used.values())
+
+
+def report(graded: Path) -> dict[str, Any]:
+    """The metrics.json beside a per_sample.jsonl."""
+    return contamination.json_of(graded.with_name(graded.name.removesuffix("per_sample.jsonl") + "metrics.json"))
+
+
+def make(
+    sets: Mapping[str, Mapping[str, Path]], seconds: Mapping[str, float] = MappingProxyType({}), seed: int = 0
+) -> Table:
+    """The table of one set, or of several whose questions are compared all together.
+
+    Args:
+        sets: set -> system -> its per_sample.jsonl; the first system is what the others are compared with.
+        seconds: step of the study -> how long it took.
+
+    Raises:
+        UserError: a file that is no evaluation, another metric, or systems that were asked other questions.
+    """
+    names = list(next(iter(sets.values())))
+    graded = {name: {key: read_graded(files[name]) for key, files in sets.items()} for name in names}
+    first = names[0]
+    metric = next(iter(graded[first].values()))[0].metric
+    asked = {(key, row.id) for key, rows in graded[first].items() for row in rows}
+    figures = {
+        name: {
+            (key, question): value
+            for key, rows in graded[name].items()
+            for question, value in values_by_question(rows, metric, sets[key][name]).items()
+        }
+        for name in names
+    }
+    cells = {}
+    for name in names:
+        if {(key, row.id) for key, rows in graded[name].items() for row in rows} != asked:
+            told = [f"{one} ({', '.join(str(of[one]) for of in sets.values())})" for one in (name, first)]
+            raise UserError(f"--rows: {' and '.join(told)} were not asked the same questions")
+        own, base = figures[name], figures[first]
+        mean, se = stats.mean_and_se(list(own.values()))
+        shared = sorted(own.keys() & base.keys())
+        paired = stats.paired([base[key] for key in shared], [own[key] for key in shared], seed=seed)
+        cells[name] = Cell(
+            n=len(own),
+            errors=len(asked) - len(own),
+            value=mean,
+            se=se,
+            difference=None if name == first else paired.difference,
+            p=None if name == first else paired.p,
+            tokens=sum(tokens(files[name]) for files in sets.values()) / len(asked),
+            seconds=_spent(seconds, (step for key in sets for step in answering_steps(name, key))),
+            training_seconds=_spent(seconds, training_steps(name)),
+        )
+    files = {name: [str(of[name]) for of in sets.values()] for name in names}
+    about = report(next(iter(sets.values()))[first])
+    return Table(dataset=str(about["dataset"]), metric=metric, files=files, rows=cells)
+
+
+def _spent(seconds: Mapping[str, float], steps: Iterable[str]) -> float | None:
+    """Wall time of those of the steps that ran; None: none of them did."""
+    known = [seconds[step] for step in steps if step in seconds]
+    return sum(known) if known else None
+
+
+def markdown(tables: Mapping[str, Table]) -> str:
+    """All tables, with what the columns mean below."""
+    parts = []
+    for name, one in tables.items():
+        base = next(iter(one.rows))
+        lines = [f"{name} ({one.dataset})\n", HEAD.format(metric=one.metric, base=base), RULE]
+        for system, cell in one.rows.items():
+            against = "–" if cell.difference is None else f"{100 * cell.difference:+.1f}"
+            p = "–" if cell.p is None else f"{cell.p:.2g}"
+            n = f"{cell.n}" + (f" (+{cell.errors} failed)" if cell.errors else "")
+            times = " | ".join("–" if one is None else f"{one:.0f}" for one in (cell.seconds, cell.training_seconds))
+            lines.append(
+                f"| {system} | {n} | {percent(cell.value, cell.se)} | {against} | {p} | {cell.tokens:.0f} | {times} |"
+            )
+        parts.append("\n".join(lines))
+    parts.append(
+        "± is one standard error; p is two-sided, paired on the same questions (McNemar's exact test where answers are "
+        "right or wrong, else sign flips); tokens are those written, all agents together; seconds are wall time, with "
+        "the engine's start."
+    )
+    return "\n\n".join(parts)
+
+
+def percent(value: float, se: float | None) -> str:
+    """`41.2 ± 2.8`."""
+    return f"{100 * value:.1f}" + ("" if se is None else f" ± {100 * se:.1f}")
+
+
+def parse_rows(words: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """Set -> system -> file, of `set/system=file`."""
+    found: dict[str, dict[str, Path]] = {}
+    for word in words:
+        name, separator, path = word.partition("=")
+        questions, slash, system = name.partition("/")
+        if not (separator and slash and path and system and questions):
+            raise UserError(f"--rows {word!r}: expected set/system=file")
+        if system in found.setdefault(questions, {}):
+            raise UserError(f"--rows {word!r}: {system} is there twice for {questions}")
+        found[questions][system] = Path(path)
+    return found
+
+
+def parse_pools(words: Sequence[str], sets: Mapping[str, Mapping[str, Path]]) -> dict[str, list[str]]:
+    """Pool -> its sets, of `pool=set,set`.
+
+    Raises:
+        UserError: no such set, a name that is taken, or sets with other systems.
+    """
+    pools: dict[str, list[str]] = {}
+    for word in words:
+        name, _, listed = word.partition("=")
+        members = listed.split(",")
+        for member in members:
+            if member not in sets:
+                raise UserError(f"--pool {word!r}: no set {member!r} ({nearest(member, sets)}); expected pool=set,set")
+        if name in sets or name in pools:
+            raise UserError(f"--pool {word!r}: {name} is there twice")
+        if any(list(sets[member]) != list(sets[members[0]]) for member in members):
+            raise UserError(f"--pool {word!r}: its sets have other systems")
+        pools[name] = members
+    return pools
+
+
+def read_seconds(path: Path | None) -> dict[str, float]:
+    """Step -> how long it took, of a study.json."""
+    if path is None:
+        return {}
+    try:
+        return {name: float(step["seconds"]) for name, step in contamination.json_of(path)["steps"].items()}
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"--study {path}: is not the state of a study") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(prog="python -m study.table", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--rows", nargs="+", required=True, metavar="SET/SYSTEM=FILE", help="per_sample.jsonl of a system on a set"
+    )
+    parser.add_argument("--pool", nargs="+", default=[], metavar="POOL=SET,SET", help="also these sets all together")
+    parser.add_argument("--study", type=Path, help="study.json, for the times")
+    parser.add_argument("--output", type=Path, required=True, help="files to write, without .md and .json")
+    parser.add_argument("--seed", type=cli.integer(0), default=0, help="of the paired test")
+    args: Namespace = parser.parse_args(argv)
+    sets, seconds = parse_rows(args.rows), read_seconds(args.study)
+    pools = {name: [name] for name in sets} | parse_pools(args.pool, sets)
+    tables = {name: make({key: sets[key] for key in keys}, seconds, args.seed) for name, keys in pools.items()}
+    text = markdown(tables)
+    about = {"tables": tables, "written": now(), "command": cli.command_line(), "versions": cli.provenance()}
+    try:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        encoded = msgspec.json.format(msgspec.json.encode(about), indent=2)
+        write_atomically(args.output.with_name(args.output.name + ".json"), encoded + b"\n")
+        write_atomically(args.output.with_name(args.output.name + ".md"), text.encode() + b"\n")
+    except OSError as error:
+        raise UserError(f"--output {args.output}: cannot be written ({error.strerror})") from None
+    print(text)
+    print(f"written to {args.output}.md")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.entry(main)
