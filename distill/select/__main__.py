@@ -31,8 +31,12 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--trace", choices=["single", "dialogue"], default="single", help="what of a trajectory")
     parser.add_argument("--target", choices=["full", "answer"], default="full", help="answer: the gold answer alone")
     parser.add_argument("--thinking", choices=["strip", "keep"], default="strip", help="text between thinking tags")
-    parser.add_argument("--k", type=int, choices=range(1, K_MAX + 1), default=K_MAX, help="DA: at most so many")
-    parser.add_argument("--diversity", choices=["llm", "embed", "ngram"], default="embed", help="DA: who says differs")
+    parser.add_argument(
+        "--k", type=int, choices=range(1, K_MAX + 1), default=K_MAX, help="DA: solutions of a question, at most"
+    )
+    parser.add_argument(
+        "--diversity", choices=["llm", "embed", "ngram"], default="embed", help="DA: what tells solutions apart"
+    )
     parser.add_argument("--distiller", help="DA with --diversity llm: the model that picks")
     parser.add_argument("--contamination", type=Path, nargs="+", default=[], help="evaluation files to stay clear of")
     parser.add_argument("--config", type=Path, default=CONFIG, help="settings of the selection")
@@ -57,14 +61,14 @@ def parse(argv: list[str] | None = None) -> Namespace:
 def read(args: Namespace) -> list[Labelled]:
     """The inputs, in an order that does not depend on the command line."""
     given = args.trajectories or [None] * len(args.input)
-    found = [read_labelled(labels, trajectories) for labels, trajectories in zip(args.input, given, strict=True)]
-    names = {one.task.name for one in found}
+    sources = [read_labelled(labels, trajectories) for labels, trajectories in zip(args.input, given, strict=True)]
+    names = {source.task.name for source in sources}
     if len(names) > 1:
         raise UserError(f"--input: files of several datasets ({', '.join(sorted(names))}); select each by itself")
-    hashes = Counter(one.labels_sha256 for one in found)
+    hashes = Counter(source.labels_sha256 for source in sources)
     if max(hashes.values()) > 1:
         raise UserError("--input: the same file twice")
-    return sorted(found, key=lambda one: (one.name, one.labels_sha256))
+    return sorted(sources, key=lambda source: (source.name, source.labels_sha256))
 
 
 def main(argv: list[str] | None = None, choose_engine: Callable[..., cli.Choice] = cli.choose_engine) -> int:

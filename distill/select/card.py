@@ -70,17 +70,17 @@ def manifest(
         "config": settings.model_dump(mode="json"),
         "sources": [
             {
-                "labels": str(one.labels),
-                "labels_sha256": one.labels_sha256,
-                "trajectories": str(one.trajectories),
-                "trajectories_sha256": one.trajectories_sha256,
-                "judge": one.judge,
-                "method": one.name,
-                "teacher": ", ".join(sorted({record.model for record, _ in one.pairs})),
-                "questions": len(one.pairs),
-                "failed": one.failed,
+                "labels": str(source.labels),
+                "labels_sha256": source.labels_sha256,
+                "trajectories": str(source.trajectories),
+                "trajectories_sha256": source.trajectories_sha256,
+                "judge": source.judge,
+                "method": source.name,
+                "teacher": ", ".join(sorted({record.model for record, _ in source.pairs})),
+                "questions": len(source.pairs),
+                "failed": source.failed,
             }
-            for one in sources
+            for source in sources
         ],
         "counts": dict(counts),
         "command": cli.command_line(),
@@ -109,7 +109,7 @@ def _card(about: Mapping[str, Any]) -> str:
         written=about["written"],
         title=about["file"],
         rows=about["counts"]["rows"],
-        sources="\n".join(SOURCE.format(**one) for one in about["sources"]),
+        sources="\n".join(SOURCE.format(**source) for source in about["sources"]),
         report=report(about["counts"], Namespace(**about)),
     )
 
@@ -117,8 +117,8 @@ def _card(about: Mapping[str, Any]) -> str:
 def report(counts: Mapping[str, Any], args: Namespace) -> str:
     """What was found and what was chosen, in a few lines."""
 
-    def listed(found: Mapping[str, int]) -> str:
-        return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in found.items()) or "none"
+    def listed(counted: Mapping[str, int]) -> str:
+        return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counted.items()) or "none"
 
     lines = [
         f"{counts['questions']} questions; by number of correct agents: "

@@ -77,7 +77,7 @@ class Question(Struct, frozen=True):
     @property
     def correct(self) -> int:
         """Agents whose final answer is right."""
-        return sum(one.verdict is True and one.kind != AGGREGATE for one in self.trajectories)
+        return sum(path.verdict is True and path.kind != AGGREGATE for path in self.trajectories)
 
 
 class Target(Struct, frozen=True):
@@ -127,38 +127,39 @@ def merge(sources: Sequence[Labelled]) -> list[Question]:
 # ---------------------------------------------------------------- choosing
 
 
-def preferred(one: Question, settings: SelectConfig) -> list[Trajectory]:
+def preferred(question: Question, settings: SelectConfig) -> list[Trajectory]:
     """The correct trajectories, best first: by preference, then in an order drawn from the seed and the id."""
     weights = settings.preference.model_dump()
-    usable = [each for each in one.trajectories if each.verdict is True and weights.get(each.kind, 0) > 0]
+    usable = [path for path in question.trajectories if path.verdict is True and weights.get(path.kind, 0) > 0]
     return sorted(
-        usable, key=lambda each: (-weights[each.kind], digest((settings.seed, one.sample.id, each.key)), each.key)
+        usable,
+        key=lambda path: (-weights[path.kind], digest((settings.seed, question.sample.id, path.key)), path.key),
     )
 
 
 def usable_targets(
-    one: Question, args: Namespace, settings: SelectConfig, dropped: Counter[str], thinking: Counter[str]
+    question: Question, args: Namespace, settings: SelectConfig, dropped: Counter[str], thinking: Counter[str]
 ) -> list[Target]:
     """The trajectories of a question that pass the filters, best first; what does not is counted."""
-    found = []
-    for trajectory in preferred(one, settings):
-        reason, text = _text(one.sample, trajectory, args, settings)
+    passed = []
+    for trajectory in preferred(question, settings):
+        reason, text = _text(question.sample, trajectory, args, settings)
         if text is None:
             dropped[reason] += 1
             continue
         last = trajectory.replies[-1]
         if last.reasoning or "</think>" in last.text:
             thinking["thinking kept" if args.thinking == "keep" else "thinking stripped"] += 1
-        found.append(Target(trajectory, text))
-    return found
+        passed.append(Target(trajectory, text))
+    return passed
 
 
-def _text(sample: Sample, one: Trajectory, args: Namespace, settings: SelectConfig) -> tuple[str, str | None]:
+def _text(sample: Sample, trajectory: Trajectory, args: Namespace, settings: SelectConfig) -> tuple[str, str | None]:
     """(why there is none, the target's text)."""
-    if settings.drop_truncated and one.truncated:
+    if settings.drop_truncated and trajectory.truncated:
         return "truncated", None
-    text = targets.compose(sample, one, args.trace, args.thinking, settings.joiners, settings.answer_forms)
-    if text is None or answers.extract(one.replies[-1].text, sample.answer_type, sample.choices) is None:
+    text = targets.compose(sample, trajectory, args.trace, args.thinking, settings.joiners, settings.answer_forms)
+    if text is None or answers.extract(trajectory.replies[-1].text, sample.answer_type, sample.choices) is None:
         return "no answer", None
     if any(map(settings.peer_heading.match, text.splitlines())):
         return "repeats a peer", None
@@ -170,8 +171,8 @@ def _text(sample: Sample, one: Trajectory, args: Namespace, settings: SelectConf
 
 
 def diverse(usable: Sequence[Target], args: Namespace, embedder: diversity.Embedder | None) -> list[int]:
-    """Places of at most k structurally different targets, by distances."""
-    texts = [one.text for one in usable]
+    """Positions of at most k structurally different targets, by distances."""
+    texts = [target.text for target in usable]
     if args.diversity == "ngram":
         distances = diversity.ngram_distances(texts)
     else:
@@ -239,9 +240,9 @@ def select(
     Raises:
         UserError: nothing is left to train on.
     """
-    by_correct = Counter(one.correct for one in questions)
-    seen = Counter(each.kind for one in questions for each in one.trajectories if each.kind != AGGREGATE)
-    enough = [one for one in questions if one.correct >= args.min_correct]
+    by_correct = Counter(question.correct for question in questions)
+    seen = Counter(path.kind for question in questions for path in question.trajectories if path.kind != AGGREGATE)
+    enough = [question for question in questions if question.correct >= args.min_correct]
     if not enough:
         listing = ", ".join(f"{count} with {number}" for number, count in sorted(by_correct.items()))
         raise UserError(
@@ -249,23 +250,23 @@ def select(
             f"{listing}); lower it, or label more"
         )
     held_out = EvaluationQuestions(args.contamination, settings.ngram)
-    hits = {one.sample.id: held_out.hit(one.sample.id, one.sample.query) for one in enough}
-    clean = [one for one in enough if hits[one.sample.id] is None]
+    hits = {question.sample.id: held_out.hit(question.sample.id, question.sample.query) for question in enough}
+    clean = [question for question in enough if hits[question.sample.id] is None]
     dropped: Counter[str] = Counter()
     thinking: Counter[str] = Counter()
-    usable = [(one, usable_targets(one, args, settings, dropped, thinking)) for one in clean]
+    usable = [(question, usable_targets(question, args, settings, dropped, thinking)) for question in clean]
     failed = 0
     if args.strategy == "da":
         chosen, failed = _augmented(usable, args, settings, dropped, choose_engine)
     else:
-        chosen = [(one, found[:1]) for one, found in usable]
-    rows = [_row(one.sample, target, args) for one, found in chosen for target in found]
+        chosen = [(question, passed[:1]) for question, passed in usable]
+    rows = [_row(question.sample, target, args) for question, picked in chosen for target in picked]
     if not rows and not failed:
         reasons = ", ".join(
             f"{count} {name}" for name, count in (dropped + Counter(filter(None, hits.values()))).items()
         )
         raise UserError(f"--output {args.output}: nothing is left to train on ({reasons}); see --config")
-    picked = Counter(len(found) for _, found in chosen)
+    sizes = Counter(len(picked) for _, picked in chosen)
     counts = {
         "questions": len(questions),
         "questions_by_correct_agents": {str(number): count for number, count in sorted(by_correct.items())},
@@ -274,14 +275,14 @@ def select(
         "contaminated": dict(sorted(Counter(filter(None, hits.values())).items())),
         "dropped_trajectories": dict(sorted(dropped.items())),
         "thinking": dict(sorted(thinking.items())),
-        "questions_left_out_by_filters": picked[0],
-        "questions_chosen": len(chosen) - picked[0],
-        "trajectories_per_question": {str(number): count for number, count in sorted(picked.items()) if number},
+        "questions_left_out_by_filters": sizes[0],
+        "questions_chosen": len(chosen) - sizes[0],
+        "trajectories_per_question": {str(number): count for number, count in sorted(sizes.items()) if number},
         "chosen_paths": dict(sorted(Counter(row.path for row in rows).items())),
         "rows": len(rows),
     }
     if args.strategy == "da":
-        counts["questions_with_fewer_than_k"] = sum(count for number, count in picked.items() if 0 < number < args.k)
+        counts["questions_with_fewer_than_k"] = sum(count for number, count in sizes.items() if 0 < number < args.k)
     return rows, counts, failed
 
 
@@ -292,18 +293,18 @@ def _augmented(
     dropped: Counter[str],
     choose_engine: Callable[..., cli.Choice],
 ) -> tuple[list[tuple[Question, list[Target]]], int]:
-    """DA: at most k different targets of every question."""
+    """DA: at most k different passed of every question."""
     unlike = []
-    for one, found in usable:
-        kept = distinct([target.text for target in found], settings.near_duplicate, settings.shingle)
-        dropped["near-duplicate"] += len(found) - len(kept)
-        unlike.append((one, [found[place] for place in kept]))
+    for question, passed in usable:
+        kept = distinct([target.text for target in passed], settings.near_duplicate, settings.shingle)
+        dropped["near-duplicate"] += len(passed) - len(kept)
+        unlike.append((question, [passed[index] for index in kept]))
     if args.diversity == "llm":
         picks, failed = ask_distiller(unlike, args, choose_engine)
         chosen = [
-            (one, [found[place] for place in picks[one.sample.id]] if one.sample.id in picks else found)
-            for one, found in unlike
-            if len(found) <= 1 or one.sample.id in picks
+            (question, [passed[index] for index in picks.get(question.sample.id, range(len(passed)))])
+            for question, passed in unlike
+            if len(passed) <= 1 or question.sample.id in picks
         ]
         return chosen, failed
     embedder = None
@@ -314,21 +315,22 @@ def _augmented(
                 "sentence-transformers); null takes TF-IDF"
             )
         embedder = diversity.Embedder(settings.embedding_model)
-    return [(one, [found[place] for place in diverse(found, args, embedder)]) for one, found in unlike], 0
+    chosen = [(question, [passed[index] for index in diverse(passed, args, embedder)]) for question, passed in unlike]
+    return chosen, 0
 
 
 def _row(sample: Sample, target: Target, args: Namespace) -> Row:
-    one = target.trajectory
+    trajectory = target.trajectory
     return Row(
         id=sample.id,
         prompt=targets.prompt_of(sample),
         completion=targets.completion_of(targets.answer_only(sample) if args.target == "answer" else target.text),
         source=sample.source,
-        method=one.method,
-        teacher=one.teacher,
-        agent=one.agent,
-        solution=one.solution,
-        path=one.kind,
+        method=trajectory.method,
+        teacher=trajectory.teacher,
+        agent=trajectory.agent,
+        solution=trajectory.solution,
+        path=trajectory.kind,
         strategy=args.strategy,
         trace="answer" if args.target == "answer" else args.trace,
     )

@@ -30,12 +30,12 @@ def farthest(distances: Distances, k: int) -> list[int]:
         k: picks, at most; fewer when what is left equals a pick.
 
     Returns:
-        Places, in the order picked.
+        Positions, in the order picked.
     """
     picks = [0] if len(distances) else []
     while len(picks) < min(k, len(distances)):
-        nearest = [min(distances[place][pick] for pick in picks) for place in range(len(distances))]
-        best = max(range(len(distances)), key=lambda place: (nearest[place], -place))
+        nearest = [min(row[pick] for pick in picks) for row in distances]
+        best = max(range(len(distances)), key=lambda index: (nearest[index], -index))
         if nearest[best] <= 0:
             break
         picks.append(best)
@@ -51,10 +51,10 @@ def ngram_distances(texts: Sequence[str], n: int = 3) -> list[list[float]]:
 def tfidf_distances(texts: Sequence[str]) -> list[list[float]]:
     """1 - cosine of TF-IDF vectors over these texts (smoothed idf). Shape (N, N)."""
     counts = [Counter(tokens(text)) for text in texts]
-    documents = Counter(token for one in counts for token in one)
+    documents = Counter(token for used in counts for token in used)
     idf = {token: math.log((1 + len(texts)) / (1 + seen)) + 1 for token, seen in documents.items()}
-    vectors = [{token: count * idf[token] for token, count in one.items()} for one in counts]
-    norms = [math.sqrt(sum(value * value for value in one.values())) or 1.0 for one in vectors]
+    vectors = [{token: count * idf[token] for token, count in used.items()} for used in counts]
+    norms = [math.sqrt(sum(value * value for value in vector.values())) or 1.0 for vector in vectors]
     return [
         [
             0.0 if i == j else max(0.0, 1 - sum(value * b.get(token, 0.0) for token, value in a.items()) / (m * n))
@@ -79,10 +79,10 @@ class Embedder:
     def distances(self, texts: Sequence[str]) -> list[list[float]]:
         """1 - cosine. Shape (N, N)."""
         vectors = self._model.encode(list(texts), normalize_embeddings=True)
-        found: list[list[float]] = (1 - vectors @ vectors.T).clip(0).tolist()
-        for place, row in enumerate(found):
-            row[place] = 0.0
-        return found
+        distances: list[list[float]] = (1 - vectors @ vectors.T).clip(0).tolist()
+        for index, row in enumerate(distances):
+            row[index] = 0.0
+        return distances
 
 
 class Choosable(Sample, frozen=True, omit_defaults=True, kw_only=True):
@@ -96,7 +96,7 @@ class PickRow(Struct, frozen=True, kw_only=True):
 
     id: str
     picks: list[int]
-    """0-based places of the solutions."""
+    """0-based positions of the solutions."""
     input: str
     """Digest of question and solutions: picked again when they change."""
     token_stats: dict[str, TokenStats]

@@ -120,11 +120,11 @@ def _place(named: Path, labels: Path) -> Path:
 def _check_pair(labels: Path, record: Record | None, row: LabelRow) -> None:
     if record is None:
         raise UserError(f"--input {labels}: {row.id} is not in the trajectories; these labels are of another run")
-    solutions = {one.id: one for one in record.solutions}
-    for one in row.solutions:
-        found = solutions.get(one.id)
-        if found is None or record.text_of(found) != one.text:
+    solutions = {solution.id: solution for solution in record.solutions}
+    for labelled in row.solutions:
+        solution = solutions.get(labelled.id)
+        if solution is None or record.text_of(solution) != labelled.text:
             raise UserError(
-                f"--input {labels}: solution {one.id} of {row.id} has another text in the trajectories; "
+                f"--input {labels}: solution {labelled.id} of {row.id} has another text in the trajectories; "
                 "these labels are of another run"
             )

@@ -55,9 +55,9 @@ def compose(
         if text and text not in (end, parts[-1][0] if parts else None):
             parts.append((text, reply.verdict, reply.round))
     said = ""
-    for text, verdict, place in parts:
+    for text, verdict, round in parts:
         listed = joiners.correcting if verdict is False else joiners.confirming
-        joiner = listed[int(digest((sample.id, trajectory.agent, place)), 16) % len(listed)]
+        joiner = listed[int(digest((sample.id, trajectory.agent, round)), 16) % len(listed)]
         said += f"{unboxed(text)}\n\n{joiner}\n\n"
     return with_answer(sample, said + end, forms)
 

@@ -71,32 +71,32 @@ def classify(verdicts: Sequence[bool | None]) -> PathClass:
 def trajectories(record: Record, row: LabelRow) -> list[Trajectory]:
     """The labelled solutions of a question with their paths, ordered by solution."""
     turns = {turn.id: turn for turn in record.trajectory}
-    solutions = {one.id: one for one in record.solutions}
+    solutions = {solution.id: solution for solution in record.solutions}
     rounds = round_verdicts(record, row)
-    found = []
-    for one in row.solutions:
-        solution = solutions[one.id]
+    paths = []
+    for labelled in row.solutions:
+        solution = solutions[labelled.id]
         last = turns[solution.turn]
         alone = is_aggregate(record, solution)
         own = [last] if alone else _own_turns(record, last)
-        verdicts = [rounds.get((turn.agent, turn.round)) for turn in own[:-1]] + [one.verdict]
+        verdicts = [rounds.get((turn.agent, turn.round)) for turn in own[:-1]] + [labelled.verdict]
         replies = [
             Reply(turn.text, turn.completion.reasoning, turn.round, verdict)
             for turn, verdict in zip(own, verdicts, strict=True)
         ]
-        found.append(
+        paths.append(
             Trajectory(
                 method=record.method.name,
                 teacher=record.model,
-                solution=one.id,
-                agent=one.agent,
+                solution=labelled.id,
+                agent=labelled.agent,
                 kind=AGGREGATE if alone else classify(verdicts),
                 replies=tuple(replies),
-                verdict=one.verdict,
+                verdict=labelled.verdict,
                 truncated=last.completion.finish_reason == "length",
             )
         )
-    return found
+    return paths
 
 
 def is_aggregate(record: Record, solution: Solution) -> bool:
@@ -105,11 +105,11 @@ def is_aggregate(record: Record, solution: Solution) -> bool:
     turns = {turn.id: turn for turn in record.trajectory}
     if turns[solution.turn].agent != solution.agent:
         return True
-    others = [one for one in record.solutions if one.id != solution.id]
+    others = [other for other in record.solutions if other.id != solution.id]
     return (
         bool(others)
         and solution.id == record.solutions[-1].id
-        and turns[solution.turn].role not in {turns[one.turn].role for one in others}
+        and turns[solution.turn].role not in {turns[other.turn].role for other in others}
     )
 
 
@@ -117,7 +117,7 @@ def _own_turns(record: Record, last: Turn) -> list[Turn]:
     """The agent's answers up to this one, one a round (its last there), oldest first."""
     own = {turn.round: turn for turn in record.trajectory if (turn.agent, turn.role) == (last.agent, last.role)}
     own[last.round] = last
-    return [own[place] for place in sorted(own) if place <= last.round]
+    return [own[round] for round in sorted(own) if round <= last.round]
 
 
 def round_verdicts(record: Record, row: LabelRow) -> Verdicts:
@@ -127,20 +127,21 @@ def round_verdicts(record: Record, row: LabelRow) -> Verdicts:
         UserError: round labels that do not fit the record.
     """
     given = answered(record, all_rounds=True).answers
-    rounds = sorted({one.round for one in given})
+    rounds = sorted({answer.round for answer in given})
     if row.round_labels is not UNSET:
-        if any(len(of) != len(rounds) for of in row.round_labels.values()):
+        if any(len(verdicts) != len(rounds) for verdicts in row.round_labels.values()):
             raise UserError(f"{row.id}: its round labels are not of the {len(rounds)} rounds in the trajectory")
         return {
-            (agent, place): verdict
-            for agent, of in row.round_labels.items()
-            for place, verdict in zip(rounds, of, strict=True)
+            (agent, round): verdict
+            for agent, verdicts in row.round_labels.items()
+            for round, verdict in zip(rounds, verdicts, strict=True)
         }
     if record.answer_type not in CHECKABLE or len(rounds) < 2:
         return {}
 
     async def check() -> list[bool | None]:
         sample = record.sample()
-        return list(await asyncio.gather(*(by_rule(sample, one.text) for one in given)))
+        return list(await asyncio.gather(*(by_rule(sample, answer.text) for answer in given)))
 
-    return {(one.agent, one.round): verdict for one, verdict in zip(given, asyncio.run(check()), strict=True)}
+    verdicts = asyncio.run(check())
+    return {(answer.agent, answer.round): verdict for answer, verdict in zip(given, verdicts, strict=True)}
