@@ -52,18 +52,18 @@ def choose(
         UserError: no such stage or step in this study, or nothing between the two.
     """
 
-    def places(flag: str, name: str) -> list[int]:
-        found = [place for place, step in enumerate(steps) if name in (step.stage, step.name)]
-        if not found:
+    def positions(flag: str, name: str) -> list[int]:
+        indices = [index for index, step in enumerate(steps) if name in (step.stage, step.name)]
+        if not indices:
             known = dict.fromkeys([*(step.stage for step in steps), *(step.name for step in steps)])
             raise UserError(f"{flag} {name!r}: no such stage or step in this study ({nearest(name, known)})")
-        return found
+        return indices
 
     if only:
-        wanted = {place for name in only for place in places("--only", name)}
-        return [step for place, step in enumerate(steps) if place in wanted]
-    begin = min(places("--from", first)) if first else 0
-    end = max(places("--until", last)) if last else len(steps) - 1
+        wanted = {index for name in only for index in positions("--only", name)}
+        return [step for index, step in enumerate(steps) if index in wanted]
+    begin = min(positions("--from", first)) if first else 0
+    end = max(positions("--until", last)) if last else len(steps) - 1
     if begin > end:
         raise UserError(f"--from {first}: comes after --until {last}")
     return list(steps[begin : end + 1])
@@ -145,8 +145,8 @@ def stale(steps: Iterable[PlannedStep], chosen: Sequence[PlannedStep], memory: M
     """Warnings: steps that are not chosen, have changed, and are built on by chosen ones."""
     names = {step.name for step in chosen}
     needed = {name for step in chosen for name in step.after} - names
-    found = [(step.name, memory.status(step)) for step in steps if step.name in needed]
-    return [f"warning: {name} is left out though it is {status.text}" for name, status in found if status.why]
+    statuses = [(step.name, memory.status(step)) for step in steps if step.name in needed]
+    return [f"warning: {name} is left out though it is {status.text}" for name, status in statuses if status.why]
 
 
 def commands(steps: Iterable[PlannedStep], memory: Memory) -> list[str]:

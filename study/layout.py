@@ -40,22 +40,22 @@ class Layout:
     def rows(self) -> list[str]:
         """The systems, in the order of the table."""
         study = self.study
-        measured = [name for name, one in study.teachers.items() if one.measured]
+        measured = [name for name, teacher in study.teachers.items() if teacher.measured]
         return [BASE, *measured, *study.students, *study.policies]
 
     @property
     def teachers(self) -> list[str]:
         """Those whose trajectories are learnt from."""
-        return [name for name, one in self.study.teachers.items() if one.train]
+        return [name for name, teacher in self.study.teachers.items() if teacher.train]
 
     def _check(self) -> None:
         study = self.study
         rows = [BASE, *study.teachers, *study.students, *study.policies]
         for kind, names in (("system", rows), ("test", [*study.tests]), ("reward model", [*study.prms])):
-            for place, name in enumerate(names):
+            for index, name in enumerate(names):
                 if not slug(name) or any(sign in name for sign in "/="):
                     raise UserError(f"{kind} {name!r}: a name has letters or digits, and neither / nor =")
-                if slug(name) in map(slug, names[:place]):
+                if slug(name) in map(slug, names[:index]):
                     raise UserError(f"{kind} {name!r}: another one would be written to the same place")
         if not self.teachers:
             raise UserError("teachers: none has train: true, so there is nothing to learn from")

@@ -117,8 +117,9 @@ class Plan(Layout):
 
     def _maker(self, path: str) -> str | None:
         """The step that makes a file or folder, or what it is in."""
-        place = PurePosixPath(path)
-        return next((self._made[str(one)] for one in (place, *place.parents) if str(one) in self._made), None)
+        wanted = PurePosixPath(path)
+        names = map(str, (wanted, *wanted.parents))
+        return next((self._made[name] for name in names if name in self._made), None)
 
     def _model(self) -> None:
         if self.study.make_model is not None:
@@ -151,9 +152,9 @@ class Plan(Layout):
         )  # fmt: skip
 
     def _questions(self, questions: Questions) -> Flags:
-        found: Flags = {"split": questions.split, "max_samples": questions.max_samples, "data_dir": questions.data_dir}
+        flags: Flags = {"split": questions.split, "max_samples": questions.max_samples, "data_dir": questions.data_dir}
         options: list[Value] = [*questions.task_config]
-        return {**found, "task_config": options or None, "seed": self.study.seed}
+        return {**flags, "task_config": options or None, "seed": self.study.seed}
 
     def _evaluate(self, stage: str, row: str, test: str) -> None:
         study, questions = self.study, self.study.tests[test]
@@ -181,14 +182,14 @@ class Plan(Layout):
     def _students(self) -> None:
         study = self.study
         clear: list[Value] = [
-            str(PurePosixPath(self.answers(BASE, one)) / "vanilla_infer.jsonl")
-            for one, of in study.tests.items()
-            if of.clear
+            str(PurePosixPath(self.answers(BASE, name)) / "vanilla_infer.jsonl")
+            for name, test in study.tests.items()
+            if test.clear
         ]
         for name, student in study.students.items():
             teachers, output = student.teachers or self.teachers, self.at("sets", f"{slug(name)}.jsonl")
             flags: Flags = {
-                "input": [self.labels(one) for one in teachers],
+                "input": [self.labels(teacher) for teacher in teachers],
                 "output": output,
                 "contamination": clear or None,
             }
@@ -246,7 +247,7 @@ class Plan(Layout):
             for test in study.tests:
                 self._evaluate("evaluate", row, test)
         rows = {f"{test}/{row}": self.graded(row, test) for test in study.tests for row in self.rows}
-        flags: Flags = {"rows": [f"{place}={path}" for place, path in rows.items()], "output": self.at("table")}
+        flags: Flags = {"rows": [f"{row}={path}" for row, path in rows.items()], "output": self.at("table")}
         flags["pool"] = [f"{name}={','.join(tests)}" for name, tests in study.pools.items()] or None
         flags["study"] = self.at(STATE)
         outputs = [self.at(f"table.{kind}") for kind in ("md", "json")]
@@ -268,4 +269,4 @@ def _texts(value: Value | list[Value] | None, hf: bool) -> list[str] | None:
         return None
     if isinstance(value, bool):
         return [] if value else ["False"]
-    return [str(one) for one in value] if isinstance(value, list) else [str(value)]
+    return [str(word) for word in value] if isinstance(value, list) else [str(value)]

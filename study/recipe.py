@@ -30,7 +30,7 @@ class Questions(Config):
     split: str | None = None
     """Default: the dataset's evaluation split."""
     max_samples: int | None = Field(None, ge=1)
-    """At most so many, from the first on; a larger number later keeps what is done."""
+    """The first questions, at most; a larger number later keeps what is done."""
     data_dir: str | None = None
     """Folder with the dataset's files, instead of the hub."""
     task_config: list[str] = Field([])
@@ -176,16 +176,16 @@ def _read(path: Path, above: Sequence[Path]) -> dict[str, Any]:
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Values over others, mappings key by key; null takes a key away."""
-    found = dict(below)
+    merged = dict(below)
     for key, value in above.items():
         if value is None:
-            found.pop(key, None)
+            merged.pop(key, None)
         elif isinstance(value, Mapping):
-            inner = found.get(key)
-            found[key] = merge(inner if isinstance(inner, Mapping) else {}, value)
+            inner = merged.get(key)
+            merged[key] = merge(inner if isinstance(inner, Mapping) else {}, value)
         else:
-            found[key] = value
-    return found
+            merged[key] = value
+    return merged
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -195,21 +195,21 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _check_keys(cls: type[Config], values: Mapping[str, Any], where: str, place: str = "") -> None:
+def _check_keys(cls: type[Config], values: Mapping[str, Any], where: str, prefix: str = "") -> None:
     """Raises UserError for the first key that no config of this shape has, wherever it is nested."""
     for key, value in values.items():
         if key not in cls.model_fields:
-            raise UserError(f"{where}: unknown key {f'{place}{key}'!r} ({nearest(str(key), cls.model_fields)})")
-        for inner, of, name in _parts(cls.model_fields[key].annotation, value, f"{place}{key}"):
+            raise UserError(f"{where}: unknown key {f'{prefix}{key}'!r} ({nearest(str(key), cls.model_fields)})")
+        for inner, of, name in _parts(cls.model_fields[key].annotation, value, f"{prefix}{key}"):
             _check_keys(inner, of, where, f"{name}.")
 
 
 def _parts(annotation: Any, value: Any, name: str) -> Iterator[tuple[type[Config], Mapping[str, Any], str]]:
-    """(config, its values, its place) of what is nested in a field."""
+    """(config, its values, its dotted key) of what is nested in a field."""
     if not isinstance(value, Mapping):
         return
     if isinstance(annotation, type) and issubclass(annotation, Config):
         yield annotation, value, name
     elif typing.get_origin(annotation) is dict:
-        for key, one in value.items():
-            yield from _parts(typing.get_args(annotation)[1], one, f"{name}.{key}")
+        for key, inner in value.items():
+            yield from _parts(typing.get_args(annotation)[1], inner, f"{name}.{key}")

@@ -141,8 +141,8 @@ class Memory:
         changes = [*self._settings(step, entry), *self._upstream(step, entry, ahead), *self._contents(step, entry)]
         if not changes:
             return Status(kind="done") if entry.status == "done" else self._started(step)
-        keep = step.rewrites or all(one.more for one in changes)
-        return Status(kind="stale", why=[one.what for one in changes], keep=keep)
+        keep = step.rewrites or all(change.more for change in changes)
+        return Status(kind="stale", why=[change.what for change in changes], keep=keep)
 
     def _started(self, step: PlannedStep) -> Status:
         return Status(kind="continue", keep=not (step.restarts and (ROOT / step.outputs[0]).exists()))
@@ -151,25 +151,25 @@ class Memory:
         program = [RENAMED.get(word, word) for word in entry.program]
         if step.program != program:
             return [Change(f"was {shlex.join(program)}, now {shlex.join(step.program)}", False)]
-        found = []
+        changes = []
         for name in dict.fromkeys([*entry.flags, *step.flags]):
             before, after = entry.flags.get(name), step.flags.get(name)
             if before != after and name not in BESIDE:
                 more = step.grows and name in GROWING and _number(before) < _number(after)
-                found.append(Change(f"{name} was {_shown(before)}, now {_shown(after)}", more))
-        return found
+                changes.append(Change(f"{name} was {_shown(before)}, now {_shown(after)}", more))
+        return changes
 
     def _upstream(self, step: PlannedStep, entry: Entry, ahead: Mapping[str, Status]) -> list[Change]:
-        found = []
+        changes = []
         for name in step.after:
             runs, made = entry.after.get(name, (0, 0))
             now_runs, now_made = self._age(name)
             if name in ahead:
                 more = ahead[name].keep and (runs, made) == (now_runs, now_made)
-                found.append(Change(f"{name} is to run before it", more and step.absorbs))
+                changes.append(Change(f"{name} is to run before it", more and step.absorbs))
             elif (runs, made) != (now_runs, now_made):
-                found.append(Change(f"{name} has run again", step.absorbs and made == now_made))
-        return found
+                changes.append(Change(f"{name} has run again", step.absorbs and made == now_made))
+        return changes
 
     def _age(self, name: str) -> tuple[int, int]:
         entry = self.steps.get(name)
@@ -179,36 +179,36 @@ class Memory:
         """Changed inputs, apart from those that are told already; outputs that are gone."""
         rerun = {name for name in step.after if entry.after.get(name) != self._age(name)}
         told = _words(step) ^ _words(entry)
-        found = []
+        changes = []
         for path in dict.fromkeys([*entry.inputs, *step.inputs]):
             if (
                 path not in told
                 and step.sources.get(path) not in rerun
                 and entry.inputs.get(path) != self.content(path)
             ):
-                found.append(Change(f"{path} has changed", False))
+                changes.append(Change(f"{path} has changed", False))
         if entry.status == "done":
             gone = [path for path in step.outputs if not (ROOT / path).exists()]
-            found += [Change(f"{path} is gone", False) for path in gone]
-        return found
+            changes += [Change(f"{path} is gone", False) for path in gone]
+        return changes
 
     def content(self, path: str) -> str | None:
         """Hash of a file, or of the files in a folder that are its content; None: not there."""
-        place = ROOT / path
-        if place.is_dir():
-            files = sorted(one for one in place.iterdir() if one.is_file() and _counts(one))
-            told = "".join(f"{one.name} {self._sha256(one)}\n" for one in files)
+        target = ROOT / path
+        if target.is_dir():
+            files = sorted(file for file in target.iterdir() if file.is_file() and _counts(file))
+            told = "".join(f"{file.name} {self._sha256(file)}\n" for file in files)
             return hashlib.sha256(told.encode()).hexdigest()
-        return self._sha256(place) if place.is_file() else None
+        return self._sha256(target) if target.is_file() else None
 
     def _sha256(self, file: Path) -> str:
         about = file.stat()
         known = self._state.contents.get(str(file))
         if known is not None and known[:2] == (about.st_size, about.st_mtime_ns):
             return known[2]
-        found = file_sha256(file)
-        self._state.contents[str(file)] = (about.st_size, about.st_mtime_ns, found)
-        return found
+        content = file_sha256(file)
+        self._state.contents[str(file)] = (about.st_size, about.st_mtime_ns, content)
+        return content
 
     # ------------------------------------------------------------ changing it
 
@@ -216,15 +216,15 @@ class Memory:
         """(what is in the way of a step, where it goes)."""
         if status.keep:
             return []
-        number = 1 + max((int(one.name[:3]) for one in (self.folder / REPLACED).glob("[0-9][0-9][0-9]_*")), default=0)
+        number = 1 + max((int(old.name[:3]) for old in (self.folder / REPLACED).glob("[0-9][0-9][0-9]_*")), default=0)
         target = self.folder / REPLACED / f"{number:03d}_{slug(step.name)}"
-        found = []
+        moving = []
         for output in map(ROOT.joinpath, step.outputs):
             if output.is_dir():
-                found.append(output)
+                moving.append(output)
             elif output.parent.is_dir():
-                found += sorted(one for one in output.parent.iterdir() if one.name.startswith(output.name))
-        return [(one, target / one.name) for one in dict.fromkeys(found)]
+                moving += sorted(file for file in output.parent.iterdir() if file.name.startswith(output.name))
+        return [(path, target / path.name) for path in dict.fromkeys(moving)]
 
     def begin(self, step: PlannedStep, status: Status) -> list[tuple[Path, Path]]:
         """Make way for a step and write down that it has started. Returns what was moved.

@@ -27,7 +27,7 @@ BATCH = 8
 PEERS = 2
 """Whose answers it has read in a debate."""
 RESULTS = 4
-"""It only knows the so many commonest results, so that its guesses are right at times."""
+"""It knows only the commonest results, this many, so that its guesses are sometimes right."""
 LEARNING_RATE = 3e-3
 JUDGED, UPDATED = 0.2, 0.35
 """Shares of the steps in which it judges, and in which it has read the answers of others."""
@@ -92,7 +92,7 @@ def teach(folder: Path, steps: int, seed: int) -> float:
     source = batches(samples, Random(seed))
     losses: list[float] = []
     for step in range(steps):
-        rows = [_encoded(tokenizer, one) for one in next(source)]
+        rows = [_encoded(tokenizer, example) for example in next(source)]
         width = max(len(ids) for ids, _ in rows)
         ids = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in rows])  # (B, T)
         learnt = torch.tensor([[start <= at < len(ids) for at in range(1, width)] for ids, start in rows])  # (B, T - 1)
@@ -118,7 +118,9 @@ def _encoded(tokenizer: Any, example: Example) -> tuple[list[int], int]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m study.tiny_model", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder of the model; one that is there stays")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder of the model; a model that is there already stays"
+    )
     parser.add_argument("--steps", type=cli.integer(1), default=200, help=f"of {BATCH} examples")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="of examples and order")
     args: Namespace = parser.parse_args(argv)

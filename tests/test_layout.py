@@ -77,6 +77,29 @@ def test_agentark_imports_nothing_else_of_ours() -> None:
         assert not imports(file) & rooms, file
 
 
+BREACHES = {
+    "a room of distill that imports its neighbour": ("distill/select/card.py", "import distill.sft.data"),
+    "the hall that imports a room": ("agentark/stats.py", "import methods"),
+    "a room that imports the study above it": ("distill/sft/data.py", "import study.recipe"),
+    "a circle": ("study/recipe.py", "import study.plan"),
+}
+
+
+@pytest.mark.parametrize("breach", BREACHES)
+def test_the_import_rules_find_a_breach(breach: str, tmp_path: Path) -> None:
+    """`make check` fails on each of these (on the tree as it is, it passes)."""
+    for room in (*ROOMS, "eval"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    name, line = BREACHES[breach]
+    file = tmp_path / name
+    file.write_text(f"{file.read_text(encoding='utf-8')}\n{line}\n", encoding="utf-8")
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([program, "--no-cache"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "BROKEN" in done.stdout
+
+
 def test_importing_everything_pulls_in_no_heavy_library() -> None:
     code = f"""
 import importlib, pkgutil, sys
