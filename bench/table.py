@@ -1,9 +1,9 @@
 """The speed table: every ratio in results/bench/*.json as one markdown table.
 
-    python bench/table.py                    print it
-    python bench/table.py --into README.md   and put it between the marks there
+    python bench/table.py                              print it
+    python bench/table.py --into docs/performance.md   and put it between the marks there
 
-Files that hold something else than ratios are left out, and named on stderr. The marks are two lines:
+Files without ratios are left out, and named on stderr. The marks are two lines:
 `<!-- performance -->` and `<!-- end of performance -->`.
 """
 
