@@ -80,6 +80,12 @@ def test_a_recipe_has_a_row(path: Path) -> None:
     assert f"`{path.stem}`" in first_cells("study/README.md")
 
 
+def test_every_file_of_the_hall_has_a_row_in_architecture() -> None:
+    hall = text("ARCHITECTURE.md").partition("\n## The hall\n")[2].partition("\n## ")[0]
+    files = {path.name for path in (ROOT / "agentark").glob("*.py")} - {"__init__.py"}
+    assert files <= set(re.findall(r"`(\w+\.py)`", hall))
+
+
 STEPS = {
     "A method": (
         "methods/<name>/<name>.py",
