@@ -35,8 +35,8 @@ def test_machines_are_not_mixed(tmp_path: Path) -> None:
     save([Row("a", 1.0, 1.0, 1.0, "s")], tmp_path / "one.json")
     (value,) = json.loads((tmp_path / "one.json").read_text())
     (tmp_path / "two.json").write_text(json.dumps([value | {"name": "b", "machine": "GPU box"}]))
-    found, _ = table.read(tmp_path)
-    blocks = table.table(found).split("\n\n")
+    ratios, _ = table.read(tmp_path)
+    blocks = table.table(ratios).split("\n\n")
     assert [block.split(",")[0] for block in blocks[::2]] == [value["machine"].split(",")[0], "GPU box"]
 
 
