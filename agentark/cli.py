@@ -104,7 +104,7 @@ def add_engine_flags(parser: Parser) -> None:
     group.add_argument("--model_api_config", type=Path, help="file of model endpoints")
     group.add_argument("--enable_thinking", action="store_true", default=None, help="ask the template for thinking")
     group.add_argument("--no_enable_thinking", action="store_false", dest="enable_thinking", help="ask for none")
-    group.add_argument("--reproducible", action="store_true", help="seed requests (slower: agentark/engines/README.md)")
+    group.add_argument("--reproducible", action="store_true", help="a seed per request (slower; see README)")
     parser.set_defaults(chat_template=True)  # scripts for base models have a flag for it
 
 
