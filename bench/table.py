@@ -1,9 +1,9 @@
 """The speed table: every ratio in results/bench/*.json as one markdown table.
 
-    python bench/table.py                    print it
-    python bench/table.py --into README.md   and put it between the marks there
+    python bench/table.py                              print it
+    python bench/table.py --into docs/performance.md   and put it between the marks there
 
-Files that hold something else than ratios are left out, and named on stderr. The marks are two lines:
+Files without ratios are left out, and named on stderr. The marks are two lines:
 `<!-- performance -->` and `<!-- end of performance -->`.
 """
 
@@ -27,44 +27,42 @@ FIELDS = {"name", "ratio", "baseline", "ours", "unit", "machine", "commit", "dat
 
 
 @dataclass(frozen=True)
-class Found:
+class Ratio:
     """One ratio and where it was measured."""
 
     row: report.Row
-    script: str
     machine: str
     commit: str
     date: str
 
 
-def read(folder: Path) -> tuple[list[Found], list[str]]:
+def read(folder: Path) -> tuple[list[Ratio], list[str]]:
     """(ratios by file and in its order, files that hold none)."""
-    found, others = [], []
+    ratios, others = [], []
     for path in sorted(folder.glob("*.json")):
         values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, list) or not all(isinstance(one, dict) and one.keys() >= FIELDS for one in values):
+        if isinstance(values, list) and all(isinstance(value, dict) and value.keys() >= FIELDS for value in values):
+            ratios += [_ratio(value) for value in values]
+        else:
             others.append(path.name)
-            continue
-        found += [_found(one, path.stem) for one in values]
-    return found, others
+    return ratios, others
 
 
-def _found(one: dict[str, Any], script: str) -> Found:
-    spread = (one["low"], one["high"]) if "low" in one else None
-    row = report.Row(one["name"], one["ratio"], one["baseline"], one["ours"], one["unit"], spread=spread)
-    return Found(row, script, one["machine"], one["commit"], one["date"][:10])
+def _ratio(value: dict[str, Any]) -> Ratio:
+    spread = (value["low"], value["high"]) if "low" in value else None
+    row = report.Row(value["name"], value["ratio"], value["baseline"], value["ours"], value["unit"], spread=spread)
+    return Ratio(row, value["machine"], value["commit"], value["date"][:10])
 
 
-def table(found: Sequence[Found]) -> str:
+def table(ratios: Sequence[Ratio]) -> str:
     """Markdown: one table per machine, commit and day."""
     blocks: list[str] = []
-    for place in dict.fromkeys((one.machine, one.commit, one.date) for one in found):
-        machine, commit, date = place
+    for machine, commit, date in dict.fromkeys((ratio.machine, ratio.commit, ratio.date) for ratio in ratios):
         lines = [f"{machine}, commit {commit}, {date}:", ""]
         lines += ["| measured | ratio | spread | ours | baseline | unit |", "|---|--:|---|--:|--:|---|"]
-        for one in found:
-            if (one.machine, one.commit, one.date) == place:
-                row = one.row
+        for ratio in ratios:
+            if (ratio.machine, ratio.commit, ratio.date) == (machine, commit, date):
+                row = ratio.row
                 spread = f"{row.spread[0]:.3g} to {row.spread[1]:.3g}" if row.spread else ""
                 cells = (f"{row.ratio:.3g}", spread, f"{row.ours:.4g}", f"{row.baseline:.4g}", row.unit)
                 lines.append(f"| {row.name} | {' | '.join(cells)} |")
@@ -87,12 +85,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of the JSON files")
     parser.add_argument("--into", type=Path, help="file whose marked part is replaced")
     args = parser.parse_args(argv)
-    found, others = read(args.folder)
-    if not found:
+    ratios, others = read(args.folder)
+    if not ratios:
         raise UserError(f"--folder {args.folder}: no ratios there; run `make bench` first")
     if others:
         print(f"left out, no ratios in them: {', '.join(others)}", file=sys.stderr)
-    text = table(found)
+    text = table(ratios)
     print(text)
     if args.into is not None:
         put(text, args.into)

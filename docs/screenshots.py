@@ -52,9 +52,9 @@ def main() -> None:
         build.build([results], site, "Scripted example", None)
         with sync_playwright() as driver:
             browser = launch(driver)
-            for name, place, options, act in SHOTS:
+            for name, address, options, act in SHOTS:
                 page = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options}).new_page()
-                file, _, fragment = place.partition("#")
+                file, _, fragment = address.partition("#")
                 page.goto((site / file).as_uri() + f"#{fragment}")
                 page.wait_for_load_state("load")
                 if file == "samples.html":

@@ -16,7 +16,7 @@ from agentark.types import UserError
 from distill.grpo.config import GRPOConfig
 
 SMALL_GROUP = 4
-"""Smallest group whose leave-one-out baseline is worth training on (README: keep n_samples_per_prompt >= 4)."""
+"""Smallest group whose leave-one-out baseline is worth training on (keep n_samples_per_prompt >= 4)."""
 
 
 REFUSED: Mapping[str, str] = {
