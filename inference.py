@@ -21,7 +21,7 @@ from agentark.runner import Defaults, session
 from agentark.sandbox_engine import SandboxEngine
 from agentark.tasks import Loaded, Task, get_task
 from agentark.types import SANDBOX, Engine, Method, MethodInfo, Sample, UserError
-from methods import METHODS, check_tasks, kind_of, load_method, method_class
+from methods import METHODS, check_tasks, load_method, method_class
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -75,7 +75,7 @@ def check_code(args: Namespace, method: Method, samples: Sequence[Sample]) -> No
     """Say what the method leaves out where no code may run. Raises UserError where it cannot do without."""
     lacks = getattr(method, "without_sandbox", None)
     if lacks is not None and not args.allow_code_execution:
-        text = lacks(frozenset(map(kind_of, samples)))
+        text = lacks(frozenset(sample.kind for sample in samples))
         if text is not None:
             print(f"without --allow_code_execution: {text}")
 

@@ -89,14 +89,6 @@ def manifest_of(path: Path) -> Path:
 # ---------------------------------------------------------------- reading
 
 
-def check_module(task: Task, module: str) -> None:
-    """Raises UserError when another module evaluates this dataset, or none does."""
-    if task.eval_module is None:
-        raise UserError(f"{task.name} has no gold answers to evaluate against")
-    if task.eval_module != module:
-        raise UserError(f"{module} does not evaluate {task.name}; use python -m {task.eval_module}")
-
-
 def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
     """A results file of ours or of the published code.
 

@@ -17,6 +17,8 @@ SCHEMA = 1
 
 Role = Literal["system", "user", "assistant"]
 AnswerType = Literal["number", "math", "choice", "text", "code"]
+Kind = Literal["number", "math", "choice", "text", "code", "software"]
+"""What a task is to a method: its type of answer, or `software` for code that no test grades."""
 Guarantee = Literal["exact", "seeded", "engine"]
 FinishReason = Literal["stop", "length"]
 
@@ -188,6 +190,10 @@ class Sample(Struct, frozen=True, omit_defaults=True, kw_only=True):
     def prompt(self) -> str:
         """The whole task as one text: document, question, answer format."""
         return "".join(part.text for part in self.parts())
+
+    @property
+    def kind(self) -> Kind:
+        return "software" if self.answer_type == "code" and self.tests is None else self.answer_type
 
     def asking(self, query: str) -> "Sample":
         """Another question in this sample's answer format, without a gold answer."""

@@ -94,7 +94,10 @@ def run(
     if (args.input_file is None) == (args.model_name_or_path is None):
         raise UserError(f"give either --input_file or {MODEL_FLAG}")
     task = get_task(args.dataset_name)
-    evaluation.check_module(task, f"eval.{name}")
+    if task.grader is None:
+        raise UserError(f"{task.name} has no gold answers to evaluate against")
+    if name != f"{task.grader}_eval":
+        raise UserError(f"eval.{name} does not evaluate {task.name}; use python -m eval.{task.grader}_eval")
     failed = 0
     if args.input_file is not None:
         source = evaluation.read_source(args.input_file, task)

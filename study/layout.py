@@ -108,9 +108,8 @@ class Layout:
 
     def grader(self, test: str, short: bool = False) -> str:
         """What grades answers to a set: the module, or its name in paths."""
-        module = get_task(self.study.tests[test].dataset).eval_module
-        assert module is not None, "checked"
-        return module.removeprefix("eval.") if short else module
+        name = f"{get_task(self.study.tests[test].dataset).grader}_eval"
+        return name if short else f"eval.{name}"
 
     def _is_folder(self, model: str) -> bool:
         """Whether a model's name is a folder, already or once its step has run."""

@@ -21,7 +21,7 @@ from pydantic import Field
 from agentark import answers, metrics
 from agentark.config import Config, nearest
 from agentark.hub import answers as hub_answers
-from agentark.types import Sample, UserError, digest
+from agentark.types import Kind, Sample, UserError, digest
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +37,15 @@ SHORT_INSTRUCTION = (
     "Answer with as few words as possible: a name, a date, a number, yes or no. "
     'End your reply with a line "Answer: " followed by that answer alone.'
 )
+Grader = Literal["short_answer", "math", "choice", "code"]
+GRADERS: dict[Kind, Grader | None] = {
+    "number": "math",
+    "math": "math",
+    "choice": "choice",
+    "text": "short_answer",
+    "code": "code",
+    "software": None,
+}
 LETTERS = ascii_uppercase[:10]
 """Of options; what answers.py reads as an option's letter in running text."""
 
@@ -101,8 +110,8 @@ class Task(Struct, frozen=True, kw_only=True):
     eval_split: str
     """The split that results are reported on, and the default."""
     metric: Metric
-    eval_module: str | None
-    """The entry module that evaluates records of this task; None: nothing to compare them with."""
+    kind: Kind
+    """Of its samples, or of most of them."""
     licence: str
     """Of the data, as its publishers state it."""
     to_samples: Callable[[Row, int, str, Any], Iterable[Sample]]
@@ -116,6 +125,11 @@ class Task(Struct, frozen=True, kw_only=True):
     generate: Callable[[Any], tuple[str, Iterable[Row]]] | None = None
     """Options -> (origin, rows), for tasks that are generated instead of read."""
     options: type[Config] = NoOptions
+
+    @property
+    def grader(self) -> Grader | None:
+        """What evaluates records of this task; None: there is nothing to compare them with."""
+        return GRADERS[self.kind]
 
     @property
     def graded(self) -> bool:

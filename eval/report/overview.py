@@ -164,7 +164,7 @@ def _ungraded(run: Run, cost: Costs | None) -> Row:
     from agentark.tasks import TASKS, get_task
 
     task = get_task(run.dataset) if run.dataset in TASKS else None
-    module = task.eval_module if task is not None and task.graded else None
+    grader = task.grader if task is not None and task.graded else None
     row = Row(
         dataset=run.dataset,
         model=run.model,
@@ -172,7 +172,9 @@ def _ungraded(run: Run, cost: Costs | None) -> Row:
         trained=False,
         setting=run.setting,
         origins=[run.origin],
-        grade_with=f"python -m {module} --dataset_name {run.dataset} --input_file {run.path}" if module else None,
+        grade_with=(
+            f"python -m eval.{grader}_eval --dataset_name {run.dataset} --input_file {run.path}" if grader else None
+        ),
     )
     if cost is not None:
         row.n, row.errors = cost.questions, cost.errors
