@@ -21,7 +21,7 @@ from agentark.config import nearest
 from agentark.published import PUBLISHED, read_published
 from agentark.records import decoded, read_records, write_atomically
 from agentark.tasks import Task
-from agentark.types import Record, Sample, Solution, TokenStats, UserError
+from agentark.types import Record, Sample, Solution, UserError, merged
 
 METRICS_SCHEMA = 1
 """Version of metrics.json."""
@@ -212,7 +212,7 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
         if attempt.text is None:
             graded.append(failed(task, attempt))
             continue
-        references = references_of(attempt.sample)
+        references = attempt.sample.golds
         reply = (answers.visible(attempt.text) or "").strip()
         prediction = text or ""
         exact = metrics.exact_match(prediction, references) if text else 0.0
@@ -226,10 +226,6 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
         }
         graded.append(grade(task, attempt, answer=text, correct=bool(exact) if text else None, figures=figures))
     return graded, about
-
-
-def references_of(sample: Sample) -> tuple[str, ...]:
-    return sample.references or (sample.gt,)
 
 
 def _prediction(task: Task, attempt: Attempt) -> str | None:
@@ -253,7 +249,7 @@ def _bert_scores(
     try:
         found = metrics.bert_score(
             [text for text, _ in given],
-            [references_of(sample) for _, sample in given],
+            [sample.golds for _, sample in given],
             scores.bertscore_model,
             scores.bertscore_layers,
             scores.bertscore_device,
@@ -359,21 +355,13 @@ def about_run(source: Source) -> dict[str, Any]:
     """Where the answers come from: model, method, engine, guarantee, token use, file."""
     sessions = source.manifest.get("sessions") or []
     engines = sorted({session["engine"] for session in sessions if "engine" in session})
-    tokens: dict[str, TokenStats] = {}
-    for record in source.records:
-        for model, used in record.token_stats.items():
-            total = tokens.setdefault(model, TokenStats())
-            total.num_llm_calls += used.num_llm_calls
-            total.prompt_tokens += used.prompt_tokens
-            total.completion_tokens += used.completion_tokens
-            known = total.cached_tokens is not None and used.cached_tokens is not None
-            total.cached_tokens = (total.cached_tokens or 0) + (used.cached_tokens or 0) if known else None
+    tokens = merged(record.token_stats for record in source.records)
     return {
         "model": _names(record.model for record in source.records),
         "method": _names(record.method.name for record in source.records),
         "engine": ", ".join(engines) or None,
         "guarantee": min((record.guarantee for record in source.records), key=GUARANTEES.index),
-        "tokens": {model: msgspec.to_builtins(used) for model, used in sorted(tokens.items())},
+        "tokens": {model: msgspec.to_builtins(used) for model, used in tokens.items()},
         "input": {"file": source.path.name, "sha256": source.sha256, "rows": len(source.records)},
     }
 

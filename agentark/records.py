@@ -230,6 +230,16 @@ def repair_tail(path: Path) -> None:
                 stream.write(b"\n")
 
 
+_HEAD = ("schema", "id", "source", "query", "gt", "method", "model", "guarantee")
+_LAYOUT = (*_HEAD, *(name for name in Record.__struct_fields__ if name not in _HEAD))
+
+
+def encoded(row: Any) -> bytes:
+    """A row as one line of JSON; a record's own facts stand between those of its sample, as they always have."""
+    fields = {name: getattr(row, name) for name in _LAYOUT} if isinstance(row, Record) else row
+    return msgspec.json.encode(fields) + b"\n"
+
+
 class AppendLog:
     """A JSONL file that only grows; each line is one write, fsync is left to `sync`."""
 
@@ -242,7 +252,7 @@ class AppendLog:
 
     def append(self, value: Any) -> None:
         """Raises RunError when the disk does not take the line (nothing half-written stays)."""
-        line = msgspec.json.encode(value) + b"\n"
+        line = encoded(value)
         try:
             if os.write(self._descriptor, line) != len(line):
                 raise OSError(28, "No space left on device")

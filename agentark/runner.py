@@ -51,6 +51,7 @@ from agentark.types import (
     TokenStats,
     Turn,
     digest,
+    merged,
     message,
 )
 
@@ -268,7 +269,7 @@ class Episode:
             started=self._started,
             seconds=time.time() - self._started,
             error=error,
-            **structs.asdict(self.sample),
+            **self.sample.fields(),
             **fields,
         )
 
@@ -384,7 +385,7 @@ class Runner:
                 raise RunError(f"the method's trial before the first sample failed: {first}") from raised
             raise first from None
         if self.method.prepared is not None:
-            spent = _added(trial.token_stats() for trial in trials)
+            spent = merged(trial.token_stats() for trial in trials)
             trial = {"samples": [one.sample.id for one in trials], "token_stats": to_builtins(spent)}
             self.store.note(PREPARED, {"decision": self.method.prepared, **trial})
 
@@ -526,20 +527,6 @@ def _infos(store: Store, order: Mapping[str, int]) -> list[dict[str, Any]]:
     """`info` of every good record, in the order of the dataset."""
     good = [record for record in read_records(store.path) if record.error is None]
     return [record.info for record in sorted(good, key=lambda record: order.get(record.id, len(order)))]
-
-
-def _added(parts: Iterable[Mapping[str, TokenStats]]) -> dict[str, TokenStats]:
-    """Token use per model over several episodes."""
-    total: dict[str, TokenStats] = {}
-    for part in parts:
-        for model, stats in part.items():
-            kept = total.setdefault(model, TokenStats())
-            kept.num_llm_calls += stats.num_llm_calls
-            kept.prompt_tokens += stats.prompt_tokens
-            kept.completion_tokens += stats.completion_tokens
-            known = kept.cached_tokens is not None and stats.cached_tokens is not None
-            kept.cached_tokens = (kept.cached_tokens or 0) + (stats.cached_tokens or 0) if known else None
-    return total
 
 
 def _first(error: BaseException) -> BaseException:

@@ -21,7 +21,7 @@ from pydantic import Field
 from agentark import answers, metrics
 from agentark.config import Config, nearest
 from agentark.hub import answers as hub_answers
-from agentark.types import Kind, Sample, UserError, digest
+from agentark.types import ANSWER_LINE, Kind, Sample, UserError, digest
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ Metric = Literal["accuracy", "f1", "rougeL", "pass@1", "none"]
 
 BOXED_INSTRUCTION = "Work it out step by step, then give only your final answer inside \\boxed{}."
 BOXED_NUMBER_INSTRUCTION = "Work it out step by step, then give the final number, without its unit, inside \\boxed{}."
-CHOICE_INSTRUCTION = 'Exactly one option is right. End your reply with a line "Answer: " followed by its letter.'
+CHOICE_INSTRUCTION = f"Exactly one option is right. End your reply with a line {ANSWER_LINE} followed by its letter."
 CODE_INSTRUCTION = "Reply with one ```python block that holds the whole function and every import and helper it needs."
 SHORT_INSTRUCTION = (
     "Answer with as few words as possible: a name, a date, a number, yes or no. "
-    'End your reply with a line "Answer: " followed by that answer alone.'
+    f"End your reply with a line {ANSWER_LINE} followed by that answer alone."
 )
 Grader = Literal["short_answer", "math", "choice", "code"]
 GRADERS: dict[Kind, Grader | None] = {
@@ -281,7 +281,7 @@ class Task(Struct, frozen=True, kw_only=True):
         return [None if answer is None else float(next(verdicts)) for answer in found]
 
     def _overlap(self, sample: Sample, text: str) -> float | None:
-        references = sample.references or (sample.gt,)
+        references = sample.golds
         if self.metric == "f1":
             answer = answers.extract(text, sample.answer_type, sample.choices)
             return None if answer is None else metrics.f1(answer.value, references)

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from agentark import answers, contamination
 from agentark.engines.prompt import Prompter
-from agentark.labels import fields_of, read_labels
+from agentark.labels import read_labels
 from agentark.records import read_records
 from agentark.tasks import TASKS, Task, get_task
 from agentark.types import AnswerType, Sample, UserError, message
@@ -91,7 +91,7 @@ def _of(name: str, split: str | None, data_dir: str | None, flag: str, held_out:
         if first is None:
             raise UserError(f"{flag} {name}: the file is empty")
         if "labels_schema" in first:
-            return [Sample(**fields_of(row)) for row in read_labels(path)]
+            return [row.sample() for row in read_labels(path)]
         if "schema" in first:
             return [record.sample() for record in read_records(path)]
     return _plain(name, flag, split or "train")

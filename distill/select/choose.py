@@ -17,7 +17,6 @@ from pydantic import Field
 
 from agentark import answers, cli
 from agentark.config import Config
-from agentark.labels import fields_of
 from agentark.lock import RunLock
 from agentark.records import Store, now
 from agentark.runner import Defaults, session
@@ -186,7 +185,7 @@ def ask_distiller(
 ) -> tuple[dict[str, list[int]], int]:
     """(id -> places that the distiller model picked, how many questions failed). Resumable like every run."""
     asked = [
-        diversity.Choosable(**fields_of(one.sample), solutions=tuple(target.text for target in usable))
+        diversity.Choosable(**one.sample.fields(), solutions=tuple(target.text for target in usable))
         for one, usable in questions
         if len(usable) > 1
     ]

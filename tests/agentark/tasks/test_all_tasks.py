@@ -133,7 +133,7 @@ def test_another_gold_is_not_right(name: str) -> None:
     task = get_task(name)
     samples = task.load(data_dir=FIXTURES, options=GPQAOptions(shuffle_options=True) if name == "GPQA" else None)
     for sample in samples.samples:
-        others = [other.gt for other in samples.samples if other.gt not in (sample.references or (sample.gt,))]
+        others = [other.gt for other in samples.samples if other.gt not in sample.golds]
         wrong = {"C" if sample.gt != "C" else "D"} if sample.choices else set(others)
         assert wrong
         assert all((score := task.score(sample, f"Answer: {text}")) is not None and score < 1 for text in wrong)
