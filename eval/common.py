@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import structs
 
 from agentark import answers, cli, config, contamination, evaluation
+from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.evaluation import INDEPENDENT, METRICS_SCHEMA, Attempt, Graded, Source
 from agentark.lock import RunLock
 from agentark.records import Store, now
@@ -72,7 +73,7 @@ def new_parser(name: str, description: str | None) -> cli.Parser:
     run.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the run and of the intervals")
     run.add_argument("--overwrite", action="store_true", help="replace existing answers")
     run.add_argument("--debug", action="store_true", help="verbose engine log")
-    cli.add_engine_flags(parser)
+    add_engine_flags(parser)
     return parser
 
 
@@ -81,7 +82,7 @@ def run(
     parser: cli.Parser,
     argv: list[str] | None,
     grade: Grade,
-    choose_engine: Callable[..., cli.Choice] = cli.choose_engine,
+    choose_engine: Callable[..., Choice] = choose_engine,
     check: Callable[[Namespace], None] = lambda args: None,
 ) -> int:
     """Get the answers, grade them, write and print the report. Returns the exit code.
@@ -137,9 +138,7 @@ def run(
     return 1 if failed else 0
 
 
-def generate(
-    name: str, args: Namespace, task: Task, choose_engine: Callable[..., cli.Choice]
-) -> tuple[Source, int, int]:
+def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[..., Choice]) -> tuple[Source, int, int]:
     """Ask the model. Returns its answers, how many of the questions it was trained on, and how many calls failed."""
     loaded, samples = select(args, task)
     trained = contamination.of_model(args.model_name_or_path, args.lora_path)

@@ -72,6 +72,7 @@ class HFEngine:
     """
 
     name = "hf"
+    Config = HFConfig
     guarantee: Guarantee = "seeded"
 
     def __init__(self, config: HFConfig) -> None:

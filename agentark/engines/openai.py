@@ -101,6 +101,7 @@ class OpenAIEngine:
     """
 
     name = "openai"
+    Config = OpenAIConfig
 
     def __init__(self, config: OpenAIConfig) -> None:
         if importlib.util.find_spec("openai") is None:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from agentark import answers, cli
 from agentark.config import Config
+from agentark.engines.choose import Choice, choose_engine
 from agentark.lock import RunLock
 from agentark.records import Store, now
 from agentark.runner import Defaults, session
@@ -181,7 +182,7 @@ def diverse(usable: Sequence[Target], args: Namespace, embedder: diversity.Embed
 def ask_distiller(
     questions: Sequence[tuple[Question, list[Target]]],
     args: Namespace,
-    choose_engine: Callable[..., cli.Choice],
+    choose_engine: Callable[..., Choice],
 ) -> tuple[dict[str, list[int]], int]:
     """(id -> places that the distiller model picked, how many questions failed). Resumable like every run."""
     asked = [
@@ -231,7 +232,7 @@ def select(
     args: Namespace,
     settings: SelectConfig,
     questions: Sequence[Question],
-    choose_engine: Callable[..., cli.Choice] = cli.choose_engine,
+    choose_engine: Callable[..., Choice] = choose_engine,
 ) -> tuple[list[Row], dict[str, Any], int]:
     """The rows of the training set, what was counted on the way, and how many distiller calls failed.
 
@@ -289,7 +290,7 @@ def _augmented(
     args: Namespace,
     settings: SelectConfig,
     dropped: Counter[str],
-    choose_engine: Callable[..., cli.Choice],
+    choose_engine: Callable[..., Choice],
 ) -> tuple[list[tuple[Question, list[Target]]], int]:
     """DA: at most k different targets of every question."""
     unlike = []

@@ -170,7 +170,7 @@ def test_the_judge_can_run_in_transformers_where_vllm_is_installed(monkeypatch: 
     import label
 
     monkeypatch.setattr(label, "find_spec", lambda name: name)
-    monkeypatch.setattr(label.cli, "choose_engine", lambda args, *_: args.use_vllm)
+    monkeypatch.setattr(label, "choose_engine", lambda args, *_: args.use_vllm)
     words = ["--input", "x", "--dataset_name", "GSM8K", "--model", "org/judge"]
     found = [label.choose_judge(label.parse([*words, *more])) for more in ([], ["--use_vllm"], ["--no_use_vllm"])]
     assert found == [True, True, False]
