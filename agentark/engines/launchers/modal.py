@@ -27,7 +27,7 @@ from agentark.engines.launchers.base import EngineConfig
 from agentark.engines.launchers.guard import KEY_ENV
 from agentark.engines.openai import OpenAIConfig, OpenAIEngine
 from agentark.engines.pool import Fault, Pool
-from agentark.engines.wire import Denied, Reply, Server, Token
+from agentark.engines.server import Denied, Reply, Server, Token
 from agentark.types import Completion, EngineFault, Message, RunError, SampleError, SamplingParams, UserError, message
 
 logger = logging.getLogger(__name__)
