@@ -16,10 +16,11 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from agentark import answers, contamination, metrics, stats
+from agentark import answers, metrics, stats
 from agentark.config import nearest
+from agentark.files import json_of, manifest_of, write_atomically
 from agentark.published import PUBLISHED, read_published
-from agentark.records import decoded, read_records, write_atomically
+from agentark.records import decoded, read_records
 from agentark.tasks import Task
 from agentark.types import Record, Sample, Solution, UserError, merged
 
@@ -82,10 +83,6 @@ class Source(Struct, frozen=True):
         return manifest_of(self.path)
 
 
-def manifest_of(path: Path) -> Path:
-    return path.with_name(path.name + ".manifest.json")
-
-
 # ---------------------------------------------------------------- reading
 
 
@@ -121,7 +118,7 @@ def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
         path,
         hashlib.sha256(content).hexdigest(),
         records,
-        contamination.json_of(manifest) if manifest.is_file() else {},
+        json_of(manifest) if manifest.is_file() else {},
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from agentark import answers
-from agentark.config import Config, load
+from agentark.config import ROOT, Config, load
 from agentark.labels import RULE, Answered, Candidate, JudgedProbe, LabelledSolution, LabelRow, by_round
 from agentark.runner import Episode, gather
 from agentark.steps import split_steps
@@ -37,7 +37,7 @@ from agentark.types import (
     message,
 )
 
-FOLDER = Path(__file__).parents[1] / "configs" / "judge"
+FOLDER = ROOT / "configs" / "judge"
 CHOICES = ("true", "false")
 NO_MISTAKE = "none"
 STEP_TOKENS = 8

@@ -18,14 +18,14 @@ from pydantic import Field, model_validator
 
 from agentark import evaluation
 from agentark.chat_template import question_ids
-from agentark.config import Config, build, read_yaml
+from agentark.config import ROOT, Config, build, read_yaml
 from agentark.hub import offline_unless_reachable
 from agentark.runner import gather
 from agentark.stats import ratio_and_se
 from agentark.types import Chat, Message, Outcome, Part, Record, Sample, Solution, Turn, UserError, message
 
 SCORES = ("1", "2", "3", "4", "5")
-RUBRIC = Path(__file__).parent.parent / "configs" / "judge" / "rubric.yaml"
+RUBRIC = ROOT / "configs" / "judge" / "rubric.yaml"
 
 PROBLEM = "Problem:\n"
 SOLUTION = "\n\nSolution to assess:\n"

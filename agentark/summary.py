@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentark import cli
+from agentark.files import manifest_of
 from agentark.records import expand, read_records
 from agentark.runner import PREPARED, TOTALS
 from agentark.stats import mean_and_se
@@ -99,7 +100,7 @@ def table(paths: Sequence[Path]) -> str:
 
 def run_notes(path: Path) -> list[str]:
     """What the manifest says of the whole run: what the method decided once, at what cost, and its totals."""
-    manifest = path.with_name(path.name + ".manifest.json")
+    manifest = manifest_of(path)
     said = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
     notes = []
     if (prepared := said.get(PREPARED)) is not None:

@@ -20,12 +20,13 @@ import msgspec
 from msgspec import Struct
 
 from agentark import answers, cli, evaluation, stats, summary
-from agentark.records import now, read_records, write_atomically
+from agentark.config import ROOT
+from agentark.files import write_atomically
+from agentark.records import now, read_records
 from agentark.tasks import Task, get_task
 from agentark.types import Record, Solution, UserError
 from methods import check_kind, load_method
 
-ROOT = Path(__file__).parents[1]
 COMPARED = ("vanilla", "cot", "llm_debate", "dylan", "mav")
 VOTING = "self_consistency"
 OURS = {"--method_name", "--test_dataset_name", "--output_path", "--method_config", "--method_config_name"}

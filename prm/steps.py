@@ -19,8 +19,8 @@ import msgspec
 from msgspec import Struct
 
 from agentark.chat_template import question_ids
+from agentark.files import write_atomically
 from agentark.hub import offline_unless_reachable
-from agentark.records import write_atomically
 from agentark.steps import Span, reply_spans
 from agentark.types import UserError
 

@@ -11,13 +11,13 @@
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from agentark.config import nearest
+from agentark.config import ROOT, nearest
 from agentark.embedded import EMBEDDED
 from agentark.tasks import get_task
 from agentark.types import UserError
 from methods import method_class
 from study.recipe import Study
-from study.step import ROOT, slug
+from study.step import slug
 
 STATE = "study.json"
 BASE = "base"

@@ -16,7 +16,7 @@ from msgspec import Struct
 from pydantic import Field
 
 from agentark import answers, cli
-from agentark.config import Config
+from agentark.config import ROOT, Config
 from agentark.engines.choose import Choice, choose_engine
 from agentark.lock import RunLock
 from agentark.records import Store, now
@@ -27,7 +27,7 @@ from distill.select.duplicates import EvaluationQuestions, distinct
 from distill.select.labelled import Labelled
 from distill.select.trajectories import AGGREGATE, CLASSES, Trajectory, trajectories
 
-CONFIG = Path(__file__).parents[2] / "configs" / "distill" / "select.yaml"
+CONFIG = ROOT / "configs" / "distill" / "select.yaml"
 Strategy = Literal["rsft", "da"]
 K_MAX = 3
 """Trajectories of a question in DA (the paper: 1 to 3)."""

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from agentark.evaluation import compare
+from agentark.files import json_of
 from agentark.summary import busy_seconds
 from agentark.types import Record, UserError
 from eval.report.files import Origin, shown
@@ -266,7 +267,6 @@ def reasoning_rows(study: Study) -> list[dict[str, Any]]:
 
 def label_cards(study: Study) -> list[dict[str, Any]]:
     """The judges' label cards."""
-    from agentark.contamination import json_of
 
     return [
         {"card": json_of(path), "origins": [Origin(shown(path, study.folders), study.origin(path).sha256, None, None)]}

@@ -13,6 +13,7 @@ import pytest
 from script_parsers import parsed
 
 from agentark import config
+from agentark.config import ROOT
 from agentark.tasks import get_task
 from agentark.types import UserError
 from methods import load_method
@@ -20,7 +21,6 @@ from study import __main__ as pipeline
 from study import table as study_table
 from study.plan import Plan, PlannedStep
 from study.recipe import Study, load
-from study.step import ROOT
 
 RECIPES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
 SMOKE = ROOT / "configs" / "studies" / "smoke.yaml"
