@@ -16,9 +16,10 @@ from typing import Any
 import agentark.cli as cli
 from agentark import answers, config, contamination, summary
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine, other_engine_args
+from agentark.episode import Defaults
 from agentark.lock import RunLock
 from agentark.records import Store, now, read_records
-from agentark.runner import Defaults, session
+from agentark.runner import session
 from agentark.sandbox_engine import SandboxEngine
 from agentark.tasks import Loaded, Task, get_task
 from agentark.types import SANDBOX, Engine, Method, MethodInfo, Sample, UserError

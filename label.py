@@ -15,12 +15,13 @@ from pathlib import Path
 from agentark import answers, calibration, cli
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.engines.endpoints import endpoints_of
+from agentark.episode import Defaults
 from agentark.evaluation import Source, read_source
 from agentark.judge import LabelConfig, Labeller, NoEngine, label_row, load_prompts
 from agentark.labels import Answered, answered, read_labels, summary
 from agentark.lock import RunLock
 from agentark.records import Store, now
-from agentark.runner import Defaults, session
+from agentark.runner import session
 from agentark.tasks import Task, get_task
 from agentark.types import MethodInfo, UserError, digest
 

@@ -17,8 +17,8 @@ from msgspec import Struct, structs
 
 from agentark import answers
 from agentark.config import ROOT, Config, load
+from agentark.episode import Episode, gather
 from agentark.labels import RULE, Answered, Candidate, JudgedProbe, LabelledSolution, LabelRow, by_round
-from agentark.runner import Episode, gather
 from agentark.steps import split_steps
 from agentark.types import (
     Chat,

@@ -19,8 +19,8 @@ from pydantic import Field, model_validator
 from agentark import evaluation
 from agentark.chat_template import question_ids
 from agentark.config import ROOT, Config, build, read_yaml
+from agentark.episode import gather
 from agentark.hub import offline_unless_reachable
-from agentark.runner import gather
 from agentark.stats import ratio_and_se
 from agentark.types import Chat, Message, Outcome, Part, Record, Sample, Solution, Turn, UserError, message
 

@@ -22,10 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agentark import embedded
 from agentark.engines.vllm import VLLMConfig, VLLMEngine
+from agentark.episode import Defaults, gather
 from agentark.judge import JudgePrompts, LabelConfig, Labeller, label_row, load_prompts
 from agentark.labels import Answered, Candidate
 from agentark.records import Store
-from agentark.runner import Defaults, Progress, Runner, gather
+from agentark.runner import Progress, Runner
 from agentark.tasks import get_task
 from agentark.types import Chat, Message, Method, MethodInfo, Outcome, Part, Sample, message
 from bench.parts import report

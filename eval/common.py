@@ -18,10 +18,11 @@ from msgspec import structs
 
 from agentark import answers, cli, config, contamination, evaluation
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
+from agentark.episode import Defaults, gather
 from agentark.evaluation import INDEPENDENT, METRICS_SCHEMA, Attempt, Graded, Source
 from agentark.lock import RunLock
 from agentark.records import Store, now
-from agentark.runner import Defaults, gather, session
+from agentark.runner import session
 from agentark.tasks import Loaded, Task, get_task
 from agentark.types import Chat, Method, Outcome, Sample, UserError
 from methods import load_method

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from agentark import cli, contamination, evaluation, reasoning
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
+from agentark.episode import Defaults
 from agentark.evaluation import METRICS_SCHEMA, Source
 from agentark.lock import RunLock
 from agentark.reasoning import Items, Likelihood, Rubric, RubricJudge
 from agentark.records import Store, now, read_records
-from agentark.runner import Defaults, session
+from agentark.runner import session
 from agentark.tasks import get_task
 from agentark.types import MethodInfo, Record, UserError
 

@@ -18,9 +18,10 @@ from pydantic import Field
 from agentark import answers, cli
 from agentark.config import ROOT, Config
 from agentark.engines.choose import Choice, choose_engine
+from agentark.episode import Defaults
 from agentark.lock import RunLock
 from agentark.records import Store, now
-from agentark.runner import Defaults, session
+from agentark.runner import session
 from agentark.types import MethodInfo, Sample, UserError, digest
 from distill.select import diversity, targets
 from distill.select.duplicates import EvaluationQuestions, distinct
