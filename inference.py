@@ -15,13 +15,15 @@ from typing import Any
 
 import agentark.cli as cli
 from agentark import answers, config, contamination, summary
+from agentark.engines.choose import Choice, add_engine_flags, choose_engine, other_engine_args
+from agentark.episode import Defaults
 from agentark.lock import RunLock
 from agentark.records import Store, now, read_records
-from agentark.runner import Defaults, session
+from agentark.runner import session
 from agentark.sandbox_engine import SandboxEngine
 from agentark.tasks import Loaded, Task, get_task
 from agentark.types import SANDBOX, Engine, Method, MethodInfo, Sample, UserError
-from methods import METHODS, check_tasks, kind_of, load_method, method_class
+from methods import METHODS, check_tasks, load_method, method_class
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -48,7 +50,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing results file")
     parser.add_argument("--debug", action="store_true", help="one sample, printed and not stored; verbose engine log")
     parser.add_argument("--query", help="with --debug: this question instead of the dataset's first")
-    cli.add_engine_flags(parser)
+    add_engine_flags(parser)
     cli.add_code_flags(parser)
     args: Namespace = parser.parse_args(argv)
     if args.query is not None and not args.debug:
@@ -75,13 +77,13 @@ def check_code(args: Namespace, method: Method, samples: Sequence[Sample]) -> No
     """Say what the method leaves out where no code may run. Raises UserError where it cannot do without."""
     lacks = getattr(method, "without_sandbox", None)
     if lacks is not None and not args.allow_code_execution:
-        text = lacks(frozenset(map(kind_of, samples)))
+        text = lacks(frozenset(sample.kind for sample in samples))
         if text is not None:
             print(f"without --allow_code_execution: {text}")
 
 
 def other_engines(
-    args: Namespace, method: Method, main: Engine, lock: RunLock, choose_engine: Callable[..., cli.Choice]
+    args: Namespace, method: Method, main: Engine, lock: RunLock, choose_engine: Callable[..., Choice]
 ) -> dict[str, Engine]:
     """The further models of the run: those the method names, and the sandbox."""
     engines: dict[str, Engine] = {}
@@ -89,7 +91,7 @@ def other_engines(
         if name == args.model_name:
             engines[name] = main
         else:
-            engines[name] = choose_engine(cli.other_engine_args(args, name), name).make(lock)
+            engines[name] = choose_engine(other_engine_args(args, name), name).make(lock)
     if args.allow_code_execution:
         engines[SANDBOX] = SandboxEngine(args.unsafe_no_isolation)
     return engines
@@ -133,7 +135,7 @@ def identity(args: Namespace, task: Task, info: MethodInfo, split: str, model: s
     }
 
 
-def main(argv: list[str] | None = None, choose_engine: Callable[..., cli.Choice] = cli.choose_engine) -> int:
+def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     args = parse(argv)
     task = get_task(args.test_dataset_name)
     method, info = chosen_method(args, task)

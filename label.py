@@ -13,13 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from agentark import answers, calibration, cli
+from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.engines.endpoints import endpoints_of
+from agentark.episode import Defaults
 from agentark.evaluation import Source, read_source
 from agentark.judge import LabelConfig, Labeller, NoEngine, label_row, load_prompts
 from agentark.labels import Answered, answered, read_labels, summary
 from agentark.lock import RunLock
 from agentark.records import Store, now
-from agentark.runner import Defaults, session
+from agentark.runner import session
 from agentark.tasks import Task, get_task
 from agentark.types import MethodInfo, UserError, digest
 
@@ -44,7 +46,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--drop_unverified", action="store_true", help="leave out solutions without a verdict")
     parser.add_argument("--calibrate", action="store_true", help="measure the judge, and write a label card")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing labelled file")
-    cli.add_engine_flags(parser)
+    add_engine_flags(parser)
     parser.add_argument("--no_use_vllm", action="store_false", dest="use_vllm", help="run the judge in transformers")
     parser.set_defaults(debug=False, use_vllm=None)
     args: Namespace = parser.parse_args(argv)
@@ -57,13 +59,13 @@ def parse(argv: list[str] | None = None) -> Namespace:
     return args
 
 
-def choose_judge(args: Namespace) -> cli.Choice:
+def choose_judge(args: Namespace) -> Choice:
     """Launched servers when asked for; a served model when the endpoint file names it, else vLLM where installed."""
     if not args.use_modal_batch and args.launch is None:
         served = endpoints_of(args.model, args.model_api_config) is not None
         if args.use_vllm is None:
             args.use_vllm = not served and find_spec("vllm") is not None
-    return cli.choose_engine(args, args.model, "--model")
+    return choose_engine(args, args.model, "--model")
 
 
 def check(args: Namespace, task: Task) -> None:
@@ -95,13 +97,13 @@ def select(args: Namespace, source: Source) -> tuple[list[Answered], int]:
     return chosen, len(wanted) - len(chosen)
 
 
-def main(argv: list[str] | None = None, choose_engine: Callable[[Namespace], cli.Choice] = choose_judge) -> int:
+def main(argv: list[str] | None = None, choose_engine: Callable[[Namespace], Choice] = choose_judge) -> int:
     args = parse(argv)
     task = get_task(args.dataset_name)
     check(args, task)
     source = read_source(args.input, task, "--input")
     questions, skipped = select(args, source)
-    judge, make_engine = cli.Choice(RULES, lambda lock: NoEngine()) if args.rules_only else choose_engine(args)
+    judge, make_engine = Choice(RULES, lambda lock: NoEngine()) if args.rules_only else choose_engine(args)
     path = args.output or args.input.with_name(f"{args.input.stem}_labeled_by_{judge.replace('/', '_')}.jsonl")
     if path.resolve() == args.input.resolve():
         raise UserError(f"--output {path}: is the input")

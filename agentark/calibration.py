@@ -18,9 +18,9 @@ from pydantic import Field
 
 from agentark import answers
 from agentark.config import Config, load
+from agentark.files import write_atomically
 from agentark.judge import CHECKABLE, FOLDER
 from agentark.labels import Answered, LabelRow, Probe, read_labels
-from agentark.records import write_atomically
 from agentark.stats import mean_and_se
 from agentark.types import Sample
 

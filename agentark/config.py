@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentark.types import UserError
 
+ROOT = Path(__file__).parents[1]
+"""Of the repository: where all commands run, and what relative paths of configurations start from."""
+
 
 class Config(BaseModel):
     """Base of every config: frozen, nothing unknown, no silent conversion of types.

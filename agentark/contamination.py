@@ -4,11 +4,11 @@ Training writes a `manifest.json` into the folder of its model or adapter whose 
 it has seen. A run with such a model carries these ids on into its own manifest.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from agentark.files import json_of
 from agentark.types import UserError
 
 NAMED = 3
@@ -43,17 +43,6 @@ def seen_by_run(manifest: Path) -> list[str]:
         return []
     sessions = json_of(manifest).get("sessions", [])
     return sorted(set().union(*(_read(manifest, session) for session in sessions if isinstance(session, dict))))
-
-
-def json_of(path: Path) -> dict[str, Any]:
-    """A JSON file holding one object. Raises UserError when it is something else."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected an object, found a {type(value).__name__}")
-    return value
 
 
 def _read(path: Path, holder: dict[str, Any]) -> set[str]:

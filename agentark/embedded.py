@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agentark.records import file_sha256
+from agentark.files import file_sha256
 from agentark.types import UserError
 
 EMBEDDED = "smollm2-135m-instruct"

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from agentark import answers, contamination, metrics, stats
+from agentark import answers, metrics, stats
 from agentark.config import nearest
+from agentark.files import json_of, manifest_of, write_atomically
 from agentark.published import PUBLISHED, read_published
-from agentark.records import decoded, read_records, write_atomically
+from agentark.records import decoded, read_records
 from agentark.tasks import Task
-from agentark.types import Record, Sample, Solution, TokenStats, UserError
+from agentark.types import Record, Sample, Solution, UserError, merged
 
 METRICS_SCHEMA = 1
 """Version of metrics.json."""
@@ -82,19 +83,7 @@ class Source(Struct, frozen=True):
         return manifest_of(self.path)
 
 
-def manifest_of(path: Path) -> Path:
-    return path.with_name(path.name + ".manifest.json")
-
-
 # ---------------------------------------------------------------- reading
-
-
-def check_module(task: Task, module: str) -> None:
-    """Raises UserError when another module evaluates this dataset, or none does."""
-    if task.eval_module is None:
-        raise UserError(f"{task.name} has no gold answers to evaluate against")
-    if task.eval_module != module:
-        raise UserError(f"{module} does not evaluate {task.name}; use python -m {task.eval_module}")
 
 
 def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
@@ -129,7 +118,7 @@ def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
         path,
         hashlib.sha256(content).hexdigest(),
         records,
-        contamination.json_of(manifest) if manifest.is_file() else {},
+        json_of(manifest) if manifest.is_file() else {},
     )
 
 
@@ -220,7 +209,7 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
         if attempt.text is None:
             graded.append(failed(task, attempt))
             continue
-        references = references_of(attempt.sample)
+        references = attempt.sample.golds
         reply = (answers.visible(attempt.text) or "").strip()
         prediction = text or ""
         exact = metrics.exact_match(prediction, references) if text else 0.0
@@ -234,10 +223,6 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
         }
         graded.append(grade(task, attempt, answer=text, correct=bool(exact) if text else None, figures=figures))
     return graded, about
-
-
-def references_of(sample: Sample) -> tuple[str, ...]:
-    return sample.references or (sample.gt,)
 
 
 def _prediction(task: Task, attempt: Attempt) -> str | None:
@@ -261,7 +246,7 @@ def _bert_scores(
     try:
         found = metrics.bert_score(
             [text for text, _ in given],
-            [references_of(sample) for _, sample in given],
+            [sample.golds for _, sample in given],
             scores.bertscore_model,
             scores.bertscore_layers,
             scores.bertscore_device,
@@ -367,21 +352,13 @@ def about_run(source: Source) -> dict[str, Any]:
     """Where the answers come from: model, method, engine, guarantee, token use, file."""
     sessions = source.manifest.get("sessions") or []
     engines = sorted({session["engine"] for session in sessions if "engine" in session})
-    tokens: dict[str, TokenStats] = {}
-    for record in source.records:
-        for model, used in record.token_stats.items():
-            total = tokens.setdefault(model, TokenStats())
-            total.num_llm_calls += used.num_llm_calls
-            total.prompt_tokens += used.prompt_tokens
-            total.completion_tokens += used.completion_tokens
-            known = total.cached_tokens is not None and used.cached_tokens is not None
-            total.cached_tokens = (total.cached_tokens or 0) + (used.cached_tokens or 0) if known else None
+    tokens = merged(record.token_stats for record in source.records)
     return {
         "model": _names(record.model for record in source.records),
         "method": _names(record.method.name for record in source.records),
         "engine": ", ".join(engines) or None,
         "guarantee": min((record.guarantee for record in source.records), key=GUARANTEES.index),
-        "tokens": {model: msgspec.to_builtins(used) for model, used in sorted(tokens.items())},
+        "tokens": {model: msgspec.to_builtins(used) for model, used in tokens.items()},
         "input": {"file": source.path.name, "sha256": source.sha256, "rows": len(source.records)},
     }
 

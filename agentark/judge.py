@@ -16,9 +16,9 @@ from typing import Any
 from msgspec import Struct, structs
 
 from agentark import answers
-from agentark.config import Config, load
-from agentark.labels import RULE, Answered, Candidate, JudgedProbe, LabelledSolution, LabelRow, by_round, fields_of
-from agentark.runner import Episode, gather
+from agentark.config import ROOT, Config, load
+from agentark.episode import Episode, gather
+from agentark.labels import RULE, Answered, Candidate, JudgedProbe, LabelledSolution, LabelRow, by_round
 from agentark.steps import split_steps
 from agentark.types import (
     Chat,
@@ -37,7 +37,7 @@ from agentark.types import (
     message,
 )
 
-FOLDER = Path(__file__).parents[1] / "configs" / "judge"
+FOLDER = ROOT / "configs" / "judge"
 CHOICES = ("true", "false")
 NO_MISTAKE = "none"
 STEP_TOKENS = 8
@@ -131,8 +131,7 @@ async def by_rule(sample: Sample, text: str) -> bool | None:
     answer = answers.extract(text, sample.answer_type, sample.choices)
     if answer is None:
         return None
-    references = sample.references or (sample.gt,)
-    same = [await answers.equivalent(gold, answer.value, sample.answer_type) for gold in references]
+    same = [await answers.equivalent(gold, answer.value, sample.answer_type) for gold in sample.golds]
     return any(same) or (False if sample.answer_type in CHECKABLE else None)
 
 
@@ -150,7 +149,7 @@ class Judge:
         if sample.document is not None:
             parts += [self.prompts.document, Part(sample.document, "middle", "document")]
         parts.append(self.prompts.question.format(text=sample.query))
-        first, *others = sample.references or (sample.gt,)
+        first, *others = sample.golds
         parts.append(self.prompts.reference.format(text=_spelled(first, sample)))
         parts += [self.prompts.another_reference.format(text=_spelled(one, sample)) for one in others]
         return parts
@@ -288,7 +287,7 @@ def label_row(
     """The row of an episode; see `agentark.runner.Row`."""
     labels = outcome.info if outcome is not None else {"solutions": [], "labels": []}
     return LabelRow(
-        **fields_of(episode.sample),
+        **episode.sample.fields(),
         judge=model,
         input=digest(episode.sample),
         token_stats=episode.token_stats(),

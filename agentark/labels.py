@@ -7,7 +7,6 @@ or null; null means that nobody could tell, never that the solution is wrong.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -117,8 +116,7 @@ def answered(record: Record, all_rounds: bool) -> Answered:
     if all_rounds:
         roles = {turns[one.turn].role for one in record.solutions[:-1] or record.solutions}
         before = tuple(_candidate(turn) for turn in record.trajectory if turn.role in roles)
-    fields = {name: getattr(record, name) for name in Sample.__struct_fields__}
-    return Answered(**fields, solutions=solutions, answers=before)
+    return Answered(**record.fields(), solutions=solutions, answers=before)
 
 
 def _candidate(turn: Turn, solution: Solution | None = None) -> Candidate:
@@ -174,8 +172,3 @@ def summary(rows: Sequence[LabelRow]) -> str:
 
 
 _NAMES: tuple[tuple[bool | None, str], ...] = ((True, "true"), (False, "false"), (None, "null"))
-
-
-def fields_of(sample: Sample) -> dict[str, Any]:
-    """The fields that every sample has."""
-    return {name: getattr(sample, name) for name in Sample.__struct_fields__}

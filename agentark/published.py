@@ -121,11 +121,10 @@ def _turn(index: int, text: str, model: str) -> Turn:
 
 
 def _answer_type(task: Task, gold: str) -> AnswerType:
-    """The published rows do not say; the evaluation module and the gold answer do."""
-    types: dict[str | None, AnswerType] = {"eval.choice_eval": "choice", "eval.code_eval": "code"}
-    if task.eval_module == "eval.math_eval":
+    """The published rows do not say; the task and the gold answer do."""
+    if task.grader == "math":
         return "number" if re.fullmatch(r"-?[0-9.,/]+", gold) else "math"
-    return types.get(task.eval_module, "text")
+    return "text" if task.kind == "software" else task.kind
 
 
 def _token_stats(stats: Any) -> dict[str, TokenStats]:

@@ -17,14 +17,15 @@ from msgspec import Struct
 from pydantic import Field, model_validator
 
 from agentark import evaluation
-from agentark.config import Config, build, read_yaml
+from agentark.chat_template import question_ids
+from agentark.config import ROOT, Config, build, read_yaml
+from agentark.episode import gather
 from agentark.hub import offline_unless_reachable
-from agentark.runner import gather
 from agentark.stats import ratio_and_se
 from agentark.types import Chat, Message, Outcome, Part, Record, Sample, Solution, Turn, UserError, message
 
 SCORES = ("1", "2", "3", "4", "5")
-RUBRIC = Path(__file__).parent.parent / "configs" / "judge" / "rubric.yaml"
+RUBRIC = ROOT / "configs" / "judge" / "rubric.yaml"
 
 PROBLEM = "Problem:\n"
 SOLUTION = "\n\nSolution to assess:\n"
@@ -91,17 +92,12 @@ class Scorer:
             ) from None
         self.device = chosen
         self.context = int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
-        self._templated = chat_template and self.tokenizer.chat_template is not None
+        self.chat_template = chat_template
 
     def ids(self, question: str, solution: str) -> tuple[list[int], list[int]]:
         """Token ids of the prompt and of the solution, tokenised apart so that no token spans both."""
-        if self._templated:
-            turns = [{"role": "user", "content": question}]
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            prompt = self.tokenizer(text, add_special_tokens=False).input_ids
-        else:
-            prompt = self.tokenizer(question + "\n\n").input_ids
-        return list(prompt), list(self.tokenizer(solution, add_special_tokens=False).input_ids)
+        prompt = question_ids(self.tokenizer, question, self.chat_template)
+        return prompt, list(self.tokenizer.encode(solution, add_special_tokens=False))
 
     def score(self, question: str, solution: str) -> Likelihood:
         """The solution given the question, batch size 1."""

@@ -10,7 +10,6 @@ One run owns four files beside each other (`<output>` is `.../<method>_infer.jso
 A line is written by one `write` call, so it survives kill -9; fsync is grouped (100 ms) against power loss.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from typing import IO, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from agentark.files import manifest_of, write_atomically
 from agentark.types import (
     SCHEMA,
     Completion,
@@ -230,6 +230,16 @@ def repair_tail(path: Path) -> None:
                 stream.write(b"\n")
 
 
+_HEAD = ("schema", "id", "source", "query", "gt", "method", "model", "guarantee")
+_LAYOUT = (*_HEAD, *(name for name in Record.__struct_fields__ if name not in _HEAD))
+
+
+def encoded(row: Any) -> bytes:
+    """A row as one line of JSON; a record's own facts stand between those of its sample, as they always have."""
+    fields = {name: getattr(row, name) for name in _LAYOUT} if isinstance(row, Record) else row
+    return msgspec.json.encode(fields) + b"\n"
+
+
 class AppendLog:
     """A JSONL file that only grows; each line is one write, fsync is left to `sync`."""
 
@@ -242,7 +252,7 @@ class AppendLog:
 
     def append(self, value: Any) -> None:
         """Raises RunError when the disk does not take the line (nothing half-written stays)."""
-        line = msgspec.json.encode(value) + b"\n"
+        line = encoded(value)
         try:
             if os.write(self._descriptor, line) != len(line):
                 raise OSError(28, "No space left on device")
@@ -259,22 +269,6 @@ class AppendLog:
     def close(self) -> None:
         self.sync()
         os.close(self._descriptor)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a small file as a whole, safe against kill and power loss."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
 
 
 class JournalEntry(Struct, frozen=True, omit_defaults=True):
@@ -300,7 +294,7 @@ class Store:
 
     def __init__(self, path: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.path = path
-        self.manifest_path = path.with_name(path.name + ".manifest.json")
+        self.manifest_path = manifest_of(path)
         self.journal_path = path.with_name(path.name + ".journal.jsonl")
         self.config = json.loads(json.dumps(config))
         self._overwrite = overwrite

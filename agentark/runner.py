@@ -1,37 +1,24 @@
-"""The gate, the bounded window of samples, the error boundary and the progress line.
+"""A run: the bounded window of samples, the error boundary and the progress line.
 
-All samples are coroutines over one gate per model: no barrier between rounds or samples. Cap = calls in
-flight, window = cap samples: every open sample has a call ready or in flight (or is between two), so the
+All samples are coroutines over one gate per model (agentark/episode.py): no barrier between rounds or samples. Cap =
+calls in flight, window = cap samples: every open sample has a call ready or in flight (or is between two), so the
 engine stays full while memory stays bounded. A finished sample is written at once.
 """
 
 import asyncio
-import heapq
-import itertools
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 from tqdm import tqdm
 
-from agentark.records import (
-    JournalEntry,
-    Store,
-    layout_response,
-    now,
-    pack,
-    read_records,
-    turn_order,
-    without_texts,
-)
+from agentark.episode import Defaults, Episode, Gate
+from agentark.records import JournalEntry, Store, now, read_records
 from agentark.types import (
-    SANDBOX,
-    SCHEMA,
     Chat,
     Completion,
     Engine,
@@ -48,10 +35,7 @@ from agentark.types import (
     SampleError,
     SamplingParams,
     Summing,
-    TokenStats,
-    Turn,
-    digest,
-    message,
+    merged,
 )
 
 PREPARED = "prepared"
@@ -62,216 +46,6 @@ TOTALS = "totals"
 
 MAX_FAULTS_IN_A_ROW = 10
 """So many samples failing one after the other, with none done between, stop the run."""
-
-T = TypeVar("T")
-
-
-async def gather(*calls: Coroutine[Any, Any, T]) -> list[T]:
-    """Run calls that the paper says are independent; results in the order given. One failure ends the others."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(call) for call in calls]
-    return [task.result() for task in tasks]
-
-
-class Gate:
-    """At most `capacity` holders; who waits is served by (priority, arrival)."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.in_flight = 0
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._arrivals = itertools.count()
-
-    async def acquire(self, priority: int) -> None:
-        if self.in_flight < self.capacity:
-            self.in_flight += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (priority, next(self._arrivals), turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release()  # the place was handed over just before the cancellation
-            raise
-
-    def release(self) -> None:
-        """Hand the place to the next in line, or free it."""
-        while self._waiting:
-            turn = heapq.heappop(self._waiting)[2]
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self.in_flight -= 1
-
-
-class Defaults(Struct, frozen=True):
-    """What a call uses when the method does not say."""
-
-    temperature: float
-    max_tokens: int
-    seed: int
-
-
-class Episode:
-    """The `Chat` of one sample: gives each call its address and seed, answers from the journal or the engine.
-
-    Args:
-        sample: the sample.
-        order: its place in the run; lower goes first at the gate.
-        defaults: sampling defaults and the run's seed.
-        models: name -> (engine, gate); `main` is the generator.
-        journal: finished calls of an earlier session, by turn id.
-        store: where finished calls go; None when replaying.
-    """
-
-    def __init__(
-        self,
-        sample: Sample,
-        order: int,
-        defaults: Defaults,
-        models: Mapping[str, tuple[Engine, Gate]],
-        journal: Mapping[str, JournalEntry],
-        store: Store | None,
-        progress: "Progress | None" = None,
-    ) -> None:
-        self.sample = sample
-        self.turns: dict[str, Turn] = {}
-        self._started = time.time()
-        self._order = order
-        self._defaults = defaults
-        self._models = models
-        self._journal = journal
-        self._store = store
-        self._progress = progress
-        self._calls: Counter[str] = Counter()
-        self._dialogues: dict[str, tuple[Message, ...]] = {}
-
-    @property
-    def models(self) -> frozenset[str]:
-        return frozenset(self._models)
-
-    def __call__(
-        self,
-        messages: Sequence[Message],
-        *,
-        agent: str,
-        round: int,
-        role: str,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-        choices: tuple[str, ...] | None = None,
-        choice_logprobs: bool = False,
-        schema: dict[str, Any] | None = None,
-        model: str = "main",
-    ) -> Coroutine[Any, Any, Turn]:
-        address = f"{agent}/{round}/{role}"
-        call = self._calls[address]
-        self._calls[address] += 1
-        turn_id = f"{address}#{call}" if call else address
-        params = SamplingParams(
-            temperature=self._defaults.temperature if temperature is None else temperature,
-            max_tokens=self._defaults.max_tokens if max_tokens is None else max_tokens,
-            seed=int(digest((self._defaults.seed, self.sample.id, turn_id))[:15], 16),
-            choices=choices,
-            choice_logprobs=choice_logprobs,
-            schema=schema,
-        )
-        return self._call(messages, params, turn_id, agent, round, role, model)
-
-    async def _call(
-        self,
-        messages: Sequence[Message],
-        params: SamplingParams,
-        turn_id: str,
-        agent: str,
-        round: int,
-        role: str,
-        model: str,
-    ) -> Turn:
-        request = digest((messages, params, model))
-        completion = await self._complete(messages, params, turn_id, request, model)
-        continues, new = pack(messages, self._dialogues)
-        turn = Turn(
-            id=turn_id,
-            agent=agent,
-            round=round,
-            role=role,
-            messages=new,
-            completion=completion,
-            continues=continues,
-        )
-        self._dialogues[turn_id] = (*messages, message("assistant", turn))
-        self.turns[turn_id] = turn
-        return turn
-
-    async def _complete(
-        self, messages: Sequence[Message], params: SamplingParams, turn_id: str, request: str, model: str
-    ) -> Completion:
-        if (entry := self._journal.get(turn_id)) is not None:
-            if entry.request not in (request, None):
-                raise RunError(
-                    f"journal: the call {turn_id} of sample {self.sample.id} was made with other messages or "
-                    "parameters (the code or the data changed since); use --overwrite, or remove the journal"
-                )
-            return entry.completion
-        if model not in self._models:
-            raise SampleError(f"the call {turn_id} asks for the model {model!r}; this run has {sorted(self._models)}")
-        engine, gate = self._models[model]
-        await gate.acquire(self._order)
-        try:
-            completion = await engine.chat(messages, params, session=self.sample.id, priority=self._order)
-        finally:
-            gate.release()
-        if self._store is not None:
-            self._store.add_call(JournalEntry(self.sample.id, turn_id, request, completion))
-        if self._progress is not None:
-            self._progress.call(completion)
-        return completion
-
-    def token_stats(self) -> dict[str, TokenStats]:
-        """Token use so far, per model; the sandbox uses none."""
-        stats: dict[str, TokenStats] = {}
-        for turn in self.turns.values():
-            if turn.completion.model != SANDBOX:
-                stats.setdefault(turn.completion.model, TokenStats()).add(turn.completion)
-        return dict(sorted(stats.items()))
-
-    def record(
-        self,
-        info: MethodInfo,
-        model: str,
-        guarantee: Guarantee,
-        outcome: Outcome | None,
-        error: str | None,
-    ) -> Record:
-        """The line this episode becomes. A failed one keeps its token use; its calls stay in the journal."""
-        fields: dict[str, Any] = {}
-        if outcome is not None:
-            trajectory = sorted(self.turns.values(), key=turn_order)
-            texts = {turn.id: turn.text for turn in trajectory}
-            fields = {
-                "response": layout_response(outcome.solutions, texts),
-                "solutions": outcome.solutions,
-                "trajectory": [without_texts(turn) for turn in trajectory],
-                "final_answer": outcome.solutions[-1].answer,
-                "parse_failures": outcome.parse_failures,
-                "info": outcome.info,
-            }
-        return Record(
-            schema=SCHEMA,
-            method=info,
-            model=model,
-            guarantee=guarantee,
-            token_stats=self.token_stats(),
-            models=tuple(sorted(self._models)),
-            started=self._started,
-            seconds=time.time() - self._started,
-            error=error,
-            **structs.asdict(self.sample),
-            **fields,
-        )
-
 
 Row = Callable[[Episode, MethodInfo, str, Guarantee, Outcome | None, str | None], Struct]
 """(episode, method, model, guarantee, outcome, error) -> one line of the results; it has `id`, `schema` and `error`."""
@@ -373,7 +147,7 @@ class Runner:
         def episodes(sample: Sample) -> Chat:
             own = structs.replace(sample, id=f"prepare/{len(trials)}/{sample.id}")
             journal = self.store.journalled(own.id)
-            trials.append(Episode(own, -1, self.defaults, self._models, journal, self.store, self.progress))
+            trials.append(Episode(own, -1, self.defaults, self._models, journal, self.store, self.progress.call))
             return trials[-1]
 
         try:
@@ -384,7 +158,7 @@ class Runner:
                 raise RunError(f"the method's trial before the first sample failed: {first}") from raised
             raise first from None
         if self.method.prepared is not None:
-            spent = _added(trial.token_stats() for trial in trials)
+            spent = merged(trial.token_stats() for trial in trials)
             trial = {"samples": [one.sample.id for one in trials], "token_stats": to_builtins(spent)}
             self.store.note(PREPARED, {"decision": self.method.prepared, **trial})
 
@@ -404,7 +178,7 @@ class Runner:
 
     async def _run_one(self, order: int, sample: Sample) -> None:
         journal = self.store.journalled(sample.id)
-        episode = Episode(sample, order, self.defaults, self._models, journal, self.store, self.progress)
+        episode = Episode(sample, order, self.defaults, self._models, journal, self.store, self.progress.call)
         outcome: Outcome | None = None
         error: str | None = None
         try:
@@ -526,20 +300,6 @@ def _infos(store: Store, order: Mapping[str, int]) -> list[dict[str, Any]]:
     """`info` of every good record, in the order of the dataset."""
     good = [record for record in read_records(store.path) if record.error is None]
     return [record.info for record in sorted(good, key=lambda record: order.get(record.id, len(order)))]
-
-
-def _added(parts: Iterable[Mapping[str, TokenStats]]) -> dict[str, TokenStats]:
-    """Token use per model over several episodes."""
-    total: dict[str, TokenStats] = {}
-    for part in parts:
-        for model, stats in part.items():
-            kept = total.setdefault(model, TokenStats())
-            kept.num_llm_calls += stats.num_llm_calls
-            kept.prompt_tokens += stats.prompt_tokens
-            kept.completion_tokens += stats.completion_tokens
-            known = kept.cached_tokens is not None and stats.cached_tokens is not None
-            kept.cached_tokens = (kept.cached_tokens or 0) + (stats.cached_tokens or 0) if known else None
-    return total
 
 
 def _first(error: BaseException) -> BaseException:

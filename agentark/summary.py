@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from agentark import cli
+from agentark.files import manifest_of
 from agentark.records import expand, read_records
 from agentark.runner import PREPARED, TOTALS
 from agentark.stats import mean_and_se
 from agentark.tasks import get_task
-from agentark.types import Record
+from agentark.types import Record, TokenStats, merged
 
 COLUMNS = (
     "method",
@@ -66,10 +67,10 @@ def row(path: Path) -> dict[str, str]:
     if task.graded and done:
         mean, error = mean_and_se(done)
         score = f"{mean:.3f}" + (f" ± {error:.3f}" if error is not None else "")
-    stats = [stats for record in records for stats in record.token_stats.values()]
-    cached = [one.cached_tokens for one in stats]
+    spent = TokenStats()
+    for stats in merged(record.token_stats for record in records).values():
+        spent.merge(stats)
     seconds = busy_seconds(records)
-    completion = sum(one.completion_tokens for one in stats)
     return {
         "method": records[0].method.name,
         "n": str(len(records)),
@@ -78,12 +79,12 @@ def row(path: Path) -> dict[str, str]:
         "unparsed": str(sum(record.parse_failures for record in records)),
         "metric": task.metric,
         "score": score,
-        "calls": str(sum(one.num_llm_calls for one in stats)),
-        "prompt": str(sum(one.prompt_tokens for one in stats)),
-        "cached": "?" if None in cached else str(sum(one or 0 for one in cached)),
-        "completion": str(completion),
+        "calls": str(spent.num_llm_calls),
+        "prompt": str(spent.prompt_tokens),
+        "cached": "?" if spent.cached_tokens is None else str(spent.cached_tokens),
+        "completion": str(spent.completion_tokens),
         "seconds": f"{seconds:.1f}",
-        "tokens/s": f"{completion / seconds:.1f}" if seconds else "-",
+        "tokens/s": f"{spent.completion_tokens / seconds:.1f}" if seconds else "-",
     }
 
 
@@ -99,7 +100,7 @@ def table(paths: Sequence[Path]) -> str:
 
 def run_notes(path: Path) -> list[str]:
     """What the manifest says of the whole run: what the method decided once, at what cost, and its totals."""
-    manifest = path.with_name(path.name + ".manifest.json")
+    manifest = manifest_of(path)
     said = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
     notes = []
     if (prepared := said.get(PREPARED)) is not None:

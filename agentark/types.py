@@ -6,7 +6,7 @@ Dimension letters used in docstrings and comments everywhere:
 """
 
 import hashlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -15,8 +15,13 @@ from msgspec import Struct
 SCHEMA = 1
 """Version of the record layout; every version has one reader and one golden file, kept for ever."""
 
+ANSWER_LINE = '"Answer: "'
+"""In a task's instruction: the reply is to end with a line of this form."""
+
 Role = Literal["system", "user", "assistant"]
 AnswerType = Literal["number", "math", "choice", "text", "code"]
+Kind = Literal["number", "math", "choice", "text", "code", "software"]
+"""What a task is to a method: its type of answer, or `software` for code that no test grades."""
 Guarantee = Literal["exact", "seeded", "engine"]
 FinishReason = Literal["stop", "length"]
 
@@ -189,6 +194,30 @@ class Sample(Struct, frozen=True, omit_defaults=True, kw_only=True):
         """The whole task as one text: document, question, answer format."""
         return "".join(part.text for part in self.parts())
 
+    @property
+    def kind(self) -> Kind:
+        return "software" if self.answer_type == "code" and self.tests is None else self.answer_type
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """All acceptable gold answers."""
+        return self.references or (self.gt,)
+
+    @property
+    def answer_form(self) -> Literal["boxed", "line"] | None:
+        """How the answer is to be written: in a box, on a last line of its own, or as the whole reply."""
+        if self.answer_type in ("number", "math"):
+            return "boxed"
+        return "line" if ANSWER_LINE in self.instruction else None
+
+    def fields(self) -> dict[str, Any]:
+        """What every sample has, without what a record or a labelled row adds to it."""
+        return {name: getattr(self, name) for name in Sample.__struct_fields__}
+
+    def sample(self) -> "Sample":
+        """The sample alone, where this is a record of it or a labelled row."""
+        return Sample(**self.fields())
+
     def asking(self, query: str) -> "Sample":
         """Another question in this sample's answer format, without a gold answer."""
         bare = {"references": None, "document": None, "choices": None, "tag": None}
@@ -313,14 +342,26 @@ class TokenStats(Struct):
     cached_tokens: int | None = 0
     completion_tokens: int = 0
 
-    def add(self, completion: Completion) -> None:
-        self.num_llm_calls += 1
-        self.prompt_tokens += completion.prompt_tokens
-        self.completion_tokens += completion.completion_tokens
-        if self.cached_tokens is not None and completion.cached_tokens is not None:
-            self.cached_tokens += completion.cached_tokens
+    def add(self, reply: Completion) -> None:
+        self.merge(TokenStats(1, reply.prompt_tokens, reply.cached_tokens, reply.completion_tokens))
+
+    def merge(self, other: "TokenStats") -> None:
+        self.num_llm_calls += other.num_llm_calls
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        if self.cached_tokens is not None and other.cached_tokens is not None:
+            self.cached_tokens += other.cached_tokens
         else:
             self.cached_tokens = None
+
+
+def merged(parts: Iterable[Mapping[str, TokenStats]]) -> dict[str, TokenStats]:
+    """Token use per model over several samples, models in the order of their names."""
+    total: dict[str, TokenStats] = {}
+    for part in parts:
+        for model, stats in part.items():
+            total.setdefault(model, TokenStats()).merge(stats)
+    return dict(sorted(total.items()))
 
 
 class MethodInfo(Struct, frozen=True):
@@ -329,27 +370,13 @@ class MethodInfo(Struct, frozen=True):
     config: dict[str, Any]
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class Record(Sample, frozen=True, kw_only=True, omit_defaults=False):
     """One line of an `*_infer.jsonl`: everything about one sample, self-contained."""
 
     schema: int
-    id: str
-    source: str
-    query: str
-    gt: str
     method: MethodInfo
     model: str
     guarantee: Guarantee
-    answer_type: AnswerType
-    instruction: str = ""
-    document: str | None = None
-    choices: tuple[str, ...] | None = None
-    references: tuple[str, ...] | None = None
-    tag: str | None = None
-    preamble: str | None = None
-    entry_point: str | None = None
-    tests: tuple[str, ...] | None = None
-    visible_tests: tuple[str, ...] | None = None
     response: str = ""
     solutions: list[Solution] = []
     trajectory: list[Turn] = []
@@ -364,10 +391,6 @@ class Record(Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     """From there to its end, waiting for others included."""
     error: str | None = None
-
-    def sample(self) -> Sample:
-        """The sample this record answers."""
-        return Sample(**{field: getattr(self, field) for field in Sample.__struct_fields__})
 
     def text_of(self, solution: Solution) -> str:
         """The full text of one of this record's solutions."""

@@ -22,10 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agentark import embedded
 from agentark.engines.vllm import VLLMConfig, VLLMEngine
+from agentark.episode import Defaults, gather
 from agentark.judge import JudgePrompts, LabelConfig, Labeller, label_row, load_prompts
-from agentark.labels import Answered, Candidate, fields_of
+from agentark.labels import Answered, Candidate
 from agentark.records import Store
-from agentark.runner import Defaults, Progress, Runner, gather
+from agentark.runner import Progress, Runner
 from agentark.tasks import get_task
 from agentark.types import Chat, Message, Method, MethodInfo, Outcome, Part, Sample, message
 from bench.parts import report
@@ -65,7 +66,7 @@ def questions(dataset: str, data_dir: Path | None, count: int, candidates: int) 
     samples = task.load(None, data_dir).samples[: count + candidates]
     return [
         Answered(
-            **fields_of(sample),
+            **sample.fields(),
             solutions=tuple(
                 Candidate(text=samples[place + k].gt, agent=f"agent_{k + 1}", round=1, id=k + 1)
                 for k in range(candidates)

@@ -12,6 +12,7 @@ from typing import Any
 
 from agentark import cli
 from agentark.code_grading import CodeRun, grade_code, pass_at_k_figures
+from agentark.engines.choose import Choice, choose_engine
 from agentark.evaluation import Attempt, Graded
 from agentark.tasks import Task
 from agentark.types import UserError
@@ -29,7 +30,7 @@ def grade(args: Namespace, task: Task, given: Sequence[Attempt]) -> tuple[list[G
     return graded, {"correct_means": "every test passes", "isolation": isolation, "figures": figures}
 
 
-def main(argv: list[str] | None = None, choose_engine: Callable[..., cli.Choice] = cli.choose_engine) -> int:
+def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     parser = common.new_parser("code_eval", __doc__)
     parser.add_argument("--allow_code_execution", action="store_true", help="run model-written code, in the sandbox")
     parser.add_argument("--unsafe_no_isolation", action="store_true", help="run it even where nothing isolates it")

@@ -17,10 +17,12 @@ from typing import Any
 from msgspec import structs
 
 from agentark import answers, cli, config, contamination, evaluation
+from agentark.engines.choose import Choice, add_engine_flags, choose_engine
+from agentark.episode import Defaults, gather
 from agentark.evaluation import INDEPENDENT, METRICS_SCHEMA, Attempt, Graded, Source
 from agentark.lock import RunLock
 from agentark.records import Store, now
-from agentark.runner import Defaults, gather, session
+from agentark.runner import session
 from agentark.tasks import Loaded, Task, get_task
 from agentark.types import Chat, Method, Outcome, Sample, UserError
 from methods import load_method
@@ -72,7 +74,7 @@ def new_parser(name: str, description: str | None) -> cli.Parser:
     run.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the run and of the intervals")
     run.add_argument("--overwrite", action="store_true", help="replace existing answers")
     run.add_argument("--debug", action="store_true", help="verbose engine log")
-    cli.add_engine_flags(parser)
+    add_engine_flags(parser)
     return parser
 
 
@@ -81,7 +83,7 @@ def run(
     parser: cli.Parser,
     argv: list[str] | None,
     grade: Grade,
-    choose_engine: Callable[..., cli.Choice] = cli.choose_engine,
+    choose_engine: Callable[..., Choice] = choose_engine,
     check: Callable[[Namespace], None] = lambda args: None,
 ) -> int:
     """Get the answers, grade them, write and print the report. Returns the exit code.
@@ -94,7 +96,10 @@ def run(
     if (args.input_file is None) == (args.model_name_or_path is None):
         raise UserError(f"give either --input_file or {MODEL_FLAG}")
     task = get_task(args.dataset_name)
-    evaluation.check_module(task, f"eval.{name}")
+    if task.grader is None:
+        raise UserError(f"{task.name} has no gold answers to evaluate against")
+    if name != f"{task.grader}_eval":
+        raise UserError(f"eval.{name} does not evaluate {task.name}; use python -m eval.{task.grader}_eval")
     failed = 0
     if args.input_file is not None:
         source = evaluation.read_source(args.input_file, task)
@@ -134,9 +139,7 @@ def run(
     return 1 if failed else 0
 
 
-def generate(
-    name: str, args: Namespace, task: Task, choose_engine: Callable[..., cli.Choice]
-) -> tuple[Source, int, int]:
+def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[..., Choice]) -> tuple[Source, int, int]:
     """Ask the model. Returns its answers, how many of the questions it was trained on, and how many calls failed."""
     loaded, samples = select(args, task)
     trained = contamination.of_model(args.model_name_or_path, args.lora_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agentark import cli
 from agentark.evaluation import compare, read_graded
-from agentark.records import write_atomically
+from agentark.files import write_atomically
 from agentark.types import UserError
 
 

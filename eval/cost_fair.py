@@ -20,12 +20,13 @@ import msgspec
 from msgspec import Struct
 
 from agentark import answers, cli, evaluation, stats, summary
-from agentark.records import now, read_records, write_atomically
+from agentark.config import ROOT
+from agentark.files import write_atomically
+from agentark.records import now, read_records
 from agentark.tasks import Task, get_task
 from agentark.types import Record, Solution, UserError
-from methods import KINDS, check_kind, load_method
+from methods import check_kind, load_method
 
-ROOT = Path(__file__).parents[1]
 COMPARED = ("vanilla", "cot", "llm_debate", "dylan", "mav")
 VOTING = "self_consistency"
 OURS = {"--method_name", "--test_dataset_name", "--output_path", "--method_config", "--method_config_name"}
@@ -92,10 +93,9 @@ def child(flags: Sequence[str]) -> int:
 
 def runs(args: Namespace, rest: Sequence[str], dataset: str) -> dict[str, list[str]]:
     """Method -> the flags of its run. Raises UserError for a method that is unknown or not for this dataset."""
-    (kind,) = (kind for kind, datasets in KINDS.items() if dataset in datasets)
     flags = {}
     for method in dict.fromkeys((VOTING, *args.methods)):
-        check_kind(load_method(method, dataset=dataset)[0], method, dataset, kind)
+        check_kind(load_method(method, dataset=dataset)[0], method, dataset, get_task(dataset).kind)
         flags[method] = [
             *("--method_name", method, "--test_dataset_name", dataset, "--max_samples", str(args.max_samples)),
             *("--output_path", str(args.output_dir / dataset / f"{method}_infer.jsonl"), *rest),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from agentark import cli
+from agentark.engines.choose import Choice, choose_engine
 from agentark.evaluation import Attempt, Graded, grade_accuracy
 from agentark.tasks import Task
 from eval import common
@@ -17,7 +18,7 @@ def grade(args: Namespace, task: Task, given: Sequence[Attempt]) -> tuple[list[G
     return grade_accuracy(task, given), {"correct_means": "the answer equals the gold answer (agentark/answers.py)"}
 
 
-def main(argv: list[str] | None = None, choose_engine: Callable[..., cli.Choice] = cli.choose_engine) -> int:
+def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     return common.run("math_eval", common.new_parser("math_eval", __doc__), argv, grade, choose_engine)
 
 

@@ -16,11 +16,13 @@ from typing import Any
 from tqdm import tqdm
 
 from agentark import cli, contamination, evaluation, reasoning
+from agentark.engines.choose import Choice, add_engine_flags, choose_engine
+from agentark.episode import Defaults
 from agentark.evaluation import METRICS_SCHEMA, Source
 from agentark.lock import RunLock
 from agentark.reasoning import Items, Likelihood, Rubric, RubricJudge
 from agentark.records import Store, now, read_records
-from agentark.runner import Defaults, session
+from agentark.runner import session
 from agentark.tasks import get_task
 from agentark.types import MethodInfo, Record, UserError
 
@@ -43,7 +45,7 @@ def parse(argv: list[str] | None) -> Namespace:
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="of the judge's run and of the intervals")
     parser.add_argument("--overwrite", action="store_true", help="forget earlier marks of the judge")
     parser.add_argument("--debug", action="store_true", help="verbose engine log")
-    cli.add_engine_flags(parser)
+    add_engine_flags(parser)
     args: Namespace = parser.parse_args(argv)
     if args.model_name_or_path is None and args.judge_model is None:
         raise UserError("give --model_name_or_path (likelihood), --judge_model (rubric), or both")
@@ -62,7 +64,7 @@ def likelihoods(args: Namespace, items: Items) -> list[Likelihood]:
 
 
 def judged(
-    args: Namespace, rubric: Rubric, items: Items, path: Path, source: Source, choose: Callable[..., cli.Choice]
+    args: Namespace, rubric: Rubric, items: Items, path: Path, source: Source, choose: Callable[..., Choice]
 ) -> tuple[dict[str, Record], int]:
     """The judge's records by id, and how many calls failed."""
     label, make_engine = choose(args, args.judge_model, "--judge_model")
@@ -82,7 +84,7 @@ def judged(
     return {record.id: record for record in read_records(path)}, failed
 
 
-def main(argv: list[str] | None = None, choose_engine: Callable[..., cli.Choice] = cli.choose_engine) -> int:
+def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     args = parse(argv)
     task = get_task(args.dataset_name)
     source = evaluation.read_source(args.input_file, task)

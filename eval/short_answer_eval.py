@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from agentark import cli
+from agentark.engines.choose import Choice, choose_engine
 from agentark.evaluation import Attempt, Graded, TextScores, grade_text
 from agentark.tasks import Task
 from eval import common
@@ -23,7 +24,7 @@ def grade(args: Namespace, task: Task, given: Sequence[Attempt]) -> tuple[list[G
     return graded, {"correct_means": "an exact match after SQuAD normalisation", "bertscore": bertscore}
 
 
-def main(argv: list[str] | None = None, choose_engine: Callable[..., cli.Choice] = cli.choose_engine) -> int:
+def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     parser = common.new_parser("short_answer_eval", __doc__)
     parser.add_argument("--bertscore_model", default="roberta-large", help="encoder: hub id or folder; none: no score")
     parser.add_argument("--bertscore_layers", type=cli.integer(1), help="layer (default: bert_score's for that model)")

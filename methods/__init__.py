@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentark import config
+from agentark.tasks import TASKS, get_task
 from agentark.types import Method, MethodInfo, Sample, UserError
 
 METHODS = {
@@ -68,22 +69,7 @@ VARIANTS: dict[str, dict[str, str]] = {
 }
 """Method -> dataset -> the name it runs as there, unless --method_config_name says otherwise."""
 
-KINDS = {
-    "number": ("GSM8K", "GSMSymbolic", "SVAMP", "MetaMathQA", "ChainSum"),
-    "math": ("MATH", "MATH-500"),
-    "choice": ("MMLU", "MedMCQA", "MedQA", "GPQA"),
-    "text": ("QMSum", "HotpotQA", "QASPER", "NarrativeQA", "TruthfulQA"),
-    "code": ("HumanEval", "MBPP"),
-    "software": ("SRDD",),
-}
-"""What a method may be able to do (`TASKS` of its class) -> the datasets of that kind."""
-
 DEFAULT_VARIANT = "config_main"
-
-
-def kind_of(sample: Sample) -> str:
-    """The kind of task a sample is: its answer type, or `software` for code that no test grades."""
-    return "software" if sample.answer_type == "code" and sample.tests is None else sample.answer_type
 
 
 def method_class(name: str) -> Any:
@@ -148,7 +134,7 @@ def check_kind(method: Method, name: str, dataset: str, kind: str) -> None:
     """Raises UserError when a dataset of this kind is not for the method, with the datasets that are."""
     able: frozenset[str] = type(method).TASKS  # type: ignore[attr-defined]
     if kind not in able:
-        datasets = ", ".join(dataset for kind in KINDS if kind in able for dataset in KINDS[kind])
+        datasets = ", ".join(name for name in TASKS if get_task(name).kind in able)
         raise UserError(
             f"--method_name {name}: cannot do {dataset} (answers of the kind {kind}); it can do: {datasets}"
         )
@@ -157,4 +143,4 @@ def check_kind(method: Method, name: str, dataset: str, kind: str) -> None:
 def check_tasks(method: Method, name: str, samples: Iterable[Sample]) -> None:
     """Raises UserError when the samples ask for what the method cannot do."""
     for sample in samples:
-        check_kind(method, name, sample.source, kind_of(sample))
+        check_kind(method, name, sample.source, sample.kind)

@@ -9,13 +9,13 @@ import json
 import re
 import sys
 import textwrap
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from agentark import cli
-from agentark.types import UserError
-from methods import KINDS, METHODS, VARIANTS, configs_of, default_config, load_method, method_class
+from agentark.types import Kind, UserError
+from methods import METHODS, VARIANTS, configs_of, default_config, load_method, method_class
 
 WIDTH = 110
 
@@ -41,7 +41,7 @@ def facts(name: str) -> list[str]:
     others = list(dict.fromkeys([*names[1:], *chosen.values()]))
     return [
         _entry("paper", paper(cls)),
-        _entry("tasks", ", ".join(kind for kind in KINDS if kind in cls.TASKS)),
+        _entry("tasks", ", ".join(kind for kind in get_args(Kind) if kind in cls.TASKS)),
         *([_entry("variants", _variants(others, chosen))] if others else []),
         _entry("configs", ", ".join(configs_of(name))),
         _entry("keys", " ".join(f"{key}={_short(value)}" for key, value in _defaults(name).items()) or "none"),

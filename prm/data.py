@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-from agentark.records import file_sha256
+from agentark.files import file_sha256
 from agentark.types import UserError
 from prm.reading import IGNORED, Solved, StepLabel, solutions
 from prm.reading import question_key as question_key

@@ -6,6 +6,7 @@ that accelerate would find is set up here, on DeepSpeed's own process group.
 """
 
 import os
+import socket
 from typing import Any
 
 
@@ -34,3 +35,13 @@ def settings(deepspeed: bool) -> dict[str, Any]:
     state.process_index = torch.distributed.get_rank()
     state.local_process_index = int(os.environ["LOCAL_RANK"])
     return {"accelerator_config": {"use_configured_state": True}}
+
+
+def launch_alone() -> None:
+    """What a launcher tells a process, for one that has none: it is the only one, at a port of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in alone.items():
+        os.environ.setdefault(name, value)

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from agentark import answers, cli
-from agentark.records import write_atomically
+from agentark.files import write_atomically
 from agentark.stats import mean_and_se
 from agentark.steps import one_step
 from agentark.types import UserError

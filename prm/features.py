@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from agentark.records import write_atomically
+from agentark.files import write_atomically
 from agentark.types import UserError, digest
 from prm.data import Item, collate
 from prm.model import RewardModel, chunked

@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 
-from agentark.contamination import json_of
-from agentark.records import write_atomically
+from agentark.files import json_of, write_atomically
 from agentark.types import UserError
 
 MANIFEST = "manifest.json"

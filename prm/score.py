@@ -18,7 +18,7 @@ import msgspec
 
 from agentark import cli
 from agentark.engines.vllm import CPU_ENVIRONMENT
-from agentark.records import write_atomically
+from agentark.files import write_atomically
 from agentark.types import UserError
 from prm.rows import Question, questions
 from prm.steps import Encoded, Response, StepCodec, TooLong

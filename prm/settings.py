@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 
 from pydantic import Field
 
-from agentark.config import Config, build, nearest, parse_overrides, read_yaml
+from agentark.config import ROOT, Config, build, nearest, parse_overrides, read_yaml
 from agentark.types import UserError
+from prm.distributed import launch_alone
 from prm.loss import LOSSES
 
-TWO_STAGE = Path(__file__).parents[1] / "configs" / "prm" / "two_stage.yaml"
+TWO_STAGE = ROOT / "configs" / "prm" / "two_stage.yaml"
 PER_STAGE = {
     *("learning_rate", "num_train_epochs", "weight_decay", "adam_beta2", "warmup_ratio"),
     "gradient_accumulation_steps",
@@ -252,14 +253,7 @@ def _check_deepspeed(values: dict[str, Any]) -> list[str]:
     if not path.startswith("{") and not Path(path).is_file():
         raise UserError(f"--deepspeed {path}: no such file; configs/deepspeed/ has zero2.json and zero3.json")
     if "RANK" not in os.environ:  # one process without a launcher
-        import socket
-
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        one = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        for name, value in one.items():
-            os.environ.setdefault(name, value)
+        launch_alone()
     return []
 
 

@@ -18,8 +18,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from agentark.chat_template import question_ids
+from agentark.files import write_atomically
 from agentark.hub import offline_unless_reachable
-from agentark.records import write_atomically
 from agentark.steps import Span, reply_spans
 from agentark.types import UserError
 
@@ -130,12 +131,7 @@ class StepCodec:
         write_atomically(folder / SETTINGS, msgspec.json.encode(self.settings) + b"\n")
 
     def _prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        """The prompt as a chat would put it, ready for the reply; plain text where there is no template."""
-        if getattr(self.tokenizer, "chat_template", None) is None:
-            return tuple(self.tokenizer.encode(f"{prompt}\n\n"))
-        messages = [{"role": "user", "content": prompt}]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return tuple(question_ids(self.tokenizer, prompt))
 
     def steps(self, reply: str) -> list[str]:
         """The steps of a reply's text, thinking left out; the whole reply with the step unit `solution`."""

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from agentark import cli
-from agentark.contamination import json_of
-from agentark.records import now, write_atomically
+from agentark.files import json_of, write_atomically
+from agentark.records import now
 from agentark.types import RunError, UserError
 from prm import data, distributed, features, loss, model
 from prm.figures import plot

@@ -18,14 +18,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agentark import cli
-from agentark.config import nearest
+from agentark.config import ROOT, nearest
 from agentark.lock import RunLock
 from agentark.types import UserError
 from study.plan import STAGES, Plan, PlannedStep
 from study.recipe import load
 from study.state import Memory, Status
-from study.step import ROOT, shown, slug
 from study.step import run as run_step
+from study.step import shown, slug
 
 
 def parse(argv: list[str] | None = None) -> Namespace:

@@ -11,13 +11,13 @@
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from agentark.config import nearest
+from agentark.config import ROOT, nearest
 from agentark.embedded import EMBEDDED
 from agentark.tasks import get_task
 from agentark.types import UserError
 from methods import method_class
 from study.recipe import Study
-from study.step import ROOT, slug
+from study.step import slug
 
 STATE = "study.json"
 BASE = "base"
@@ -108,9 +108,8 @@ class Layout:
 
     def grader(self, test: str, short: bool = False) -> str:
         """What grades answers to a set: the module, or its name in paths."""
-        module = get_task(self.study.tests[test].dataset).eval_module
-        assert module is not None, "checked"
-        return module.removeprefix("eval.") if short else module
+        name = f"{get_task(self.study.tests[test].dataset).grader}_eval"
+        return name if short else f"eval.{name}"
 
     def _is_folder(self, model: str) -> bool:
         """Whether a model's name is a folder, already or once its step has run."""

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from agentark import judge
+from agentark.config import ROOT
 from distill.select.choose import CONFIG as SELECT_CONFIG
 from methods import configs_of
 from prm.settings import TWO_STAGE
 from study.layout import BASE, STATE, Layout
 from study.recipe import Flags, Questions, Study, Teacher, Value
-from study.step import ROOT, Step, slug
+from study.step import Step, slug
 
 STAGES = (
     *("model", "baselines", "inference", "label", "select", "sft", "prm", "grpo", "evaluate", "table", "report"),

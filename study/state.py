@@ -18,11 +18,13 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from agentark.records import file_sha256, now, write_atomically
+from agentark.config import ROOT
+from agentark.files import file_sha256, write_atomically
+from agentark.records import now
 from agentark.types import UserError
 from study.layout import STATE
 from study.plan import PlannedStep
-from study.step import ROOT, slug
+from study.step import slug
 
 REPLACED = "replaced"
 RENAMED = {

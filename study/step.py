@@ -18,12 +18,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from agentark.config import ROOT
 from agentark.lock import RunLock
 from agentark.records import now
 from agentark.types import RunError
 
-ROOT = Path(__file__).parents[1]
-"""Where all commands run, and what their relative paths start from."""
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 60.0
 """A child has so long to end by itself when it is interrupted."""

@@ -19,10 +19,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentark import cli, contamination, stats
+from agentark import cli, stats
 from agentark.config import nearest
 from agentark.evaluation import read_graded, values_by_question
-from agentark.records import now, write_atomically
+from agentark.files import json_of, write_atomically
+from agentark.records import now
 from agentark.types import UserError
 from study.layout import answering_steps, training_steps
 
@@ -69,7 +70,7 @@ def tokens(graded: Path) -> int:
 
 def report(graded: Path) -> dict[str, Any]:
     """The metrics.json beside a per_sample.jsonl."""
-    return contamination.json_of(graded.with_name(graded.name.removesuffix("per_sample.jsonl") + "metrics.json"))
+    return json_of(graded.with_name(graded.name.removesuffix("per_sample.jsonl") + "metrics.json"))
 
 
 def make(
@@ -196,7 +197,7 @@ def read_seconds(path: Path | None) -> dict[str, float]:
     if path is None:
         return {}
     try:
-        return {name: float(step["seconds"]) for name, step in contamination.json_of(path)["steps"].items()}
+        return {name: float(step["seconds"]) for name, step in json_of(path)["steps"].items()}
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"--study {path}: is not the state of a study") from None
 

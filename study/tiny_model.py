@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, cast
 
-from agentark import cli, embedded
+from agentark import chat_template, cli, embedded
 from agentark.config import build
 from agentark.judge import CHOICES, Judge, load_prompts
 from agentark.tasks import get_task
@@ -111,7 +111,7 @@ def teach(folder: Path, steps: int, seed: int) -> float:
 
 def _encoded(tokenizer: Any, example: Example) -> tuple[list[int], int]:
     """(ids of the dialogue, where the reply begins)."""
-    asked = tokenizer.apply_chat_template(example.messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    asked = chat_template.ids(tokenizer, example.messages)
     reply = tokenizer.encode(example.reply, add_special_tokens=False)
     return [*asked, *reply, tokenizer.eos_token_id], len(asked)
 

@@ -13,6 +13,7 @@ from label_cases import debate, write
 import inference
 import label
 from agentark import cli
+from agentark.engines.choose import Choice
 from agentark.types import Message, SamplingParams, digest
 from eval import math_eval
 from prm.rows import questions
@@ -54,9 +55,9 @@ def solver(right: int) -> Callable[[Sequence[Message], SamplingParams], str]:
     return script
 
 
-def choose(right: int) -> Callable[..., cli.Choice]:
-    def made(args: Namespace, model_name: str, flag: str = "--model_name") -> cli.Choice:
-        return cli.Choice(cli.resolve_model(model_name, flag)[1], lambda lock: ScriptedEngine(script=solver(right)))
+def choose(right: int) -> Callable[..., Choice]:
+    def made(args: Namespace, model_name: str, flag: str = "--model_name") -> Choice:
+        return Choice(cli.resolve_model(model_name, flag)[1], lambda lock: ScriptedEngine(script=solver(right)))
 
     return made
 

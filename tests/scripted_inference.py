@@ -15,6 +15,7 @@ from fakes import ScriptedEngine
 
 import inference
 from agentark import cli
+from agentark.engines.choose import Choice
 from agentark.types import Completion, Message, SamplingParams
 
 
@@ -25,9 +26,9 @@ class LoggingEngine(ScriptedEngine):
         return await super().chat(messages, params, **address)
 
 
-def choose(args: Any, model_name: str) -> cli.Choice:
+def choose(args: Any, model_name: str) -> Choice:
     engine = LoggingEngine(latency=float(os.environ.get("LATENCY", "0")), capacity=args.max_concurrency or 8)
-    return cli.Choice("org/model", lambda lock: engine)
+    return Choice("org/model", lambda lock: engine)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from label_cases import judge
 
 import label
 from agentark import cli
+from agentark.engines.choose import Choice
 from agentark.types import Completion, Message, SamplingParams
 
 
@@ -26,11 +27,11 @@ class LoggingEngine(ScriptedEngine):
         return await super().chat(messages, params, **address)
 
 
-def choose(args: Any) -> cli.Choice:
+def choose(args: Any) -> Choice:
     told = judge(["3"])
     latency = float(os.environ.get("LATENCY", "0"))
     engine = LoggingEngine(script=told.script, logprobs=told.logprobs, latency=latency, capacity=6)
-    return cli.Choice("org/judge", lambda lock: engine)
+    return Choice("org/judge", lambda lock: engine)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from fakes import ScriptedEngine
 
 import inference
 from agentark import cli
+from agentark.engines.choose import Choice
 from agentark.records import JournalEntry, index, read_records
 from agentark.types import RunError, SampleError, UserError, digest
 
@@ -40,8 +41,8 @@ def run(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         given = {**defaults, "data_dir": data_dir, **flags}
         argv = [word for key, value in given.items() if value is not None for word in (f"--{key}", str(value))]
 
-        def choose(args: Namespace, model_name: str) -> cli.Choice:
-            return cli.Choice(cli.resolve_model(model_name)[1], lambda lock: engine or ScriptedEngine())
+        def choose(args: Namespace, model_name: str) -> Choice:
+            return Choice(cli.resolve_model(model_name)[1], lambda lock: engine or ScriptedEngine())
 
         return inference.main([*argv, *extra], choose_engine=choose)
 
@@ -241,9 +242,9 @@ def test_a_task_the_method_cannot_do_is_refused_before_anything_is_written(run: 
 def test_verifiers_may_be_other_models(run: Run, tmp_path: Path, data_dir: Path) -> None:
     asked: list[tuple[str, bool, Any]] = []
 
-    def choose(args: Namespace, model_name: str) -> cli.Choice:
+    def choose(args: Namespace, model_name: str) -> Choice:
         asked.append((model_name, args.use_vllm, args.lora_path))
-        return cli.Choice(model_name, lambda lock: ScriptedEngine())
+        return Choice(model_name, lambda lock: ScriptedEngine())
 
     (tmp_path / "endpoints.yaml").write_text("org/served: {model_name: a, model_url: http://localhost:1/v1}\n")
     base = ["--method_name", "mav", "--test_dataset_name", "GSM8K", "--model_name", "org/model", "--max_samples", "2"]

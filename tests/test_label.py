@@ -19,7 +19,7 @@ from label_cases import debate, judge, write
 
 import inference
 import label
-from agentark import cli
+from agentark.engines.choose import Choice
 from agentark.labels import LabelRow, read_labels
 from agentark.published import read_published
 from agentark.records import JournalEntry, index
@@ -48,8 +48,8 @@ def run(infer: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
         given = {"input": infer, "dataset_name": "GSM8K", "model": "org/judge", **flags}
         argv = [word for key, value in given.items() if value is not None for word in (f"--{key}", str(value))]
 
-        def choose(args: Namespace) -> cli.Choice:
-            return cli.Choice(label.choose_judge(args).label, lambda lock: engine or judge(["RIGHT"]))
+        def choose(args: Namespace) -> Choice:
+            return Choice(label.choose_judge(args).label, lambda lock: engine or judge(["RIGHT"]))
 
         return label.main([*argv, *extra], choose_engine=choose)
 
@@ -315,7 +315,7 @@ def test_the_chain_on_real_data(
     output = tmp_path / "a_infer.jsonl"
     flags = ["--method_name", "llm_debate", "--test_dataset_name", dataset, "--model_name", "org/model"]
     place = ["--data_dir", str(data_dir), "--max_samples", "2", "--output_path", str(output)]
-    inference.main([*flags, *place], choose_engine=lambda *_: cli.Choice("org/model", lambda lock: ScriptedEngine()))
+    inference.main([*flags, *place], choose_engine=lambda *_: Choice("org/model", lambda lock: ScriptedEngine()))
     engine = judge(["boxed{1}"])
     assert run(input=output, dataset_name=dataset, engine=engine) == 0
     found = rows(tmp_path / "a_infer_labeled_by_org_judge.jsonl")

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
-from agentark.config import Config, build, nearest, read_yaml
+from agentark.config import ROOT, Config, build, nearest, read_yaml
 from agentark.types import UserError
 
-DEFAULT_FILE = Path(__file__).parents[2] / "configs" / "model_api_config.yaml"
+DEFAULT_FILE = ROOT / "configs" / "model_api_config.yaml"
 """The endpoint file when `--model_api_config` is not given."""
 
 MODEL_NAME = r"[\w-][\w.:@+-]*(/[\w-][\w.:@+-]*)*"

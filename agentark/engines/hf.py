@@ -1,7 +1,7 @@
 """transformers in this process, with its own continuous batching: on the GPU where there is one, else on the CPU.
 
 A request joins and leaves the batch between two forward passes, prompts are prefilled in pieces, and prompts that begin
-alike share cache blocks. Each row attends and samples for itself (`hf_rows`), so this engine is always `seeded`.
+alike share cache blocks. Each row attends and samples for itself (`hf_batching`), so this engine is always `seeded`.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from agentark.config import Config
-from agentark.engines.hf_rows import Row, RowSampler, attend
+from agentark.engines.hf_batching import Row, RowSampler, attend
 from agentark.engines.prompt import Prompt, Prompter
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
@@ -72,6 +72,7 @@ class HFEngine:
     """
 
     name = "hf"
+    Config = HFConfig
     guarantee: Guarantee = "seeded"
 
     def __init__(self, config: HFConfig) -> None:

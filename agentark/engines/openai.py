@@ -40,7 +40,7 @@ from agentark.engines.endpoints import Endpoint
 from agentark.engines.fitting import Fitter, Plan, TooLong
 from agentark.engines.pool import Fault, Pool
 from agentark.engines.prompt import MIN_NEW_TOKENS, split_thinking
-from agentark.engines.wire import Reply, Server, Token
+from agentark.engines.server import Reply, Server, Token
 from agentark.types import (
     Completion,
     EngineFault,
@@ -101,6 +101,7 @@ class OpenAIEngine:
     """
 
     name = "openai"
+    Config = OpenAIConfig
 
     def __init__(self, config: OpenAIConfig) -> None:
         if importlib.util.find_spec("openai") is None:

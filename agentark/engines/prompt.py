@@ -1,6 +1,6 @@
 """Messages -> token ids, for the engines that hold the tokenizer themselves (vllm, hf).
 
-The chat template is applied here and nowhere else. When a prompt does not fit, the parts marked
+When a prompt does not fit, the parts marked
 `truncate="middle"` yield; the cut is recorded so that the text as sent can be rebuilt.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from agentark.chat_template import rendered
 from agentark.types import Completion, Message, Part, SampleError, SamplingParams, UserError, apply_cuts
 
 MIN_NEW_TOKENS = 64
@@ -128,19 +129,14 @@ class Prompter:
             return turns[0]["content"]
         if not self._templated:
             return "".join(f"{turn['role'].capitalize()}: {turn['content']}\n\n" for turn in turns) + "Assistant:"
-        return self._apply_template(alternating(turns) if self._plain_roles else turns, thinking)
-
-    def _apply_template(self, turns: Sequence[dict[str, str]], thinking: bool | None) -> str:
-        kwargs = {} if thinking is None else {"enable_thinking": thinking}
-        rendered: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **kwargs)
-        return rendered
+        return rendered(self.tokenizer, alternating(turns) if self._plain_roles else turns, thinking=thinking)
 
     def _takes_all_roles(self) -> bool:
         """Whether the template takes a system message and two user messages in a row (Gemma's and Mistral's don't)."""
         from jinja2 import TemplateError
 
         try:
-            self._apply_template([{"role": role, "content": "x"} for role in ("system", "user", "user")], None)
+            rendered(self.tokenizer, [{"role": role, "content": "x"} for role in ("system", "user", "user")])
         except TemplateError:
             logger.warning("the chat template wants user and assistant in turn: system text goes with the user's")
             return False

@@ -77,6 +77,7 @@ class VLLMEngine:
     """
 
     name = "vllm"
+    Config = VLLMConfig
 
     def __init__(self, config: VLLMConfig, on_start: Callable[[], Any] | None = None) -> None:
         if importlib.util.find_spec("vllm") is None:

@@ -21,7 +21,7 @@ from pydantic import Field
 from agentark import answers, metrics
 from agentark.config import Config, nearest
 from agentark.hub import answers as hub_answers
-from agentark.types import Sample, UserError, digest
+from agentark.types import ANSWER_LINE, Kind, Sample, UserError, digest
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +31,21 @@ Metric = Literal["accuracy", "f1", "rougeL", "pass@1", "none"]
 
 BOXED_INSTRUCTION = "Work it out step by step, then give only your final answer inside \\boxed{}."
 BOXED_NUMBER_INSTRUCTION = "Work it out step by step, then give the final number, without its unit, inside \\boxed{}."
-CHOICE_INSTRUCTION = 'Exactly one option is right. End your reply with a line "Answer: " followed by its letter.'
+CHOICE_INSTRUCTION = f"Exactly one option is right. End your reply with a line {ANSWER_LINE} followed by its letter."
 CODE_INSTRUCTION = "Reply with one ```python block that holds the whole function and every import and helper it needs."
 SHORT_INSTRUCTION = (
     "Answer with as few words as possible: a name, a date, a number, yes or no. "
-    'End your reply with a line "Answer: " followed by that answer alone.'
+    f"End your reply with a line {ANSWER_LINE} followed by that answer alone."
 )
+Grader = Literal["short_answer", "math", "choice", "code"]
+GRADERS: dict[Kind, Grader | None] = {
+    "number": "math",
+    "math": "math",
+    "choice": "choice",
+    "text": "short_answer",
+    "code": "code",
+    "software": None,
+}
 LETTERS = ascii_uppercase[:10]
 """Of options; what answers.py reads as an option's letter in running text."""
 
@@ -101,8 +110,8 @@ class Task(Struct, frozen=True, kw_only=True):
     eval_split: str
     """The split that results are reported on, and the default."""
     metric: Metric
-    eval_module: str | None
-    """The entry module that evaluates records of this task; None: nothing to compare them with."""
+    kind: Kind
+    """Of its samples, or of most of them."""
     licence: str
     """Of the data, as its publishers state it."""
     to_samples: Callable[[Row, int, str, Any], Iterable[Sample]]
@@ -116,6 +125,11 @@ class Task(Struct, frozen=True, kw_only=True):
     generate: Callable[[Any], tuple[str, Iterable[Row]]] | None = None
     """Options -> (origin, rows), for tasks that are generated instead of read."""
     options: type[Config] = NoOptions
+
+    @property
+    def grader(self) -> Grader | None:
+        """What evaluates records of this task; None: there is nothing to compare them with."""
+        return GRADERS[self.kind]
 
     @property
     def graded(self) -> bool:
@@ -267,7 +281,7 @@ class Task(Struct, frozen=True, kw_only=True):
         return [None if answer is None else float(next(verdicts)) for answer in found]
 
     def _overlap(self, sample: Sample, text: str) -> float | None:
-        references = sample.references or (sample.gt,)
+        references = sample.golds
         if self.metric == "f1":
             answer = answers.extract(text, sample.answer_type, sample.choices)
             return None if answer is None else metrics.f1(answer.value, references)

@@ -24,13 +24,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentark.tasks.base import BadRow, Hub, NoOptions, Row, Task, part_of, string
-from agentark.types import Sample
+from agentark.types import ANSWER_LINE, Sample
 
 UNANSWERABLE = "unanswerable"
 INSTRUCTION = (
     "Answer from the paper above with as few words as possible: a phrase from it, yes, or no. "
     f'If the paper does not hold the answer, the answer is "{UNANSWERABLE}". '
-    'End your reply with a line "Answer: " followed by the answer alone.'
+    f"End your reply with a line {ANSWER_LINE} followed by the answer alone."
 )
 
 
@@ -91,7 +91,7 @@ TASK = Task(
     splits=("train", "validation", "test"),
     eval_split="test",
     metric="f1",
-    eval_module="eval.short_answer_eval",
+    kind="text",
     licence="CC BY 4.0",
     to_samples=to_samples,
     file_patterns=("qasper_{split}.jsonl",),

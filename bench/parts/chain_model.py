@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agentark.chat_template import rendered
+
 VOCABULARY = 400
 """Tokens at most, so that the model's size is not in its vocabulary."""
 START, END = "<|im_start|>", "<|im_end|>"
@@ -107,10 +109,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def prompt_of(tokenizer: Any, query: str) -> str:
-    text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": query}], tokenize=False, add_generation_prompt=True
-    )
-    return text
+    return rendered(tokenizer, [{"role": "user", "content": query}])
 
 
 def encode(tokenizer: Any, query: str, text: str) -> tuple[list[int], int]:

@@ -6,8 +6,9 @@ from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from agentark.episode import Defaults
 from agentark.records import Store
-from agentark.runner import Defaults, Progress, Runner
+from agentark.runner import Progress, Runner
 from agentark.types import Chat, Engine, Message, Method, MethodInfo, Outcome, Sample, Turn
 
 Schedule = Literal["ours", "lockstep", "one_at_a_time"]

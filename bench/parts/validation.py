@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from agentark.files import manifest_of
 from agentark.types import Record, UserError
 from bench.parts.episodes import Episode, good_records, recorded
 from bench.parts.replicas import Run, Speed, simulate
@@ -41,7 +42,7 @@ def read(path: Path) -> Measured:
         UserError: no such file, or a run in several sessions, whose wall time would count the time between them.
     """
     records = sorted(good_records(path), key=lambda one: one.started)
-    manifest = json.loads(path.with_name(f"{path.name}.manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads(manifest_of(path).read_text(encoding="utf-8"))
     sessions = manifest["sessions"]
     if len(sessions) != 1:
         raise UserError(f"{path}: {len(sessions)} sessions; a run made in one go is needed")

@@ -22,7 +22,7 @@ from msgspec import structs
 
 from agentark import embedded
 from agentark.engines.vllm import VLLMConfig, VLLMEngine, _prepare_environment
-from agentark.runner import Gate, gather
+from agentark.episode import Gate, gather
 from agentark.types import Completion, Message, Method, Sample, SamplingParams
 from bench.parts.cache import Served, ideal_cached, occupancy
 from bench.parts.clock import Lengths

@@ -18,7 +18,8 @@ from msgspec import Struct
 
 from agentark import answers, contamination
 from agentark.engines.prompt import Prompter
-from agentark.labels import fields_of, read_labels
+from agentark.files import json_of
+from agentark.labels import read_labels
 from agentark.records import read_records
 from agentark.tasks import TASKS, Task, get_task
 from agentark.types import AnswerType, Sample, UserError, message
@@ -91,7 +92,7 @@ def _of(name: str, split: str | None, data_dir: str | None, flag: str, held_out:
         if first is None:
             raise UserError(f"{flag} {name}: the file is empty")
         if "labels_schema" in first:
-            return [Sample(**fields_of(row)) for row in read_labels(path)]
+            return [row.sample() for row in read_labels(path)]
         if "schema" in first:
             return [record.sample() for record in read_records(path)]
     return _plain(name, flag, split or "train")
@@ -133,7 +134,7 @@ def questions_of_prm(folder: Path) -> list[Sample]:
         raise UserError(
             f"--reward_pretrain {folder}: has no manifest.json that names its questions; give --prompt_data"
         )
-    manifest = contamination.json_of(path)
+    manifest = json_of(path)
     source = training_file(manifest)
     if source is None:
         raise UserError(f"{path}: names no training file; give --prompt_data")
@@ -177,7 +178,7 @@ def local_context(model: str) -> int | None:
     path = Path(model).expanduser() / "config.json"
     if not path.is_file():
         return None
-    about = contamination.json_of(path)
+    about = json_of(path)
     found = about.get("max_position_embeddings", about.get("text_config", {}).get("max_position_embeddings"))
     return int(found) if found is not None else None
 

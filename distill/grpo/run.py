@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from agentark import cli, contamination
+from agentark.files import json_of, write_atomically
 from agentark.hub import offline_unless_reachable
-from agentark.records import now, write_atomically
+from agentark.records import now
 from agentark.types import Sample, UserError, digest
 from distill.grpo.config import GRPOConfig, resolved
 from distill.grpo.questions import Prompt, fit, has_gold, questions, questions_of_prm, render
@@ -144,7 +145,7 @@ def reward_codec(folder: Path, tokenizer: Any) -> StepCodec:
     flag = f"--reward_pretrain {folder}"
     if not (folder / "config.json").is_file():
         raise UserError(f"{flag}: no model there (prm/finetune2.py makes one)")
-    about = contamination.json_of(folder / "config.json")
+    about = json_of(folder / "config.json")
     head = (about.get("architectures") or ["no architecture"])[0]
     labels = len(about.get("id2label", {})) or about.get("num_labels", 2)
     if not head.endswith("ForTokenClassification") or labels != 2:
@@ -185,7 +186,7 @@ class Run:
             UserError: the folder holds a run of other settings.
         """
         if self._path.is_file() and not self.config.overwrite:
-            before = contamination.json_of(self._path)["identity"]
+            before = json_of(self._path)["identity"]
             changed = [name for name, value in self.identity.items() if before.get(name) != value]
             if changed:
                 name = changed[0]
@@ -194,7 +195,7 @@ class Run:
                     f"{self.identity[name]}; use another folder, or --overwrite"
                 )
             manifest = self.folder / "manifest.json"
-            if manifest.is_file() and not contamination.json_of(manifest)["stopped"]:
+            if manifest.is_file() and not json_of(manifest)["stopped"]:
                 return True
         if not main:
             return False

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agentark import answers, cli, config
+from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.types import UserError
 from distill.select import card
 from distill.select.choose import CONFIG, K_MAX, SelectConfig, merge, select
@@ -43,7 +44,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of that file")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing training set")
     parser.add_argument("--push_to_hub", metavar="REPO", help="also upload set and card to this dataset repository")
-    cli.add_engine_flags(parser)
+    add_engine_flags(parser)
     parser.set_defaults(debug=False)
     args: Namespace = parser.parse_args(argv)
     llm = args.strategy == "da" and args.diversity == "llm"
@@ -71,7 +72,7 @@ def read(args: Namespace) -> list[Labelled]:
     return sorted(sources, key=lambda source: (source.name, source.labels_sha256))
 
 
-def main(argv: list[str] | None = None, choose_engine: Callable[..., cli.Choice] = cli.choose_engine) -> int:
+def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     args = parse(argv)
     settings = config.load(SelectConfig, args.config, args.set, "--set")
     if args.output.exists() and not args.overwrite:

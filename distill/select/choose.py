@@ -16,18 +16,19 @@ from msgspec import Struct
 from pydantic import Field
 
 from agentark import answers, cli
-from agentark.config import Config
-from agentark.labels import fields_of
+from agentark.config import ROOT, Config
+from agentark.engines.choose import Choice, choose_engine
+from agentark.episode import Defaults
 from agentark.lock import RunLock
 from agentark.records import Store, now
-from agentark.runner import Defaults, session
+from agentark.runner import session
 from agentark.types import MethodInfo, Sample, UserError, digest
 from distill.select import diversity, targets
 from distill.select.duplicates import EvaluationQuestions, distinct
 from distill.select.labelled import Labelled
 from distill.select.trajectories import AGGREGATE, CLASSES, Trajectory, trajectories
 
-CONFIG = Path(__file__).parents[2] / "configs" / "distill" / "select.yaml"
+CONFIG = ROOT / "configs" / "distill" / "select.yaml"
 Strategy = Literal["rsft", "da"]
 K_MAX = 3
 """Trajectories of a question in DA (the paper: 1 to 3)."""
@@ -183,11 +184,11 @@ def diverse(usable: Sequence[Target], args: Namespace, embedder: diversity.Embed
 def ask_distiller(
     questions: Sequence[tuple[Question, list[Target]]],
     args: Namespace,
-    choose_engine: Callable[..., cli.Choice],
+    choose_engine: Callable[..., Choice],
 ) -> tuple[dict[str, list[int]], int]:
     """(id -> places that the distiller model picked, how many questions failed). Resumable like every run."""
     asked = [
-        diversity.Choosable(**fields_of(one.sample), solutions=tuple(target.text for target in usable))
+        diversity.Choosable(**one.sample.fields(), solutions=tuple(target.text for target in usable))
         for one, usable in questions
         if len(usable) > 1
     ]
@@ -233,7 +234,7 @@ def select(
     args: Namespace,
     settings: SelectConfig,
     questions: Sequence[Question],
-    choose_engine: Callable[..., cli.Choice] = cli.choose_engine,
+    choose_engine: Callable[..., Choice] = choose_engine,
 ) -> tuple[list[Row], dict[str, Any], int]:
     """The rows of the training set, what was counted on the way, and how many distiller calls failed.
 
@@ -291,7 +292,7 @@ def _augmented(
     args: Namespace,
     settings: SelectConfig,
     dropped: Counter[str],
-    choose_engine: Callable[..., cli.Choice],
+    choose_engine: Callable[..., Choice],
 ) -> tuple[list[tuple[Question, list[Target]]], int]:
     """DA: at most k different passed of every question."""
     unlike = []

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from agentark.runner import Episode
+from agentark.episode import Episode
 from agentark.types import Chat, Guarantee, Message, MethodInfo, Outcome, Part, Sample, TokenStats, digest, message
 from distill.select import prompts
 from distill.select.duplicates import ngrams, tokens

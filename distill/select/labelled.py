@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentark import contamination
-from agentark.evaluation import manifest_of, read_source
+from agentark.evaluation import read_source
+from agentark.files import file_sha256, json_of, manifest_of
 from agentark.labels import LabelRow, read_labels
-from agentark.records import file_sha256
 from agentark.tasks import Task, get_task
 from agentark.types import Record, UserError
 
@@ -102,7 +101,7 @@ def _check_labelled(path: Path) -> None:
 
 def _manifest(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """(configuration of the labelling, its latest input: path and sha256)."""
-    manifest = contamination.json_of(path)
+    manifest = json_of(path)
     try:
         config = {key: manifest["config"][key] for key in ("dataset", "judge")}
         named = [session["input"] for session in manifest["sessions"] if "input" in session][-1]

@@ -15,8 +15,6 @@ from distill.select.trajectories import Reply, Trajectory
 
 Trace = Literal["single", "dialogue"]
 Thinking = Literal["strip", "keep"]
-ANSWER_LINE = '"Answer: "'
-"""In a task's instruction: the reply is to end with a line of this form."""
 
 
 class Joiners(Config):
@@ -82,33 +80,21 @@ def unboxed(text: str) -> str:
 
 def with_answer(sample: Sample, text: str, forms: AnswerForms) -> str:
     """The text, with the gold answer appended in the task's form unless it already ends in that form."""
-    form = _form(sample, forms)
-    if form is None or _in_form(sample, text):
+    if sample.answer_form is None or _in_form(sample, text):
         return text
+    form = forms.boxed if sample.answer_form == "boxed" else forms.line
     return f"{text}\n\n{form.replace('{answer}', sample.gt)}"
 
 
 def answer_only(sample: Sample) -> str:
     """The gold answer in the task's form and nothing else."""
-    if sample.answer_type in ("number", "math"):
-        return f"\\boxed{{{sample.gt}}}"
-    return f"Answer: {sample.gt}" if _wants_line(sample) else sample.gt
-
-
-def _wants_line(sample: Sample) -> bool:
-    return ANSWER_LINE in sample.instruction
-
-
-def _form(sample: Sample, forms: AnswerForms) -> str | None:
-    if sample.answer_type in ("number", "math"):
-        return forms.boxed
-    return forms.line if _wants_line(sample) else None
+    return {"boxed": f"\\boxed{{{sample.gt}}}", "line": f"Answer: {sample.gt}", None: sample.gt}[sample.answer_form]
 
 
 def _in_form(sample: Sample, text: str) -> bool:
-    if sample.answer_type in ("number", "math"):
-        found = answers.extract(text, sample.answer_type, sample.choices)
-        return found is not None and found.how == "boxed"
+    if sample.answer_form == "boxed":
+        answer = answers.extract(text, sample.answer_type, sample.choices)
+        return answer is not None and answer.how == "boxed"
     return text.rpartition("\n")[2].startswith("Answer:")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from agentark import chat_template
 from agentark.records import decoded
 from agentark.types import UserError
 
@@ -58,7 +59,7 @@ def fit(rows: list[TrainRow], tokenizer: Any, limit: int, cut: bool) -> tuple[li
 
 def _length(row: TrainRow, tokenizer: Any) -> int:
     chat = msgspec.to_builtins([*row.prompt, *row.completion])
-    return len(tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"])
+    return len(chat_template.ids(tokenizer, chat, complete=True))
 
 
 def context_of(model: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from agentark import answers, config, contamination, evaluation
+from agentark import answers, chat_template, config, contamination, evaluation
 from agentark.evaluation import Attempt, TextScores
 from agentark.tasks import get_task
 from agentark.types import Sample, UserError
@@ -100,10 +100,7 @@ def greedy(
     """(reply, whether it was cut at its token limit) of each chat prompt; prompts alike in length go together."""
     import torch
 
-    encoded = [
-        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-        for prompt in prompts
-    ]
+    encoded = [chat_template.ids(tokenizer, prompt) for prompt in prompts]
     ends = model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from agentark import cli, contamination
-from agentark.evaluation import manifest_of
-from agentark.records import file_sha256, now, write_atomically
+from agentark.files import file_sha256, json_of, manifest_of, write_atomically
+from agentark.records import now
 from agentark.types import UserError
 from distill.sft.data import TrainRow, context_of, fit, read_rows, shown_example
 from distill.sft.flags import Arguments
@@ -61,7 +61,7 @@ def prepare(ours: Arguments, training: Any, data_sha256: str) -> Run:
             if training.process_index == 0:
                 shutil.rmtree(folder)
         else:
-            manifest = contamination.json_of(path)
+            manifest = json_of(path)
             _check_same(folder, manifest.get("config", {}), config)
     folder.mkdir(parents=True, exist_ok=True)
     return Run(
@@ -109,7 +109,7 @@ def train(ours: Arguments, training: Any) -> int:
             "base_model": label,
             "adapter": ours.lora_rank is not None and not ours.merge_lora,
             "data": {"path": str(path), "sha256": sha256, "counts": counts},
-            "selection": contamination.json_of(about) if about.is_file() else None,
+            "selection": json_of(about) if about.is_file() else None,
             "config": run.config,
             "train_ids": trained,
             "started": run.manifest.get("started") or now(),

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentark import answers, cli, contamination
+from agentark import answers, cli
 from agentark.evaluation import Graded
+from agentark.files import json_of, write_atomically
 from agentark.labels import LabelRow
-from agentark.records import now, write_atomically
+from agentark.records import now
 from agentark.types import Record, UserError
 from distill.select.trajectories import CLASSES
 from eval.report import charts, export, overview, pages, training
@@ -231,7 +232,7 @@ def _selections(study: Study) -> list[dict[str, Any]]:
     """Training sets of distill.select: what was found and what was chosen."""
     found = []
     for path in study.found.manifests:
-        content = contamination.json_of(path)
+        content = json_of(path)
         counts = content.get("counts")
         if not isinstance(counts, dict) or "agent_paths" not in counts:
             continue

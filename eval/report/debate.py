@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from agentark import answers
 from agentark.evaluation import Graded
 from agentark.judge import CHECKABLE, by_rule
-from agentark.labels import Candidate, LabelRow, answered, fields_of
+from agentark.labels import Candidate, LabelRow, answered
 from agentark.records import natural
 from agentark.types import Record
 from distill.select.trajectories import AGGREGATE, CLASSES, classify, round_verdicts
@@ -81,7 +81,7 @@ def look(record: Record, row: LabelRow | None, grade: Graded | None) -> Sampled:
 
 def _bare(record: Record) -> LabelRow:
     """Labels that say nothing: rules decide where they can."""
-    return LabelRow(**fields_of(record.sample()), solutions=[], labels=[], judge="rules", input="", token_stats={})
+    return LabelRow(**record.fields(), solutions=[], labels=[], judge="rules", input="", token_stats={})
 
 
 async def _ruled(record: Record, given: Sequence[Candidate]) -> dict[tuple[str, int], bool | None]:

@@ -11,9 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from agentark import contamination
-from agentark.evaluation import manifest_of
-from agentark.records import file_sha256
+from agentark.files import file_sha256, json_of, manifest_of
 from agentark.types import UserError
 
 MARKER = "agentark-report.json"
@@ -130,7 +128,7 @@ def sessions(path: Path) -> list[dict[str, Any]]:
     manifest = manifest_of(path)
     if not manifest.is_file():
         return []
-    listed = contamination.json_of(manifest).get("sessions")
+    listed = json_of(manifest).get("sessions")
     return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 

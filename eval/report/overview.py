@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from agentark.evaluation import compare
+from agentark.files import json_of
 from agentark.summary import busy_seconds
 from agentark.types import Record, UserError
 from eval.report.files import Origin, shown
@@ -164,7 +165,7 @@ def _ungraded(run: Run, cost: Costs | None) -> Row:
     from agentark.tasks import TASKS, get_task
 
     task = get_task(run.dataset) if run.dataset in TASKS else None
-    module = task.eval_module if task is not None and task.graded else None
+    grader = task.grader if task is not None and task.graded else None
     row = Row(
         dataset=run.dataset,
         model=run.model,
@@ -172,7 +173,9 @@ def _ungraded(run: Run, cost: Costs | None) -> Row:
         trained=False,
         setting=run.setting,
         origins=[run.origin],
-        grade_with=f"python -m {module} --dataset_name {run.dataset} --input_file {run.path}" if module else None,
+        grade_with=(
+            f"python -m eval.{grader}_eval --dataset_name {run.dataset} --input_file {run.path}" if grader else None
+        ),
     )
     if cost is not None:
         row.n, row.errors = cost.questions, cost.errors
@@ -264,7 +267,6 @@ def reasoning_rows(study: Study) -> list[dict[str, Any]]:
 
 def label_cards(study: Study) -> list[dict[str, Any]]:
     """The judges' label cards."""
-    from agentark.contamination import json_of
 
     return [
         {"card": json_of(path), "origins": [Origin(shown(path, study.folders), study.origin(path).sha256, None, None)]}

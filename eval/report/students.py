@@ -5,7 +5,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from agentark import contamination
+from agentark.files import json_of
 
 BASE_METHOD = "vanilla"
 """One call a question: what a single model does."""
@@ -24,7 +24,7 @@ def read_students(manifests: Sequence[Path]) -> dict[str, Student]:
     """Folder name -> student, of all model folders in the study. Files that say nothing of it are passed over."""
     found = {}
     for path in manifests:
-        content = contamination.json_of(path)
+        content = json_of(path)
         if path.name != "manifest.json" or not isinstance(content.get("base_model"), str):
             continue
         chosen = content.get("selection")  # the manifest of the training set, which distill.sft keeps

@@ -8,9 +8,10 @@ import msgspec
 from msgspec import Struct, field
 
 from agentark import contamination
-from agentark.evaluation import Graded, manifest_of, read_graded
+from agentark.evaluation import Graded, read_graded
+from agentark.files import file_sha256, json_of, manifest_of
 from agentark.labels import LabelRow, read_labels
-from agentark.records import file_sha256, read_records
+from agentark.records import read_records
 from agentark.types import Record, UserError
 from eval.report import files
 from eval.report.files import Found, Origin
@@ -139,7 +140,7 @@ def _name(run: Run, problems: list[str]) -> None:
 
 def _setting(manifest: Path) -> str:
     """Split and options as a run's manifest has them; empty where nobody knows."""
-    config = contamination.json_of(manifest).get("config") if manifest.is_file() else None
+    config = json_of(manifest).get("config") if manifest.is_file() else None
     if not isinstance(config, dict):
         return ""
     options = config.get("task_options")
@@ -168,7 +169,7 @@ def _join_scores(path: Path, runs: Sequence[Run], folders: Sequence[Path], probl
 
 
 def _judged(path: Path) -> tuple[bool, bool]:
-    config = contamination.json_of(manifest_of(path)).get("config", {})
+    config = json_of(manifest_of(path)).get("config", {})
     return bool(config.get("all_rounds")), config.get("judge") is not None
 
 

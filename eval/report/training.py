@@ -9,8 +9,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from agentark import contamination
-from agentark.records import file_sha256, natural
+from agentark.files import file_sha256, json_of
+from agentark.records import natural
 from agentark.types import UserError
 from eval.report.files import Origin, shown
 from eval.report.samples import StepScores
@@ -102,11 +102,7 @@ def read_curves(study: Study) -> list[Curves]:
             found.append(_curves(path, path.parent, kind_of(rows), rows, study))
     told = {path.parent for path in study.found.curves}
     for path in study.found.manifests:
-        if (
-            path.name == "manifest.json"
-            and path.parent not in told
-            and contamination.json_of(path).get("kind") == "sft"
-        ):
+        if path.name == "manifest.json" and path.parent not in told and json_of(path).get("kind") == "sft":
             file, rows = _history(path)
             if rows:
                 found.append(_curves(file, path.parent, "sft", rows, study))
@@ -133,9 +129,9 @@ def _dev(row: dict[str, Any]) -> dict[str, Any]:
 def _history(manifest: Path) -> tuple[Path, list[dict[str, Any]]]:
     """(file, log lines) of a fine-tuning run: of its latest checkpoint, and the evaluations after it."""
     states = sorted(manifest.parent.glob("checkpoint-*/trainer_state.json"), key=lambda path: natural(path.parent.name))
-    history = contamination.json_of(states[-1]).get("log_history", []) if states else []
+    history = json_of(states[-1]).get("log_history", []) if states else []
     last = max((row["step"] for row in history), default=-1)
-    later = contamination.json_of(manifest).get("evaluations") or []
+    later = json_of(manifest).get("evaluations") or []
     rows = [*history, *(row for row in later if row["step"] > last)]
     return (states[-1] if states else manifest), rows
 
@@ -159,7 +155,7 @@ def _about(folder: Path) -> dict[str, Any]:
     """The manifest of a training folder (of a stage: the folder above), command and commit flattened."""
     for manifest in (folder / "manifest.json", folder.parent / "manifest.json"):
         if manifest.is_file():
-            content = contamination.json_of(manifest)
+            content = json_of(manifest)
             last = content.get("sessions")
             session = last[-1] if isinstance(last, list) and last and isinstance(last[-1], dict) else content
             versions = session.get("versions")
@@ -254,7 +250,7 @@ def check_tables(study: Study) -> list[dict[str, Any]]:
     tables = []
     for path in study.found.checks:
         try:
-            content = contamination.json_of(path)
+            content = json_of(path)
         except UserError as error:
             study.problems.append(str(error))
             continue

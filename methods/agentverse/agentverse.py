@@ -17,7 +17,7 @@ from pydantic import Field
 
 from agentark.code_grading import code_of
 from agentark.config import Config
-from agentark.runner import gather
+from agentark.episode import gather
 from agentark.types import SANDBOX, Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.agentverse import prompts
 from methods.agentverse.forms import Verdict, experts_of, verdict_of

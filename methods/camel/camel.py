@@ -14,7 +14,7 @@ import re
 from pydantic import Field
 
 from agentark.config import Config
-from agentark.runner import gather
+from agentark.episode import gather
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.camel import prompts
 from methods.common import ALL_TASKS, ask, numbered, solution, unparsed

@@ -13,7 +13,7 @@ from itertools import combinations
 from statistics import NormalDist
 from typing import Literal
 
-from agentark.runner import gather
+from agentark.episode import gather
 from agentark.types import Chat, Message, Sample, Turn, message
 from methods.common import Asked, ask, numbered, object_schema
 from methods.dylan import prompts

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from agentark.code_grading import PYTHON, code_of
 from agentark.config import Config
-from agentark.runner import gather
+from agentark.episode import gather
 from agentark.types import SANDBOX, Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.common import fenced, numbered, repair, run_tests, solution
 from methods.dylan import prompts

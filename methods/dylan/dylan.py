@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from agentark.config import Config, nearest
-from agentark.runner import gather
+from agentark.episode import gather
 from agentark.types import Chat, Episodes, Outcome, Part, Sample, Solution, Turn, message
 from methods.common import REASONING, agent_name, numbered, solution, unparsed
 from methods.dylan import prompts

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from agentark import answers, metrics
+from agentark.episode import gather
 from agentark.records import natural
-from agentark.runner import gather
 from agentark.types import AnswerType, Chat, Message, Turn, digest
 from methods.common import object_schema, repair
 from methods.dylan import prompts

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from agentark.code_grading import code_of
 from agentark.config import Config
-from agentark.runner import gather
+from agentark.episode import gather
 from agentark.types import SANDBOX, Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.common import Asked, ask, run_tests, solution
 from methods.evomac import prompts

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agentark import answers
 from agentark.config import Config
-from agentark.runner import gather
+from agentark.episode import gather
 from agentark.types import Chat, Message, Outcome, Sample, Turn, message
 from methods.common import ALL_TASKS, agent_name, numbered, solution, unparsed
 from methods.llm_debate import prompts

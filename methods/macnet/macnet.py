@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from agentark.config import Config
-from agentark.runner import gather
+from agentark.episode import gather
 from agentark.types import Chat, Outcome, Sample, Turn, message
 from methods.common import ALL_TASKS, agent_name, numbered, solution, unparsed
 from methods.flow import flow

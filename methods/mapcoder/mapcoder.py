@@ -17,7 +17,7 @@ from pydantic import Field
 
 from agentark.code_grading import code_of
 from agentark.config import Config
-from agentark.runner import gather
+from agentark.episode import gather
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.common import Asked, ask, object_schema, read_json, run_tests, solution
 from methods.executed import failures_of

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from agentark.config import Config, nearest
-from agentark.runner import gather
+from agentark.episode import gather
 from agentark.types import Chat, Outcome, Sample, Turn, message
 from methods.common import ALL_TASKS, Asked, agent_name, ask, solution, unparsed
 from methods.mav import prompts

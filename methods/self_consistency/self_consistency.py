@@ -13,7 +13,7 @@ from pydantic import Field
 
 from agentark import answers
 from agentark.config import Config
-from agentark.runner import gather
+from agentark.episode import gather
 from agentark.types import Chat, Outcome, Sample, message
 from methods.common import ALL_TASKS, agent_name, numbered, solution, unparsed
 from methods.self_consistency.prompts import CANDIDATE, CANDIDATES, DECIDE

@@ -13,10 +13,11 @@ from fakes import ScriptedEngine
 from label_cases import debate, judge, shown
 
 from agentark import answers
+from agentark.episode import Defaults
 from agentark.judge import Judge, LabelConfig, Labeller, by_rule, label_row, load_prompts, probability
 from agentark.labels import LabelRow, answered, by_round, read_labels, summary
 from agentark.records import Store
-from agentark.runner import Defaults, Progress, Runner
+from agentark.runner import Progress, Runner
 from agentark.steps import split_steps
 from agentark.types import Completion, EngineFault, Message, MethodInfo, Record, SampleError, SamplingParams, UserError
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentark.lock import RunLock
-from agentark.records import AppendLog, Store, expand, natural, pack, read_records, repair_tail
+from agentark.records import AppendLog, Store, encoded, expand, natural, pack, read_records, repair_tail
 from agentark.types import Message, Part, RunError, UserError, message
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -103,6 +103,13 @@ def test_golden_file_of_schema_1_is_still_read() -> None:
     assert "".join(message.role[0] for message in expand(record, record.trajectory[1])) == "uau"
     assert expand(record, record.trajectory[1])[1].text == record.trajectory[0].text
     assert record.text_of(record.solutions[-1]) == "The total is \\boxed{18}."
+    before, again = (GOLDEN / "records_schema_1.jsonl").read_bytes(), encoded(record)
+    assert [key for key in json.loads(again) if key in json.loads(before)] == [*json.loads(before)]
+    assert list(json.loads(again))[8:18] == [
+        *("answer_type", "instruction", "document", "choices", "references", "tag"),
+        *("preamble", "entry_point", "tests", "visible_tests"),
+    ]
+    assert record.sample().fields() == record.fields()
 
 
 def test_another_configuration_is_refused_by_key_and_replaced_with_overwrite(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import msgspec
 import pytest
 from fakes import ScriptedEngine
 
+from agentark.episode import Defaults, Gate, gather
 from agentark.records import Store, as_sent, expand, read_records
-from agentark.runner import MAX_FAULTS_IN_A_ROW, Defaults, Gate, Progress, Runner, gather, replay, session
+from agentark.runner import MAX_FAULTS_IN_A_ROW, Progress, Runner, replay, session
 from agentark.types import (
     Chat,
     EngineFault,

@@ -6,7 +6,7 @@ import pytest
 
 from agentark.records import read_records
 from agentark.summary import busy_seconds, debate, main, row, table
-from agentark.types import Completion, MethodInfo, Record, Solution, TokenStats, Turn
+from agentark.types import Completion, MethodInfo, Record, Solution, TokenStats, Turn, merged
 
 GOLDEN = Path(__file__).parent / "golden/records_schema_1.jsonl"
 
@@ -22,6 +22,11 @@ def record(started: float, seconds: float) -> Record:
 def test_busy_seconds_are_the_union_of_the_episodes() -> None:
     assert busy_seconds([record(0, 4), record(1, 1), record(3, 3), record(100, 2)]) == 8
     assert busy_seconds([]) == 0
+
+
+def test_token_use_is_added_up_per_model_and_unknown_stays_unknown() -> None:
+    spent = [{"b": TokenStats(1, 10, 4, 2)}, {"a": TokenStats(2, 3, None, 5), "b": TokenStats(1, 20, 6, 3)}]
+    assert list(merged(spent).items()) == [("a", TokenStats(2, 3, None, 5)), ("b", TokenStats(2, 30, 10, 5))]
 
 
 def write(path: Path, *answers: str | None) -> Path:

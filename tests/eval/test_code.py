@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fakes import ScriptedEngine
 
-from agentark import cli
 from agentark.code_grading import code_of, program
+from agentark.engines.choose import Choice
 from agentark.sandbox import isolation_level
 from agentark.tasks import get_task
 from agentark.types import Message, Sample, SamplingParams
@@ -58,8 +58,8 @@ def test_pass_at_k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Pa
         wrong = f"```python\ndef {sample.entry_point}(*given):\n    raise ValueError('no')\n```"
         return [f"```python\n{sample.gt}\n```", f"```python\n{sample.gt}\n```", wrong, "No."][asked[sample.id] - 1]
 
-    def choose(args: Namespace, name: str, flag: str) -> cli.Choice:
-        return cli.Choice(name, lambda lock: ScriptedEngine(script=script))
+    def choose(args: Namespace, name: str, flag: str) -> Choice:
+        return Choice(name, lambda lock: ScriptedEngine(script=script))
 
     argv = ["--model_name_or_path", "a/b", "--dataset_name", "HumanEval", "--data_dir", str(data_dir)]
     more = ["--max_samples", "5", "--num_samples", "4", "--k", "1", "2", "4", "8", "--allow_code_execution"]

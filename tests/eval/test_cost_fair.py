@@ -9,7 +9,7 @@ import pytest
 from fakes import ScriptedEngine
 
 import inference
-from agentark import cli
+from agentark.engines.choose import Choice
 from agentark.records import read_records
 from agentark.types import Message, SamplingParams, UserError
 from eval import cost_fair
@@ -31,8 +31,8 @@ def script(messages: Sequence[Message], params: SamplingParams) -> str:
 
 
 def run(flags: Sequence[str]) -> int:
-    def choose(args: Namespace, model_name: str, flag: str = "--model_name") -> cli.Choice:
-        return cli.Choice(model_name, lambda lock: ScriptedEngine(script=script))
+    def choose(args: Namespace, model_name: str, flag: str = "--model_name") -> Choice:
+        return Choice(model_name, lambda lock: ScriptedEngine(script=script))
 
     return inference.main(list(flags), choose)
 

@@ -17,6 +17,7 @@ from fakes import ScriptedEngine
 
 import inference
 from agentark import cli
+from agentark.engines.choose import Choice
 from agentark.records import read_records
 from agentark.types import (
     Completion,
@@ -32,14 +33,14 @@ from agentark.types import (
 from eval import choice_eval, code_eval, compare, math_eval, reasoning_eval, short_answer_eval
 
 ROOT = Path(__file__).parents[2]
-Choose = Callable[..., cli.Choice]
+Choose = Callable[..., Choice]
 
 
 def choose_with(engine: Any = None) -> Choose:
     """The scripted engine, named as the command line names the model."""
 
-    def choose(args: Namespace, model_name: str, flag: str = "--model_name") -> cli.Choice:
-        return cli.Choice(cli.resolve_model(model_name, flag)[1], lambda lock: engine or ScriptedEngine())
+    def choose(args: Namespace, model_name: str, flag: str = "--model_name") -> Choice:
+        return Choice(cli.resolve_model(model_name, flag)[1], lambda lock: engine or ScriptedEngine())
 
     return choose
 

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -12,8 +12,8 @@ from method_cases import program_question, question
 
 import methods
 from agentark.tasks import TASKS, get_task
-from agentark.types import Sample, UserError
-from methods import KINDS, METHODS, VARIANTS, check_tasks, kind_of, load_method, method_class, resolve
+from agentark.types import Kind, Sample, UserError
+from methods import METHODS, VARIANTS, check_tasks, load_method, method_class, resolve
 from methods.__main__ import listing, show
 
 ROOT = Path(__file__).parents[2]
@@ -79,8 +79,7 @@ def test_variants_are_picked_by_dataset_and_only_by_an_explicit_table() -> None:
         assert table.keys() <= TASKS.keys()
         assert set(table.values()) <= METHODS.keys()
         for dataset, variant in table.items():
-            (kind,) = (kind for kind, datasets in KINDS.items() if dataset in datasets)
-            assert kind in method_class(variant).TASKS
+            assert get_task(dataset).kind in method_class(variant).TASKS
 
 
 def test_unknown_names_are_told_the_nearest() -> None:
@@ -94,20 +93,18 @@ def test_unknown_names_are_told_the_nearest() -> None:
 
 
 def test_every_dataset_is_of_one_kind(data_dir: Path) -> None:
-    assert sorted(dataset for datasets in KINDS.values() for dataset in datasets) == sorted(TASKS)
-    for kind, datasets in KINDS.items():
-        for dataset in datasets:
-            try:
-                loaded = get_task(dataset).load(None, data_dir, limit=3)
-            except UserError:
-                continue  # not in this folder
-            assert {kind_of(sample) for sample in loaded.samples} == {kind}, dataset
+    for task in map(get_task, TASKS):
+        try:
+            loaded = task.load(None, data_dir, limit=3)
+        except UserError:
+            continue  # not in this folder
+        assert {sample.kind for sample in loaded.samples} == {task.kind}, task.name
 
 
 def test_kinds_of_samples() -> None:
-    assert kind_of(question(answer_type="math")) == "math"
-    assert kind_of(program_question()) == "code"
-    assert kind_of(program_question(tests=None)) == "software"
+    assert question(answer_type="math").kind == "math"
+    assert program_question().kind == "code"
+    assert program_question(tests=None).kind == "software"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +113,7 @@ def test_kinds_of_samples() -> None:
         ("mapcoder", question(), "HumanEval, MBPP"),
         ("chatdev_srdd", question(), "SRDD"),
         ("dylan_humaneval", question(), "HumanEval, MBPP"),
-        ("dylan", program_question(tests=None), "GSM8K, .*MATH, .*MMLU, .*QMSum"),
+        ("dylan", program_question(tests=None), "GSM8K, .*MATH, .*QMSum, .*MMLU"),
     ],
 )
 def test_a_task_it_cannot_do_is_refused_with_those_it_can(name: str, sample: Sample, able: str) -> None:
@@ -130,7 +127,7 @@ def test_a_task_it_cannot_do_is_refused_with_those_it_can(name: str, sample: Sam
 def test_every_method_can_do_something_and_says_what_it_costs(name: str) -> None:
     cls = method_class(name)
     assert cls.TASKS
-    assert KINDS.keys() >= cls.TASKS
+    assert {*get_args(Kind)} >= cls.TASKS
     assert re.search(r"calls: .*\d", cls.__doc__)
     assert "critical path" in cls.__doc__
 

@@ -13,6 +13,7 @@ import pytest
 from script_parsers import parsed
 
 from agentark import config
+from agentark.config import ROOT
 from agentark.tasks import get_task
 from agentark.types import UserError
 from methods import load_method
@@ -20,7 +21,6 @@ from study import __main__ as pipeline
 from study import table as study_table
 from study.plan import Plan, PlannedStep
 from study.recipe import Study, load
-from study.step import ROOT
 
 RECIPES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
 SMOKE = ROOT / "configs" / "studies" / "smoke.yaml"
@@ -170,7 +170,7 @@ def test_the_judge_can_run_in_transformers_where_vllm_is_installed(monkeypatch: 
     import label
 
     monkeypatch.setattr(label, "find_spec", lambda name: name)
-    monkeypatch.setattr(label.cli, "choose_engine", lambda args, *_: args.use_vllm)
+    monkeypatch.setattr(label, "choose_engine", lambda args, *_: args.use_vllm)
     words = ["--input", "x", "--dataset_name", "GSM8K", "--model", "org/judge"]
     found = [label.choose_judge(label.parse([*words, *more])) for more in ([], ["--use_vllm"], ["--no_use_vllm"])]
     assert found == [True, True, False]

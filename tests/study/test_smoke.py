@@ -16,13 +16,13 @@ import psutil
 import pytest
 
 from agentark import answers
+from agentark.config import ROOT
 from agentark.judge import CHOICES, MASS_FLOOR
 from agentark.tasks import get_task
 from agentark.types import UserError
 from distill.select.targets import prompt_of
 from study.plan import Plan
 from study.recipe import load
-from study.step import ROOT
 from study.tiny_model import batches
 from study.tiny_model import main as make_model
 

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from agentark.config import ROOT
 from agentark.lock import RunLock
 from agentark.types import RunError, UserError
 from study import __main__ as pipeline
@@ -22,7 +23,7 @@ from study.__main__ import choose, commands
 from study.plan import Plan, PlannedStep
 from study.recipe import load
 from study.state import Memory, Status
-from study.step import ROOT, Step
+from study.step import Step
 
 RECIPES = ROOT / "configs" / "studies"
 COPY = "import sys; open(sys.argv[4], 'w').write(open(sys.argv[2]).read() + sys.argv[6])"

@@ -20,19 +20,19 @@ import msgspec
 from msgspec import Struct
 from pydantic import Field
 
-from agentark.config import Config, build, parse_overrides, read_yaml
+from agentark.config import ROOT, Config, build, parse_overrides, read_yaml
 from agentark.engines.endpoints import Endpoint
 from agentark.engines.fitting import Plan, TooLong
 from agentark.engines.launchers.base import EngineConfig
 from agentark.engines.launchers.guard import KEY_ENV
 from agentark.engines.openai import OpenAIConfig, OpenAIEngine
 from agentark.engines.pool import Fault, Pool
-from agentark.engines.wire import Denied, Reply, Server, Token
+from agentark.engines.server import Denied, Reply, Server, Token
 from agentark.types import Completion, EngineFault, Message, RunError, SampleError, SamplingParams, UserError, message
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = Path(__file__).parents[3] / "configs" / "modal.yaml"
+CONFIG_FILE = ROOT / "configs" / "modal.yaml"
 PREFIX = "AGENTARK_MODAL_"
 FLAG = "--use_modal_batch"
 DEPLOY = "modal deploy modal/launch_modal.py"

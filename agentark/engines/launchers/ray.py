@@ -23,8 +23,8 @@ from agentark.engines.launchers import replica as replica_module
 from agentark.engines.launchers.base import EngineConfig, finished
 from agentark.engines.launchers.command import server_command
 from agentark.engines.openai import OpenAIEngine
+from agentark.engines.server import Server
 from agentark.engines.vllm import CPU_CAPACITY, CPU_ENVIRONMENT
-from agentark.engines.wire import Server
 from agentark.lock import RunLock
 from agentark.types import RunError, UserError
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agentark.records import write_atomically
+from agentark.files import write_atomically
 from agentark.types import UserError
 from distill.grpo.config import GUARDS, GRPOConfig
 from distill.grpo.health import Vitals, Watch, summary

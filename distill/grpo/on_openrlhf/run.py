@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from agentark.config import ROOT
+from agentark.files import write_atomically
 from agentark.lock import RunLock
-from agentark.records import write_atomically
 from agentark.types import UserError
 from distill.grpo.cli import check
 from distill.grpo.config import GRPOConfig
 from distill.grpo.questions import fit, local_context
 from distill.grpo.run import Inputs, Run, prepare, rows, say
 
-ROOT = Path(__file__).parents[3]
 AGENT = Path(__file__).with_name("agent.py")
 SETTINGS = "AGENTARK_GRPO"
 """Environment variable: path of the file with the settings of the run."""

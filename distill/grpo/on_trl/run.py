@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agentark import answers
+from agentark.config import ROOT
 from agentark.hub import offline_unless_reachable
 from agentark.lock import RunLock
 from agentark.stats import mean_and_se
@@ -25,8 +26,9 @@ from distill.grpo.plot import grpo_curves
 from distill.grpo.questions import Prompt
 from distill.grpo.reward import Rewarder, StepScorer, grade
 from distill.grpo.run import Inputs, Run, prepare, rows, say
+from prm.distributed import launch_alone
 
-DEEPSPEED = Path(__file__).parents[3] / "configs" / "deepspeed"
+DEEPSPEED = ROOT / "configs" / "deepspeed"
 STOPPED = 3
 """Exit code of a run that crossed a bound of --stops."""
 
@@ -176,9 +178,7 @@ def _deepspeed(config: GRPOConfig, cuda: bool, world: int) -> dict[str, Any] | N
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
         raise UserError("ACCELERATE_USE_CPU: would silently switch DeepSpeed off; unset it, or use --zero_stage 0")
     if world == 1:
-        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost",
-                            "MASTER_PORT": "29512"}.items():  # fmt: skip
-            os.environ.setdefault(name, value)
+        launch_alone()
     settings: dict[str, Any] = json.loads((DEEPSPEED / f"zero{max(2, config.zero_stage)}.json").read_bytes())
     settings["zero_optimization"]["stage"] = config.zero_stage
     if config.adam_offload:

@@ -19,9 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Llam
 
 from agentark.engines import hf
 from agentark.engines.hf import HFConfig, HFEngine
-from agentark.engines.hf_rows import Row
+from agentark.engines.hf_batching import Row
+from agentark.episode import Defaults
 from agentark.records import Store, expand, read_records
-from agentark.runner import Defaults, Progress, Runner, replay
+from agentark.runner import Progress, Runner, replay
 from agentark.types import (
     Completion,
     EngineFault,

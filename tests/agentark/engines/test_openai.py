@@ -23,8 +23,9 @@ from agentark.engines.fitting import Fitter, TooLong, characters, complaint
 from agentark.engines.openai import CHOICE_REQUEST, SHRINKS, START_TRIES, OpenAIConfig, OpenAIEngine, _match
 from agentark.engines.pool import MAX_WAIT, Fault, Pool, Slot
 from agentark.engines.prompt import MIN_NEW_TOKENS
+from agentark.episode import Defaults, gather
 from agentark.records import Store, read_records
-from agentark.runner import Defaults, Progress, Runner, gather
+from agentark.runner import Progress, Runner
 from agentark.types import (
     Chat,
     Completion,

@@ -133,7 +133,7 @@ def test_another_gold_is_not_right(name: str) -> None:
     task = get_task(name)
     samples = task.load(data_dir=FIXTURES, options=GPQAOptions(shuffle_options=True) if name == "GPQA" else None)
     for sample in samples.samples:
-        others = [other.gt for other in samples.samples if other.gt not in (sample.references or (sample.gt,))]
+        others = [other.gt for other in samples.samples if other.gt not in sample.golds]
         wrong = {"C" if sample.gt != "C" else "D"} if sample.choices else set(others)
         assert wrong
         assert all((score := task.score(sample, f"Answer: {text}")) is not None and score < 1 for text in wrong)
@@ -283,7 +283,7 @@ def test_srdd_from_the_authors_csv(tmp_path: Path) -> None:
     task = get_task("SRDD")
     (sample,) = task.load(data_dir=tmp_path).samples
     assert (sample.query, sample.gt, sample.tag) == ("Tide_Clock: Shows tides, high and low.", "", "Weather")
-    assert (task.graded, task.score(sample, "print(1)"), task.eval_module) == (False, None, None)
+    assert (task.graded, task.score(sample, "print(1)"), task.grader) == (False, None, None)
 
 
 # --- code -----------------------------------------------------------------------------------------------------------
@@ -492,7 +492,7 @@ def test_rows_from_the_hub(name: str, options: Config | None, call: Any, monkeyp
 def table_row(name: str) -> str:
     task = get_task(name)
     splits = ", ".join(f"**{split}**" if split == task.eval_split else split for split in task.splits)
-    module = f"`{task.eval_module}`" if task.eval_module else "none"
+    module = f"`eval.{task.grader}_eval`" if task.grader else "none"
     files = [f"`{pattern.replace('{', '<').replace('}', '>')}`" for pattern in task.file_patterns]
     options = [f"`{key}={json.dumps(f.default).strip(chr(34))}`" for key, f in task.options.model_fields.items()]
     accepted = ", ".join(files) or "none, generated"

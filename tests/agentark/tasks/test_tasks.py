@@ -190,13 +190,7 @@ def test_hotpotqa_contexts(tmp_path: Path) -> None:
 
 def test_registry() -> None:
     assert {name: get_task(name).name for name in TASKS} == {name: name for name in TASKS}
-    assert {get_task(name).eval_module for name in TASKS} == {
-        "eval.math_eval",
-        "eval.choice_eval",
-        "eval.short_answer_eval",
-        "eval.code_eval",
-        None,
-    }
+    assert {get_task(name).grader for name in TASKS} == {"math", "choice", "short_answer", "code", None}
     assert get_task("GSM8K").options is NoOptions
     with pytest.raises(UserError, match=r"unknown dataset 'gsm8k'.*did you mean GSM8K"):
         get_task("gsm8k")

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from label_cases import debate, write
 
 import label
-from agentark import answers, cli
+from agentark import answers
 from agentark.config import load
+from agentark.engines.choose import Choice
 from agentark.types import Completion, EngineFault, Message, Record, SamplingParams, UserError
 from distill.select import __main__ as select
 from distill.select.choose import CONFIG, SelectConfig
@@ -182,9 +183,9 @@ def test_da_by_a_distiller(labels: Path, tmp_path: Path) -> None:
     engine = Picker(capacity=1)
     flags = ("--diversity", "llm", "--distiller", "org/distiller")
 
-    def choose(args: Namespace, model: str, flag: str) -> cli.Choice:
+    def choose(args: Namespace, model: str, flag: str) -> Choice:
         assert (model, flag) == ("org/distiller", "--distiller")
-        return cli.Choice(model, lambda lock: engine)
+        return Choice(model, lambda lock: engine)
 
     assert run(labels, tmp_path / "a.jsonl", *flags, strategy="da", choose_engine=choose) == 0
     rows = chosen(tmp_path / "a.jsonl")
@@ -212,7 +213,7 @@ def test_a_failing_distiller_writes_no_set(labels: Path, tmp_path: Path, capsys:
             raise EngineFault("no reply")
 
     flags = ("--diversity", "llm", "--distiller", "org/distiller")
-    choice = cli.Choice("org/distiller", lambda lock: Failing())
+    choice = Choice("org/distiller", lambda lock: Failing())
     assert run(labels, tmp_path / "a.jsonl", *flags, strategy="da", choose_engine=lambda *_: choice) == 1
     assert not (tmp_path / "a.jsonl").exists()
     assert "the distiller failed on 3 questions" in capsys.readouterr().out

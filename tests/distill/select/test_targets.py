@@ -100,6 +100,7 @@ def test_answer_only_prompt_and_words() -> None:
     assert answer_only(sample()) == "\\boxed{12}"
     choice = sample("B", answer_type="choice", instruction=CHOICE_INSTRUCTION)
     assert answer_only(choice) == "Answer: B"
+    assert [one.answer_form for one in (sample(), choice)] == ["boxed", "line"]
     assert answer_only(sample("Rome", answer_type="text", instruction="Be brief.")) == "Rome"
     assert prompt_of(sample(document="A text.")) == [
         {"role": "user", "content": f"A text.\n\nHow many?\n\n{BOXED_NUMBER_INSTRUCTION}"}

@@ -9,9 +9,9 @@ from label_cases import debate
 from msgspec import structs
 
 from agentark import answers
+from agentark.episode import Defaults, Episode
 from agentark.judge import LabelConfig, Labeller, label_row, load_prompts
 from agentark.labels import LabelRow, answered
-from agentark.runner import Defaults, Episode
 from agentark.types import MethodInfo, Record, Solution, UserError
 from distill.select.trajectories import AGGREGATE, classify, is_aggregate, round_verdicts, trajectories
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from agentark import cli
+from agentark.engines.choose import add_engine_flags, choose_engine
 from agentark.engines.launchers import ray as launcher
 from agentark.engines.launchers.base import LaunchedEngine
 from agentark.engines.launchers.ray import RayConfig, RayLauncher
@@ -195,16 +196,16 @@ BASE = ["--launch", "ray"]
 )
 def test_flags_that_do_not_go_together(argv: list[str], expected: str) -> None:
     parser = cli.Parser()
-    cli.add_engine_flags(parser)
+    add_engine_flags(parser)
     with pytest.raises(UserError, match=expected):
-        cli.choose_engine(parser.parse_args(argv), "org/model")
+        choose_engine(parser.parse_args(argv), "org/model")
 
 
 def test_the_flags_reach_the_launcher(tmp_path: Path) -> None:
     parser = cli.Parser()
-    cli.add_engine_flags(parser)
+    add_engine_flags(parser)
     flags = ["--num_replicas", "3", "--tensor_parallel_size", "4", "--max_model_len", "8192", "--max_concurrency", "40"]
-    choice = cli.choose_engine(parser.parse_args([*BASE, *flags, "--ray_address", "auto"]), "org/model")
+    choice = choose_engine(parser.parse_args([*BASE, *flags, "--ray_address", "auto"]), "org/model")
     engine = choice.make(RunLock(tmp_path / "r.jsonl"))
     assert choice.label == "org/model"
     assert isinstance(engine, LaunchedEngine)

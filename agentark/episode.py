@@ -1,0 +1,242 @@
+"""One sample's way through a method: the gate of each model, and the chat that gives every call address and seed."""
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from agentark.records import JournalEntry, Store, layout_response, pack, turn_order, without_texts
+from agentark.types import (
+    SANDBOX,
+    SCHEMA,
+    Completion,
+    Engine,
+    Guarantee,
+    Message,
+    MethodInfo,
+    Outcome,
+    Record,
+    RunError,
+    Sample,
+    SampleError,
+    SamplingParams,
+    TokenStats,
+    Turn,
+    digest,
+    message,
+)
+
+T = TypeVar("T")
+
+
+async def gather(*calls: Coroutine[Any, Any, T]) -> list[T]:
+    """Run calls that the paper says are independent; results in the order given. One failure ends the others."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(call) for call in calls]
+    return [task.result() for task in tasks]
+
+
+class Gate:
+    """At most `capacity` holders; who waits is served by (priority, arrival)."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.in_flight = 0
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._arrivals = itertools.count()
+
+    async def acquire(self, priority: int) -> None:
+        if self.in_flight < self.capacity:
+            self.in_flight += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (priority, next(self._arrivals), turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release()  # the place was handed over just before the cancellation
+            raise
+
+    def release(self) -> None:
+        """Hand the place to the next in line, or free it."""
+        while self._waiting:
+            turn = heapq.heappop(self._waiting)[2]
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.in_flight -= 1
+
+
+class Defaults(Struct, frozen=True):
+    """What a call uses when the method does not say."""
+
+    temperature: float
+    max_tokens: int
+    seed: int
+
+
+class Episode:
+    """The `Chat` of one sample: gives each call its address and seed, answers from the journal or the engine.
+
+    Args:
+        sample: the sample.
+        order: its place in the run; lower goes first at the gate.
+        defaults: sampling defaults and the run's seed.
+        models: name -> (engine, gate); `main` is the generator.
+        journal: finished calls of an earlier session, by turn id.
+        store: where finished calls go; None when replaying.
+        on_call: told of every call that the engine answered.
+    """
+
+    def __init__(
+        self,
+        sample: Sample,
+        order: int,
+        defaults: Defaults,
+        models: Mapping[str, tuple[Engine, Gate]],
+        journal: Mapping[str, JournalEntry],
+        store: Store | None,
+        on_call: Callable[[Completion], None] | None = None,
+    ) -> None:
+        self.sample = sample
+        self.turns: dict[str, Turn] = {}
+        self._started = time.time()
+        self._order = order
+        self._defaults = defaults
+        self._models = models
+        self._journal = journal
+        self._store = store
+        self._on_call = on_call
+        self._calls: Counter[str] = Counter()
+        self._dialogues: dict[str, tuple[Message, ...]] = {}
+
+    @property
+    def models(self) -> frozenset[str]:
+        return frozenset(self._models)
+
+    def __call__(
+        self,
+        messages: Sequence[Message],
+        *,
+        agent: str,
+        round: int,
+        role: str,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        choices: tuple[str, ...] | None = None,
+        choice_logprobs: bool = False,
+        schema: dict[str, Any] | None = None,
+        model: str = "main",
+    ) -> Coroutine[Any, Any, Turn]:
+        address = f"{agent}/{round}/{role}"
+        call = self._calls[address]
+        self._calls[address] += 1
+        turn_id = f"{address}#{call}" if call else address
+        params = SamplingParams(
+            temperature=self._defaults.temperature if temperature is None else temperature,
+            max_tokens=self._defaults.max_tokens if max_tokens is None else max_tokens,
+            seed=int(digest((self._defaults.seed, self.sample.id, turn_id))[:15], 16),
+            choices=choices,
+            choice_logprobs=choice_logprobs,
+            schema=schema,
+        )
+        return self._call(messages, params, turn_id, agent, round, role, model)
+
+    async def _call(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        turn_id: str,
+        agent: str,
+        round: int,
+        role: str,
+        model: str,
+    ) -> Turn:
+        request = digest((messages, params, model))
+        completion = await self._complete(messages, params, turn_id, request, model)
+        continues, new = pack(messages, self._dialogues)
+        turn = Turn(
+            id=turn_id,
+            agent=agent,
+            round=round,
+            role=role,
+            messages=new,
+            completion=completion,
+            continues=continues,
+        )
+        self._dialogues[turn_id] = (*messages, message("assistant", turn))
+        self.turns[turn_id] = turn
+        return turn
+
+    async def _complete(
+        self, messages: Sequence[Message], params: SamplingParams, turn_id: str, request: str, model: str
+    ) -> Completion:
+        if (entry := self._journal.get(turn_id)) is not None:
+            if entry.request not in (request, None):
+                raise RunError(
+                    f"journal: the call {turn_id} of sample {self.sample.id} was made with other messages or "
+                    "parameters (the code or the data changed since); use --overwrite, or remove the journal"
+                )
+            return entry.completion
+        if model not in self._models:
+            raise SampleError(f"the call {turn_id} asks for the model {model!r}; this run has {sorted(self._models)}")
+        engine, gate = self._models[model]
+        await gate.acquire(self._order)
+        try:
+            completion = await engine.chat(messages, params, session=self.sample.id, priority=self._order)
+        finally:
+            gate.release()
+        if self._store is not None:
+            self._store.add_call(JournalEntry(self.sample.id, turn_id, request, completion))
+        if self._on_call is not None:
+            self._on_call(completion)
+        return completion
+
+    def token_stats(self) -> dict[str, TokenStats]:
+        """Token use so far, per model; the sandbox uses none."""
+        stats: dict[str, TokenStats] = {}
+        for turn in self.turns.values():
+            if turn.completion.model != SANDBOX:
+                stats.setdefault(turn.completion.model, TokenStats()).add(turn.completion)
+        return dict(sorted(stats.items()))
+
+    def record(
+        self,
+        info: MethodInfo,
+        model: str,
+        guarantee: Guarantee,
+        outcome: Outcome | None,
+        error: str | None,
+    ) -> Record:
+        """The line this episode becomes. A failed one keeps its token use; its calls stay in the journal."""
+        fields: dict[str, Any] = {}
+        if outcome is not None:
+            trajectory = sorted(self.turns.values(), key=turn_order)
+            texts = {turn.id: turn.text for turn in trajectory}
+            fields = {
+                "response": layout_response(outcome.solutions, texts),
+                "solutions": outcome.solutions,
+                "trajectory": [without_texts(turn) for turn in trajectory],
+                "final_answer": outcome.solutions[-1].answer,
+                "parse_failures": outcome.parse_failures,
+                "info": outcome.info,
+            }
+        return Record(
+            schema=SCHEMA,
+            method=info,
+            model=model,
+            guarantee=guarantee,
+            token_stats=self.token_stats(),
+            models=tuple(sorted(self._models)),
+            started=self._started,
+            seconds=time.time() - self._started,
+            error=error,
+            **self.sample.fields(),
+            **fields,
+        )

@@ -1,0 +1,41 @@
+"""Small files: read as one object, hashed, replaced as a whole; and the name of the manifest beside a file."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from agentark.types import UserError
+
+
+def manifest_of(path: Path) -> Path:
+    """Where the manifest of a results, labels or training file stands."""
+    return path.with_name(f"{path.name}.manifest.json")
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    """A JSON file holding one object. Raises UserError when it is something else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected an object, found a {type(value).__name__}")
+    return value
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a small file as a whole, safe against kill and power loss."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
