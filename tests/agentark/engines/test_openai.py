@@ -1088,6 +1088,22 @@ def test_errors_about_the_file_repeat_no_secret(tmp_path: Path, entry: dict[str,
         assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("key", [f"{SECRET}\nnext line", f"{SECRET}\r", f"{SECRET} é", f"{SECRET}\u2028"])
+def test_a_key_that_no_header_can_carry_is_refused_when_the_file_is_read(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"model_name": "a", "model_url": "http://h/v1"}
+    monkeypatch.setenv("STUB_KEY", key + "x")
+    named, held = tmp_path / "named.json", tmp_path / "held.json"
+    named.write_text(json.dumps({"m": {**whole, "api_key_env": "STUB_KEY"}}))
+    held.write_text(json.dumps({"m": {"model_list": [{**whole, "api_key": key}]}}))
+    for file, name in ((named, "$STUB_KEY"), (held, "api_key")):
+        with pytest.raises(UserError, match="line break or a sign that is not ASCII") as caught:
+            read_endpoints(file)
+        assert name in str(caught.value)
+        assert SECRET not in str(caught.value)
+
+
 def test_engines_are_listed_without_importing_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
