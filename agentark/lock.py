@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ from msgspec import Struct
 from agentark.types import UserError
 
 POLL_SECONDS = 0.05
+TOKENS = "AGENTARK_RUNS"
+"""Environment variable: start tokens of the runs that a process was started by, the outermost first."""
+ENGINE_TITLE = "EngineCore"
+"""In the title that vLLM's engine processes give themselves (a forked one shows its parent's environment)."""
 logger = logging.getLogger(__name__)
 
 
@@ -38,6 +43,18 @@ class _Owner(Struct, frozen=True):
     host: str
     process: _Process
     engine: tuple[_Process, ...] = ()
+    token: str | None = None
+    """In the environment of every process the run starts; None in lock files from before tokens."""
+
+    def started(self, process: psutil.Process) -> bool:
+        """Whether a process that the file names is one of the run's: the file alone is not believed."""
+        try:
+            tokens = process.environ().get(TOKENS, "").split(",")
+            return (bool(self.token) and self.token in tokens) or any(
+                ENGINE_TITLE in word for word in process.cmdline()
+            )
+        except psutil.Error:
+            return False
 
 
 class RunLock:
@@ -50,6 +67,8 @@ class RunLock:
     def __init__(self, results: Path) -> None:
         self.path = results.with_name(results.name + ".lock")
         self._stream: IO[bytes] | None = None
+        self._token = secrets.token_hex(8)
+        self._before = os.environ.get(TOKENS)
 
     def __enter__(self) -> "RunLock":
         self._stream = self._open()
@@ -70,10 +89,14 @@ class RunLock:
                 raise self._refusal(owner)
             self._reap(owner)
         self._write(())
+        os.environ[TOKENS] = ",".join(filter(None, (self._before, self._token)))
         return self
 
     def __exit__(self, *exc: object) -> None:
         assert self._stream is not None
+        os.environ.pop(TOKENS)
+        if self._before is not None:
+            os.environ[TOKENS] = self._before
         self.path.unlink(missing_ok=True)
         self._stream.close()
 
@@ -99,7 +122,7 @@ class RunLock:
     def _write(self, engine: tuple[_Process, ...]) -> None:
         assert self._stream is not None
         me = psutil.Process()
-        owner = _Owner(socket.gethostname(), _Process(me.pid, me.create_time()), engine)
+        owner = _Owner(socket.gethostname(), _Process(me.pid, me.create_time()), engine, self._token)
         self._stream.seek(0)
         self._stream.truncate()
         self._stream.write(msgspec.json.encode(owner))
@@ -108,7 +131,11 @@ class RunLock:
     def _reap(self, owner: _Owner) -> None:
         if owner.host != socket.gethostname():
             return
-        orphans = [process for entry in owner.engine if (process := entry.alive())]
+        named = [process for entry in owner.engine if (process := entry.alive())]
+        orphans = [process for process in named if owner.started(process)]
+        for process in named:
+            if process not in orphans:
+                logger.warning("%s names process %d, which this run did not start: left alone", self.path, process.pid)
         for process in orphans:
             logger.warning("ending process %d, left behind by the killed run %d", process.pid, owner.process.pid)
             process.terminate()

@@ -32,7 +32,7 @@ class StubServer:
     Behaviours, one taken per chat request until the list ends:
         ok | 500 | 503 (Retry-After in seconds) | 429 (Retry-After or None) | quota | half | stall | slow (seconds)
         | empty | html | html500 | junk | wrong (a JSON value) | text (a reply) | finish (a finish_reason)
-        | refuse (an error message, HTTP 400)
+        | refuse (an error message, HTTP 400) | redirect (an address) | packed (a body in gzip)
 
     Attributes:
         requests: how many came in, by path.
@@ -51,6 +51,10 @@ class StubServer:
     usage: bool = True
     newer_limit: bool = False
     """Wants max_completion_tokens."""
+    nonsense: bool = False
+    """Answers every other path with a chat reply, HTTP 200."""
+    told_usage: Body | None = None
+    """What it reports instead of its real figures."""
     latency: float = 0.0
     reply: Callable[[Body], str | Body] = boxed
     behaviours: list[Behaviour] = field(default_factory=list)
@@ -96,6 +100,8 @@ class StubServer:
     async def _models(self, request: web.Request) -> web.Response:
         if denied := self._count(request):
             return denied
+        if self.nonsense:
+            return web.json_response(self._completion({"messages": []}, "hello"))
         if not self.lists_models:
             return web.Response(status=404, text="no such page")
         card: Body = {"id": self.model, "object": "model"}
@@ -106,6 +112,8 @@ class StubServer:
     async def _tokenize(self, request: web.Request) -> web.Response:
         if denied := self._count(request):
             return denied
+        if self.nonsense:
+            return web.json_response(self._completion({"messages": []}, "hello"))
         if not self.tokenizes:
             return web.Response(status=404, text="no such page")
         body = await request.json()
@@ -157,6 +165,10 @@ class StubServer:
                 )
             case "wrong":
                 return web.json_response(detail)
+            case "redirect":
+                return web.Response(status=307, headers={"Location": str(detail)})
+            case "packed":
+                return web.Response(body=detail, headers={"Content-Encoding": "gzip"}, content_type="application/json")
             case "empty":
                 return web.json_response(self._completion(body, "") | {"choices": []})
             case "stall":
@@ -197,7 +209,11 @@ class StubServer:
             "created": 0,
             "model": self.model,
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            **({"usage": usage | {"prompt_tokens_details": {"cached_tokens": 3}}} if self.usage else {}),
+            **(
+                {"usage": self.told_usage or usage | {"prompt_tokens_details": {"cached_tokens": 3}}}
+                if self.usage
+                else {}
+            ),
         }
 
     async def _half(self, request: web.Request, body: Body) -> web.StreamResponse:

@@ -55,6 +55,7 @@ class Endpoint(Config):
             return self.api_key.get_secret_value() if self.api_key else None
         if not (key := os.environ.get(self.api_key_env, "").strip()):
             raise UserError(f"{self.label}: its key is expected in ${self.api_key_env}, which is not set")
+        _check_key(key, f"{self.label}: ${self.api_key_env}")
         return key
 
 
@@ -132,15 +133,25 @@ def _endpoint(entry: Any, shared: Mapping[str, Any], where: str, published: bool
         raise UserError(f"{where}: api_key: name an environment variable with api_key_env instead")
     if key is not None and not isinstance(key, str):
         raise UserError(f"{where}: api_key must be text")
+    if key:
+        _check_key(key, f"{where}: api_key")
     values["api_key"] = SecretStr(key) if key else None
     if variable is not None and not (isinstance(variable, str) and re.fullmatch(r"[A-Z][A-Z0-9_]*", variable)):
         raise UserError(f"{where}: api_key_env must be the name of an environment variable (capitals), not the key")
+    if variable is not None:
+        _check_key(os.environ.get(variable, "").strip(), f"{where}: ${variable}")
     if isinstance(url, str):
         _check_url(url, where)
     for name in ("model_name", "model_url"):
         if name not in values:
             raise UserError(f"{where}: {name} is missing")
     return build(Endpoint, values, where)
+
+
+def _check_key(key: str, where: str) -> None:
+    """Raises UserError for a key that no HTTP header can carry, without showing it."""
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"{where} holds a line break or a sign that is not ASCII; a key is one line of plain letters")
 
 
 def _check_url(url: str, where: str) -> None:

@@ -5,10 +5,14 @@ and never text.
 """
 
 import asyncio
-from collections.abc import Sequence
+import base64
+import json
+import re
+from collections.abc import AsyncIterator, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
@@ -45,6 +49,20 @@ TOP_LOGPROBS = 20
 """The most that vLLM and OpenAI give."""
 SECRET_LENGTH = 6
 """Shorter keys are placeholders; blanking them would blank words."""
+MASK = "[key]"
+MAX_BYTES = 1 << 24
+"""Of an answer's body; a reply of 100,000 tokens is half a megabyte."""
+MAX_PACKED_BYTES = 1 << 18
+"""Of a compressed body, which may grow a thousandfold."""
+MAX_TOKENS_TOLD = 1 << 31
+"""A usage figure above this is no count of tokens."""
+REMOVED_BY = {
+    "temperature": "--model_temperature 1 (of an evaluation: --temperature 1)",
+    "seed": "a run without --reproducible",
+    "max_tokens": "another --model_max_tokens (of an evaluation: --max_tokens)",
+    "max_completion_tokens": "another --model_max_tokens (of an evaluation: --max_tokens)",
+}
+"""Field of a request -> what a user does where a server refuses it."""
 
 
 class _Card(Struct):
@@ -71,8 +89,12 @@ class _Usage(Struct):
     prompt_tokens_details: _Details | None = None
 
 
+class _ContentPart(Struct):
+    text: str = ""
+
+
 class _Message(Struct):
-    content: str | None = None
+    content: str | list[_ContentPart] | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
@@ -117,12 +139,35 @@ class Reply(Struct, frozen=True):
     """The likeliest first tokens, where they were asked for and told."""
 
 
+class Nonsense(Fault):
+    """A good status, and a body that no such server would send."""
+
+
 class Denied(RunError):
     """No call of this kind can succeed here: bad credentials, no credit, no such model."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
         self.status = status
+
+
+def _bounded(stream: Any, limit: int) -> Any:
+    """The body of an answer, as a stream that ends in an error beyond `limit` bytes."""
+    import httpx2
+
+    class Bounded(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for piece in stream:
+                size += len(piece)
+                if size > limit:
+                    raise OverflowError(f"its answer is longer than {limit} bytes")
+                yield piece
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Bounded()
 
 
 class Server(Slot):
@@ -150,14 +195,18 @@ class Server(Slot):
         self.schemas: bool | None = None
         self.tells_logprobs = True
         self._key = endpoint.key() or "none"
+        self._secret = _forms(self._key) if len(self._key) >= SECRET_LENGTH else None
         self._timeout = timeout
         self._limit_field = "max_tokens"
         self._probing = asyncio.Lock()
 
     def open(self) -> None:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
-        self._client = AsyncOpenAI(api_key=self._key, base_url=self.endpoint.model_url, max_retries=0)
+        client = DefaultAsyncHttpxClient(event_hooks={"response": [self._look_at]})
+        self._client = AsyncOpenAI(
+            api_key=self._key, base_url=self.endpoint.model_url, max_retries=0, http_client=client
+        )
 
     async def close(self) -> None:
         await self._client.close()
@@ -175,7 +224,7 @@ class Server(Slot):
         except Denied as denied:
             if denied.status == 401:
                 raise
-        except SampleError:
+        except (SampleError, Nonsense):
             pass  # some servers have no list
         if name not in served:  # an alias, perhaps: ask it for a token
             try:
@@ -183,7 +232,7 @@ class Server(Slot):
             except (SampleError, Denied) as error:
                 if isinstance(error, Denied) and error.status != 404:
                     raise
-                names = ", ".join(sorted(served)) or "it gives no list"
+                names = self._clean(", ".join(sorted(served))) or "it gives no list"
                 raise UserError(f"{self.label} does not serve {name!r} (served there: {names})") from None
         if (context := served.get(name)) is not None:
             self.context_length = min(context, self.context_length or context)
@@ -270,6 +319,9 @@ class Server(Slot):
                     self._limit_field = "max_completion_tokens"  # newer OpenAI models; older servers do not know it
                 elif asked and "logprobs" in str(refusal):
                     self.tells_logprobs = False  # reasoning models, some servers
+                elif name := _refused(str(refusal), sent):
+                    text = f"{self.label} takes no such {name}; use {REMOVED_BY[name]} ({refusal})"
+                    raise Denied(text, 400) from None
                 else:
                     raise
             else:
@@ -281,19 +333,23 @@ class Server(Slot):
         choice, usage = answer.choices[0], answer.usage
         reasoning = choice.message.reasoning or choice.message.reasoning_content or None
         content = choice.message.content if choice.message.content is not None else choice.message.refusal
+        if isinstance(content, list):
+            content = "".join(part.text for part in content)
         if choice.finish_reason == "content_filter":
             raise SampleError(f"the content filter of {self.label} stopped this reply")
         if choice.finish_reason not in FINISHED:
-            raise Fault(f"{self.label} ended a reply with finish_reason {choice.finish_reason!r}")
+            raise Fault(f"{self.label} ended a reply with finish_reason {self._clean(str(choice.finish_reason))!r}")
         if content is None and reasoning is None:
             raise Fault(f"{self.label} answered without content")
         return Reply(
-            content=content or "",
-            reasoning=reasoning,
+            content=self._masked(content or ""),
+            reasoning=reasoning and self._masked(reasoning),
             finish_reason=FINISHED[choice.finish_reason],
-            prompt_tokens=usage.prompt_tokens if usage else None,
-            completion_tokens=usage.completion_tokens if usage else None,
-            cached_tokens=usage.prompt_tokens_details.cached_tokens if usage and usage.prompt_tokens_details else None,
+            prompt_tokens=_count(usage.prompt_tokens) if usage else None,
+            completion_tokens=_count(usage.completion_tokens) if usage else None,
+            cached_tokens=_count(usage.prompt_tokens_details.cached_tokens)
+            if usage and usage.prompt_tokens_details
+            else None,
             first=tuple(choice.logprobs.content[0].top_logprobs) if choice.logprobs and choice.logprobs.content else (),
         )
 
@@ -309,8 +365,23 @@ class Server(Slot):
             body["chat_template_kwargs"] = {"enable_thinking": thinking}
         try:
             return await self._request("post", url, body, _Tokens, START_SECONDS)
-        except (Denied, SampleError):
+        except (Denied, SampleError, Nonsense):
             return None
+
+    async def _look_at(self, response: Any) -> None:
+        """Bound the body of an answer.
+
+        Raises:
+            Denied: the server sends the request, prompt and all, to another host.
+        """
+        packed = response.headers.get("content-encoding", "identity") != "identity"
+        response.stream = _bounded(response.stream, MAX_PACKED_BYTES if packed else MAX_BYTES)
+        if not response.has_redirect_location:
+            return
+        there = response.url.join(response.headers["location"])
+        if (there.scheme, there.host, there.port) != (response.url.scheme, response.url.host, response.url.port):
+            where = f"{there.scheme}://{there.netloc.decode('ascii', 'replace')}"
+            raise Denied(f"{self.label} redirects to {where}; if that is meant, name it as model_url", 307)
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None, kind: type[T], seconds: float) -> T:
         """Send, and read the answer's body as `kind`. `cast_to=str`: the client's own models accept anything."""
@@ -325,16 +396,20 @@ class Server(Slot):
                     text = await self._client.post(path, cast_to=str, body=body, options=options)
             return msgspec.json.decode(text, type=kind)
         except (TimeoutError, APIConnectionError) as error:
+            if isinstance(error.__cause__, Denied):
+                raise error.__cause__ from None
             cause = type(error.__cause__).__name__
             if cause != "ConnectTimeout" and isinstance(error, TimeoutError | APITimeoutError):
                 raise Fault(f"{self.label} gave no reply within {seconds:g} s", "stalled") from None
             cause = self._clean(str(error.__cause__ or "")) or cause
             raise Fault(f"{self.label} cannot be reached or broke off ({cause})") from None
+        except OverflowError as error:
+            raise Nonsense(f"{self.label} is not to be read: {error}") from None
         except APIStatusError as error:
             raise self._meaning(error) from None
         except (msgspec.DecodeError, UnicodeError) as error:
             start = self._clean(text)[:80]
-            raise Fault(f"{self.label} sent something else than a chat API would: {start!r} ({error})") from None
+            raise Nonsense(f"{self.label} sent something else than a chat API would: {start!r} ({error})") from None
 
     def _meaning(self, error: "APIStatusError") -> Exception:
         """What an HTTP error status says about this call and the others."""
@@ -353,8 +428,37 @@ class Server(Slot):
 
     def _clean(self, text: str) -> str:
         """One short line without the key."""
-        text = text.replace(self._key, "[key]") if len(self._key) >= SECRET_LENGTH else text
-        return " ".join(text.split())[:500]
+        return " ".join(self._masked(text).split())[:500]
+
+    def _masked(self, text: str) -> str:
+        """The text without the key, in whatever form it comes back."""
+        return self._secret.sub(MASK, text) if self._secret is not None else text
+
+
+def _forms(key: str) -> "re.Pattern[str]":
+    """A pattern of the key as it is, escaped for JSON or a URL, and in base64 (at any offset)."""
+    return re.compile("|".join(sorted(map(re.escape, {*_spellings(key)}), key=len, reverse=True)))
+
+
+def _spellings(key: str) -> Iterator[str]:
+    yield from (key, json.dumps(key)[1:-1], key.replace("/", "\\/"), quote(key, safe=""))
+    for offset, skipped in enumerate((0, 2, 3)):  # signs that hold bits of what stands before the key
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            encoded = encode(b"\0" * offset + key.encode()).decode()
+            shared = (offset + len(key)) % 3  # bytes of the key in a last group that what follows takes part in
+            yield encoded[skipped : len(encoded) - (4 - shared if shared else 0)]
+
+
+def _refused(text: str, sent: dict[str, Any]) -> str | None:
+    """The field of a request that a server refuses by name."""
+    if not re.search(r"unsupported|not support|unknown|unrecogni[sz]ed|not permitted|not allowed|extra", text, re.I):
+        return None
+    return next((name for name in REMOVED_BY if name in sent and re.search(rf"\b{name}\b", text)), None)
+
+
+def _count(told: int | None) -> int | None:
+    """A usage figure; None where it cannot be one."""
+    return told if told is not None and 0 <= told <= MAX_TOKENS_TOLD else None
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:

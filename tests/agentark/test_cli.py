@@ -16,6 +16,12 @@ ROOT = Path(__file__).parents[2]
         (["-m", "pack.tool", "--flag", "two words"], "python -m pack.tool --flag 'two words'"),
         (["-m", "pack", "--flag=1"], "python -m pack --flag=1"),
         (["pack/tool.py", "--flag=1"], "python pack/tool.py --flag=1"),
+        (["pack/tool.py", "--hub_token", "hf_abc", "--x"], "python pack/tool.py --hub_token HIDDEN --x"),
+        (
+            ["pack/tool.py", "--hub-token=hf_abc", "--token", "t"],
+            "python pack/tool.py --hub-token=HIDDEN --token HIDDEN",
+        ),
+        (["pack/tool.py", "--max_tokens", "5", "--keys=a"], "python pack/tool.py --max_tokens 5 --keys=a"),
     ],
 )
 def test_a_command_is_told_as_it_can_be_typed_again(started: list[str], told: str, tmp_path: Path) -> None:

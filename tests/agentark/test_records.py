@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentark.lock import RunLock
+from agentark.lock import TOKENS, RunLock
 from agentark.records import AppendLog, Store, encoded, expand, natural, pack, read_records, repair_tail
 from agentark.types import Message, Part, RunError, UserError, message
 
@@ -184,7 +184,7 @@ def test_pack_needs_the_whole_dialogue_to_match() -> None:
 HOLD = """
 import subprocess, sys, time
 from pathlib import Path
-from agentark.lock import RunLock
+from agentark.lock import TOKENS, RunLock
 with RunLock(Path(sys.argv[1])) as lock:
     with lock.engine_start():
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -236,6 +236,35 @@ def test_a_reused_pid_is_not_an_orphan(tmp_path: Path) -> None:
             assert innocent.poll() is None
     finally:
         innocent.kill()
+
+
+def test_a_lock_file_cannot_have_another_process_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A live process, rightly named, that no run of ours has started: with a token, and without as in older files."""
+    innocent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        entry = {"pid": innocent.pid, "started": psutil.Process(innocent.pid).create_time()}
+        owner = {"host": os.uname().nodename, "process": {"pid": 1 << 22, "started": 1.0}, "engine": [entry]}
+        for number, more in enumerate(({}, {"token": None}, {"token": ""}, {"token": "0123456789abcdef"})):
+            path = tmp_path / f"{number}.jsonl"
+            path.with_name(f"{number}.jsonl.lock").write_text(json.dumps(owner | more))
+            with RunLock(path):
+                assert innocent.poll() is None, more
+        assert caplog.text.count(f"names process {innocent.pid}, which this run did not start: left alone") == 4
+    finally:
+        innocent.kill()
+
+
+def test_the_tokens_of_nested_runs_are_inherited_and_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TOKENS, raising=False)
+    with RunLock(tmp_path / "study.json"):
+        outer = os.environ[TOKENS]
+        with RunLock(tmp_path / "a.jsonl"):
+            assert os.environ[TOKENS].split(",")[0] == outer
+            assert len(os.environ[TOKENS].split(",")) == 2
+        assert os.environ[TOKENS] == outer
+    assert TOKENS not in os.environ
 
 
 def test_without_file_locks_the_pid_decides(

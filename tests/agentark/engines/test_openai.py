@@ -1,10 +1,13 @@
 """The openai engine against servers that fail in every way we know of: right rows or recorded errors, in bounds."""
 
 import asyncio
+import base64
 import json
 import logging
 import ssl
 import time
+import urllib.parse
+import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from email.utils import formatdate
@@ -250,6 +253,30 @@ def test_denied_access_mid_run_stops_at_once(behaviour: str, text: str) -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        SECRET,
+        "".join(f"\\u{ord(letter):04x}" for letter in SECRET),
+        urllib.parse.quote("/+" + SECRET, safe=""),
+        base64.b64encode(SECRET.encode()).decode(),
+        base64.b64encode(f"Bearer {SECRET}".encode()).decode(),
+        base64.b64encode(f"user:{SECRET}:more".encode()).decode(),
+    ],
+)
+def test_a_key_that_comes_back_is_masked_in_every_form(form: str, tmp_path: Path) -> None:
+    """In a reply, and in a message about one; what is left of base64 is too little to be the key."""
+    decoded = json.loads(f'"{form}"')
+    completion = run(ask, StubServer(reply=lambda body: {"content": f"a {form} b", "reasoning": form}))
+    kept = completion.text + (completion.reasoning or "")
+    with pytest.raises(EngineFault) as caught:
+        run(ask, StubServer(always=("finish", form)), tries=1)
+    for text in (kept, str(caught.value)):
+        assert "[key]" in text or decoded not in text
+        assert SECRET not in text
+        assert decoded not in text
+
+
 def test_an_unserved_model_is_a_user_error_naming_what_is_served() -> None:
     server = StubServer(model="real-one")
 
@@ -314,9 +341,79 @@ def test_a_content_filter_is_an_error_of_the_sample() -> None:
     assert server.chats == 1
 
 
+@pytest.mark.parametrize(
+    ("refusal", "expected"),
+    [
+        (
+            "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) is supported.",
+            r"takes no such temperature; use --model_temperature 1",
+        ),
+        ("Unrecognized request argument supplied: seed", r"takes no such seed; use a run without --reproducible"),
+        ("extra_forbidden: max_tokens", r"takes no such max_tokens; use another --model_max_tokens"),
+    ],
+)
+def test_a_refused_parameter_stops_the_run_once_with_the_flag_that_removes_it(refusal: str, expected: str) -> None:
+    server = StubServer(always=("refuse", refusal))
+    with pytest.raises(RunError, match=expected):
+        run(ask, server, reproducible=True)
+    assert server.chats == 1
+
+
+def test_a_server_that_answers_every_path_with_a_chat_reply_is_used_without_the_extras() -> None:
+    server = StubServer(nonsense=True)
+
+    async def known(engine: OpenAIEngine) -> tuple[str, bool]:
+        return (await ask(engine)).text, engine.servers[0].tokenizes
+
+    text, tokenizes = run(known, server)
+    assert text.startswith("Thought ")
+    assert not tokenizes
+
+
+def test_content_in_parts_is_joined() -> None:
+    parts = [{"type": "text", "text": "It is "}, {"type": "text", "text": "4."}, {"type": "image"}]
+    assert run(ask, StubServer(reply=lambda body: {"content": parts})).text == "It is 4."
+
+
+@pytest.mark.parametrize("told", [-5, 1 << 40])
+def test_impossible_usage_is_unknown(told: int, caplog: pytest.LogCaptureFixture) -> None:
+    usage = {"prompt_tokens": told, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": told}}
+    completion = run(ask, StubServer(told_usage=usage))
+    assert (completion.prompt_tokens, completion.cached_tokens) == (0, None)
+    assert "reports no usage" in caplog.text
+
+
+def test_a_redirect_to_another_host_is_not_followed() -> None:
+    other = StubServer()
+
+    async def redirected() -> None:
+        server = StubServer()
+        async with other, server, engine_for(server) as engine:
+            server.always = ("redirect", f"{other.url}/chat/completions")
+            with pytest.raises(RunError, match=rf"redirects to http://127\.0\.0\.1:{other.port}; .*model_url"):
+                await ask(engine)
+
+    asyncio.run(redirected())
+    assert other.chats == 0
+
+
+def test_a_body_beyond_reason_is_a_fault_and_is_not_kept_in_memory() -> None:
+    """A gigabyte that comes as a megabyte, and one reply too long as it is."""
+    import resource
+
+    packer = zlib.compressobj(wbits=31)
+    body = b"".join([*(packer.compress(b"0" * (1 << 20)) for _ in range(512)), packer.flush()])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(EngineFault, match="longer than 262144 bytes"):
+        run(ask, StubServer(always=("packed", body)), tries=2)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 << 10
+    with pytest.raises(EngineFault, match="longer than 16777216 bytes"):
+        run(ask, StubServer(always=("text", "0" * (1 << 24))), tries=2)
+
+
 def test_a_refused_call_is_an_error_of_the_sample() -> None:
-    server = StubServer(always=("refuse", "temperature is not supported"))
-    with pytest.raises(SampleError, match=r"refuses this call: HTTP 400.*temperature is not supported") as caught:
+    server = StubServer(always=("refuse", "questions about zebras are refused"))
+    with pytest.raises(SampleError, match=r"refuses this call: HTTP 400.*questions about zebras are refused") as caught:
         run(ask, server)
     assert not isinstance(caught.value, EngineFault)
     assert server.chats == 1
@@ -990,6 +1087,22 @@ def test_errors_about_the_file_repeat_no_secret(tmp_path: Path, entry: dict[str,
             read_endpoints(file)
         assert SECRET not in str(caught.value)
         assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("key", [f"{SECRET}\nnext line", f"{SECRET}\r", f"{SECRET} é", f"{SECRET}\u2028"])
+def test_a_key_that_no_header_can_carry_is_refused_when_the_file_is_read(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"model_name": "a", "model_url": "http://h/v1"}
+    monkeypatch.setenv("STUB_KEY", key + "x")
+    named, held = tmp_path / "named.json", tmp_path / "held.json"
+    named.write_text(json.dumps({"m": {**whole, "api_key_env": "STUB_KEY"}}))
+    held.write_text(json.dumps({"m": {"model_list": [{**whole, "api_key": key}]}}))
+    for file, name in ((named, "$STUB_KEY"), (held, "api_key")):
+        with pytest.raises(UserError, match="line break or a sign that is not ASCII") as caught:
+            read_endpoints(file)
+        assert name in str(caught.value)
+        assert SECRET not in str(caught.value)
 
 
 def test_engines_are_listed_without_importing_them(
