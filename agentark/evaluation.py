@@ -18,8 +18,9 @@ from msgspec import Struct
 
 from agentark import answers, contamination, metrics, stats
 from agentark.config import nearest
+from agentark.jsonl import decoded
 from agentark.published import PUBLISHED, read_published
-from agentark.records import decoded, read_records, write_atomically
+from agentark.records import read_records, write_atomically
 from agentark.tasks import Task
 from agentark.types import Record, Sample, Solution, TokenStats, UserError
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from agentark.records import decoded, natural
+from agentark.jsonl import decoded
+from agentark.records import natural
 from agentark.types import Record, Sample, Solution, TokenStats, Turn, UserError
 
 LABELS_SCHEMA = 1

@@ -19,11 +19,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import msgspec
 from msgspec import Struct
 
+from agentark.jsonl import decode, decoded, lines
 from agentark.types import (
     SCHEMA,
     Completion,
@@ -40,30 +41,6 @@ from agentark.types import (
 
 SYNC_SECONDS = 0.1
 logger = logging.getLogger(__name__)
-
-
-Row = TypeVar("Row")
-
-
-def decoded(path: Path, kind: type[Row], what: str, name: str | None = None) -> Iterator[Row]:
-    """The rows of a JSONL file, line by line.
-
-    Args:
-        kind: msgspec type of a row.
-        what: a row is, in the error message.
-        name: of the file there; default: its path.
-
-    Raises:
-        UserError: no such file, or a row of another kind, or one that is not UTF-8.
-    """
-    if not path.is_file():
-        raise UserError(f"{name or path}: no such file")
-    decoder = msgspec.json.Decoder(kind)
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            yield decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{name or path}, row {number}: not {what} ({error})") from None
 
 
 # ---------------------------------------------------------------- trajectories
@@ -150,30 +127,10 @@ _key_decoder = msgspec.json.Decoder(_Key)
 _READERS: dict[int, msgspec.json.Decoder[Record]] = {SCHEMA: msgspec.json.Decoder(Record)}
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """(row number, byte offset, line) of every complete, non-empty line."""
-    offset = 0
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                yield number, offset, line
-            offset += len(line)
-
-
-def _decode_key(path: Path, number: int, line: bytes) -> _Key:
-    try:
-        return _key_decoder.decode(line)
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path}, row {number}: not a record ({error})") from None
-
-
 def index(path: Path) -> dict[str, tuple[int, bool]]:
     """id -> (byte offset of its last row, whether that row is free of error)."""
-    return {
-        key.id: (offset, key.error is None)
-        for number, offset, line in _lines(path)
-        if (key := _decode_key(path, number, line))
-    }
+    keys = ((line, decode(line, _key_decoder, path, str(path), "a record")) for line in lines(path))
+    return {key.id: (line.offset, key.error is None) for line, key in keys}
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -184,17 +141,14 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such results file")
-    last = index(path)
-    for number, offset, line in _lines(path):
-        key = _decode_key(path, number, line)
-        if last[key.id][0] != offset:
+    last = {offset for offset, _ in index(path).values()}
+    for line in lines(path):
+        if line.offset not in last:
             continue
-        if key.schema not in _READERS:
-            raise UserError(f"{path}, row {number}: schema {key.schema}; this version reads {sorted(_READERS)}")
-        try:
-            yield _READERS[key.schema].decode(line)
-        except msgspec.ValidationError as error:
-            raise UserError(f"{path}, row {number}: {error}") from None
+        schema = _key_decoder.decode(line.content).schema
+        if schema not in _READERS:
+            raise UserError(f"{path}, row {line.number}: schema {schema}; this version reads {sorted(_READERS)}")
+        yield decode(line, _READERS[schema], path, str(path), "a record")
 
 
 # ---------------------------------------------------------------- writing
@@ -338,12 +292,7 @@ class Store:
                 (self.done if ok else self.failed).add(sample_id)
         if self.journal_path.exists():
             repair_tail(self.journal_path)
-            decoder = msgspec.json.Decoder(JournalEntry)
-            for number, _, line in _lines(self.journal_path):
-                try:
-                    entry = decoder.decode(line)
-                except msgspec.DecodeError as error:
-                    raise UserError(f"{self.journal_path}, row {number}: not a journal entry ({error})") from None
+            for entry in decoded(self.journal_path, JournalEntry, "a journal entry"):
                 if entry.sample not in self.done:
                     self._journalled.setdefault(entry.sample, {})[entry.turn] = entry
 
@@ -428,7 +377,8 @@ class Store:
         temporary.replace(self.path)
         unfinished = {sample_id for sample_id, (_, ok) in rows.items() if not ok}
         decoder = msgspec.json.Decoder(JournalEntry)
-        kept = [line for _, _, line in _lines(self.journal_path) if decoder.decode(line).sample in unfinished]
+        journal = (line.content for line in lines(self.journal_path))
+        kept = [line for line in journal if decoder.decode(line).sample in unfinished]
         if kept:
             write_atomically(self.journal_path, b"".join(kept))
         else:

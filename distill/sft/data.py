@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentark.records import decoded
+from agentark.jsonl import decoded
 from agentark.types import UserError
 
 
