@@ -16,11 +16,12 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from agentark import answers, contamination, metrics, stats
+from agentark import answers, metrics, stats
 from agentark.config import nearest
 from agentark.jsonl import decoded
-from agentark.published import PUBLISHED, read_published
-from agentark.records import read_records, write_atomically
+from agentark.published import PUBLISHED
+from agentark.records import write_atomically
+from agentark.rows import Source
 from agentark.tasks import Task
 from agentark.types import Record, Sample, Solution, TokenStats, UserError
 
@@ -69,25 +70,7 @@ class Graded(Struct, frozen=True, kw_only=True):
     """What else an evaluation has to say about this answer."""
 
 
-class Source(Struct, frozen=True):
-    """A results file, read."""
-
-    path: Path
-    sha256: str
-    records: list[Record]
-    manifest: dict[str, Any]
-    """Of the run that wrote it; empty where there is none."""
-
-    @property
-    def manifest_path(self) -> Path:
-        return manifest_of(self.path)
-
-
-def manifest_of(path: Path) -> Path:
-    return path.with_name(path.name + ".manifest.json")
-
-
-# ---------------------------------------------------------------- reading
+# ---------------------------------------------------------------- what is graded
 
 
 def check_module(task: Task, module: str) -> None:
@@ -96,51 +79,6 @@ def check_module(task: Task, module: str) -> None:
         raise UserError(f"{task.name} has no gold answers to evaluate against")
     if task.eval_module != module:
         raise UserError(f"{module} does not evaluate {task.name}; use python -m {task.eval_module}")
-
-
-def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
-    """A results file of ours or of the published code.
-
-    Args:
-        flag: that named it.
-
-    Raises:
-        UserError: missing, empty, of another dataset, without a gold answer in some row, or without any answer.
-    """
-    if not path.is_file():
-        raise UserError(f"{flag} {path}: no such file")
-    content = path.read_bytes()
-    if not content.strip():
-        raise UserError(f"{flag} {path}: the file is empty")
-    records = list(read_records(path)) if _is_ours(content) else read_published(path, task)
-    foreign = [record for record in records if record.source.casefold() != task.name.casefold()]
-    if foreign:
-        raise UserError(
-            f"{flag} {path}: holds {len(foreign)} rows of {foreign[0].source}, not of {task.name} "
-            f"(the first: {foreign[0].id}); give --dataset_name {foreign[0].source}"
-        )
-    bare = [record for record in records if not (record.gt.strip() or record.references)]
-    if bare:
-        raise UserError(f"{flag} {path}: {len(bare)} rows have no gold answer (the first: {bare[0].id})")
-    if not any(record.error is None and record.solutions for record in records):
-        errors = sum(record.error is not None for record in records)
-        raise UserError(f"{flag} {path}: none of its {len(records)} rows has a solution ({errors} carry an error)")
-    manifest = manifest_of(path)
-    return Source(
-        path,
-        hashlib.sha256(content).hexdigest(),
-        records,
-        contamination.json_of(manifest) if manifest.is_file() else {},
-    )
-
-
-def _is_ours(content: bytes) -> bool:
-    """Whether the first row is a record (they carry a schema number) and not a row of other code."""
-    first = content.lstrip().split(b"\n", 1)[0]
-    with suppress(msgspec.DecodeError):
-        row = msgspec.json.decode(first)
-        return isinstance(row, dict) and "schema" in row
-    return True  # the record reader names the row
 
 
 def graded_solutions(record: Record) -> list[Solution]:

@@ -1,10 +1,13 @@
-"""Whether the hub is there: asked once, because its client retries for a minute where there is no network."""
+"""Datasets and models of the hub. Asked once whether it answers: its client retries for a minute without network."""
 
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from agentark.types import UserError
 
 TIMEOUT = 5.0
 """Seconds the hub may take to say that it is there; a machine without network must not wait for retries."""
@@ -43,3 +46,22 @@ def offline_unless_reachable(model: str) -> Iterator[None]:
         raise
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def rows(name: str, flag: str, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset. Raises UserError: no such dataset or split, or it cannot be reached."""
+    import datasets
+
+    if name.count("/") != 1:
+        raise UserError(f"{flag} {name}: neither a file nor a dataset on the hub (organisation/name)")
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or not answers(datasets.config.HF_ENDPOINT)
+    try:
+        found = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise UserError(
+            f"{flag} {name}: no such file, and not on the hub ({' '.join(str(error).split()):.200})"
+        ) from None
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+    yield from found

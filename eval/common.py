@@ -17,9 +17,10 @@ from typing import Any
 from msgspec import structs
 
 from agentark import answers, cli, config, contamination, evaluation
-from agentark.evaluation import INDEPENDENT, METRICS_SCHEMA, Attempt, Graded, Source
+from agentark.evaluation import INDEPENDENT, METRICS_SCHEMA, Attempt, Graded
 from agentark.lock import RunLock
 from agentark.records import Store, now
+from agentark.rows import Source, read_source
 from agentark.runner import Defaults, gather, session
 from agentark.tasks import Loaded, Task, get_task
 from agentark.types import Chat, Method, Outcome, Sample, UserError
@@ -97,7 +98,7 @@ def run(
     evaluation.check_module(task, f"eval.{name}")
     failed = 0
     if args.input_file is not None:
-        source = evaluation.read_source(args.input_file, task)
+        source = read_source(args.input_file, task)
         folder, prefix = args.input_file.parent, f"{args.input_file.stem}.{name}."
         trained = contamination.seen_by_run(source.manifest_path)
         seen = contamination.check(
@@ -163,7 +164,7 @@ def generate(
             repeated = Repeated(method, args.num_samples)
             job = session(make_engine(lock), store, todo, order, repeated, info, label, defaults, provenance)
             failed = cli.run_async(job).failed
-    source = evaluation.read_source(path, task)
+    source = read_source(path, task)
     asked = {sample.id for sample in samples}
     chosen = [record for record in source.records if record.id in asked]
     return structs.replace(source, records=chosen), seen, failed

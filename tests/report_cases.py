@@ -13,9 +13,9 @@ from label_cases import debate, write
 import inference
 import label
 from agentark import cli
+from agentark.rows import questions
 from agentark.types import Message, SamplingParams, digest
 from eval import math_eval
-from prm.rows import questions
 from prm.score import scored_row
 
 BASE, STUDENT = "org/base", "student-rsft"

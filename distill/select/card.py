@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from agentark import cli
 from agentark.config import Config
-from agentark.evaluation import manifest_of
 from agentark.records import now, write_atomically
+from agentark.rows import manifest_of
 from agentark.types import UserError
 from distill.select.labelled import Labelled
 

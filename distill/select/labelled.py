@@ -7,13 +7,12 @@ file and its hash: verdicts are never put on another run's text.
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from agentark import contamination
-from agentark.evaluation import manifest_of, read_source
 from agentark.labels import LabelRow, read_labels
 from agentark.records import file_sha256
+from agentark.rows import kind, manifest_of, read_source
 from agentark.tasks import Task, get_task
 from agentark.types import Record, UserError
 
@@ -50,7 +49,8 @@ def read_labelled(labels: Path, trajectories: Path | None = None) -> Labelled:
         UserError: not labelled, no manifest, a results file that is missing or is not the labelled one, or rows that
             don't belong together.
     """
-    _check_labelled(labels)
+    if kind(labels, "--input") != "labels":
+        raise UserError(f"--input {labels}: is not labelled; run python label.py --input {labels} first")
     manifest = manifest_of(labels)
     if not manifest.is_file():
         raise UserError(f"--input {labels}: no {manifest.name} beside it, so nobody knows what was labelled")
@@ -82,22 +82,6 @@ def read_labelled(labels: Path, trajectories: Path | None = None) -> Labelled:
         pairs=[(records[row.id], row) for row in good],
         failed=len(rows) - len(good),
     )
-
-
-def _check_labelled(path: Path) -> None:
-    """Raises UserError when the file is missing, empty, or a results file without labels."""
-    if not path.is_file():
-        raise UserError(f"--input {path}: no such labelled file")
-    with path.open("rb") as stream:
-        first = next((line for line in stream if line.strip()), b"")
-    if not first:
-        raise UserError(f"--input {path}: the file is empty")
-    try:
-        row = msgspec.json.decode(first)
-    except msgspec.DecodeError as error:
-        raise UserError(f"--input {path}, row 1: not JSON ({error})") from None
-    if not isinstance(row, dict) or "labels" not in row:
-        raise UserError(f"--input {path}: is not labelled; run python label.py --input {path} first")
 
 
 def _manifest(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

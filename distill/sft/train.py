@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from agentark import cli, contamination
-from agentark.evaluation import manifest_of
 from agentark.records import file_sha256, now, write_atomically
+from agentark.rows import manifest_of
 from agentark.types import UserError
 from distill.sft.data import TrainRow, context_of, fit, read_rows, shown_example
 from distill.sft.flags import Arguments

@@ -1,0 +1,408 @@
+"""The one place that recognises a row, and reads files of every kind.
+
+    results            {"schema", "id", "query", ..., "trajectory"}                     of inference.py
+    labels             {"labels_schema", "id", "query", ..., "solutions", "labels"}     of label.py
+    published          {"query", "gt", "response"} or {"query", "solutions": [{"text", "is_correct"?}]}
+    published labels   the same with "labels": [true, ...], one per solution
+    stepwise           {"prompt", "completions": ["step", ...], "labels": [true, ...]}  one solution a row
+    scores             {"id", "scores", "best"}                                         of prm.score
+    questions          {"query" | "question" | "problem" | "prompt": "...", ...}        with or without a gold answer
+
+Of results, labels and published rows the last row of an id counts. A question that stands twice in a file of questions
+is an error. A schema that this version does not know is refused.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from agentark import contamination, hub, jsonl
+from agentark.golds import TYPES, read_gold
+from agentark.labels import LABELS_SCHEMA, LabelRow, fields_of, read_labels
+from agentark.published import answer_type, record_of, split_response
+from agentark.records import file_sha256, read_records
+from agentark.steps import one_step
+from agentark.tasks import TASKS, Task, get_task
+from agentark.tasks.base import LETTERS, BadRow, choice_sample
+from agentark.types import SCHEMA, AnswerType, Record, Sample, UserError
+
+Kind = Literal["results", "labels", "published", "published labels", "stepwise", "scores", "questions"]
+Row = Mapping[str, Any]
+QUERY = ("query", "question", "problem", "prompt")
+"""Where a row holds its question; the first that is a text counts."""
+ENDINGS = (".jsonl", ".json")
+"""Of names that are files and not datasets on the hub."""
+UNKNOWN = -100
+"""The label of what nobody knows; null means the same."""
+
+
+# ---------------------------------------------------------------- recognising
+
+
+def kind_of(row: Row, where: str) -> Kind | None:
+    """What a row is; None: nothing of ours. Raises UserError for a schema that this version does not know."""
+    if "trajectory" in row and "schema" in row:
+        _check_schema(row, "schema", SCHEMA, where)
+        return "results"
+    if "labels_schema" in row:
+        _check_schema(row, "labels_schema", LABELS_SCHEMA, where)
+        return "labels"
+    if "prompt" in row and "completions" in row:
+        return "stepwise"
+    if "scores" in row and "best" in row:
+        return "scores"
+    if "query" in row and ("solutions" in row or ("response" in row and "gt" in row)):
+        return "published labels" if "labels" in row else "published"
+    return "questions" if _query(row) is not None else None
+
+
+def _check_schema(row: Row, key: str, known: int, where: str) -> None:
+    if row[key] != known:
+        raise UserError(f"{where}: {key} {row[key]!r}; this version reads {known}")
+
+
+def _query(row: Row) -> str | None:
+    return next((row[key] for key in QUERY if isinstance(row.get(key), str)), None)
+
+
+def kind(path: Path, flag: str) -> Kind | None:
+    """What the first row of a file is; see `kind_of`.
+
+    Raises:
+        UserError: no such file, nothing in it, or no JSON lines.
+    """
+    where, first = next(read(path, flag), (None, {}))
+    if where is None:
+        raise UserError(f"{flag} {path}: the file is empty")
+    return kind_of(first, where)
+
+
+def read(source: str | Path, flag: str, split: str = "train") -> Iterator[tuple[str, Row]]:
+    """(where it stands, row) of a file of JSON lines, or of a dataset on the hub if the source is not a path.
+
+    Raises:
+        UserError: no such file or dataset, or a line that is no JSON object.
+    """
+    path, name = Path(source), f"{flag} {source}"
+    if path.is_file():
+        rows: Iterable[tuple[int, Row]] = jsonl.objects(path, name)
+    elif isinstance(source, Path) or path.is_dir() or source.startswith((".", "/", "~")) or path.suffix in ENDINGS:
+        raise UserError(f"{name}: no such file")
+    else:
+        rows = enumerate(hub.rows(source, flag, split), 1)
+    for number, row in rows:
+        yield f"{name}, row {number}", row
+
+
+# ---------------------------------------------------------------- records
+
+
+class Source(Struct, frozen=True):
+    """A results file, read."""
+
+    path: Path
+    sha256: str
+    records: list[Record]
+    manifest: dict[str, Any]
+    """Of the run that wrote it; empty where there is none."""
+
+    @property
+    def manifest_path(self) -> Path:
+        return manifest_of(self.path)
+
+
+def manifest_of(path: Path) -> Path:
+    return path.with_name(path.name + ".manifest.json")
+
+
+def records(path: Path, task: Task | None, flag: str) -> Iterator[Record]:
+    """Results, labels, or rows of the published code as records of `task` (None: of what each row says)."""
+    match kind(path, flag):
+        case "results":
+            yield from read_records(path)
+        case "labels":
+            for number, labelled in enumerate(read_labels(path)):
+                texts = [solution.text for solution in labelled.solutions]
+                record = record_of(msgspec.to_builtins(labelled), texts, number, f"{flag} {path}", task)
+                yield msgspec.structs.replace(record, **fields_of(labelled))
+        case _:
+            latest: dict[str, Record] = {}
+            for number, (where, row) in enumerate(read(path, flag)):
+                kind_of(row, where)
+                texts = [candidate.text for candidate in _candidates(where, row)]
+                record = record_of(row, texts, number, where, task)
+                latest.pop(record.id, None)
+                latest[record.id] = record
+            yield from latest.values()
+
+
+def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
+    """A results file of ours or of the published code.
+
+    Args:
+        flag: that named it.
+
+    Raises:
+        UserError: missing, empty, of another dataset, without a gold answer in some row, or without any answer.
+    """
+    listed = list(records(path, task, flag))
+    foreign = [record for record in listed if record.source.casefold() != task.name.casefold()]
+    if foreign:
+        raise UserError(
+            f"{flag} {path}: holds {len(foreign)} rows of {foreign[0].source}, not of {task.name} "
+            f"(the first: {foreign[0].id}); give --dataset_name {foreign[0].source}"
+        )
+    bare = [record for record in listed if not (record.gt.strip() or record.references)]
+    if bare:
+        raise UserError(f"{flag} {path}: {len(bare)} rows have no gold answer (the first: {bare[0].id})")
+    if not any(record.error is None and record.solutions for record in listed):
+        errors = sum(record.error is not None for record in listed)
+        raise UserError(f"{flag} {path}: none of its {len(listed)} rows has a solution ({errors} carry an error)")
+    manifest = manifest_of(path)
+    return Source(path, file_sha256(path), listed, contamination.json_of(manifest) if manifest.is_file() else {})
+
+
+# ---------------------------------------------------------------- questions with solutions
+
+
+class Candidate(Struct, frozen=True):
+    """A solution."""
+
+    id: int
+    text: str
+    answer: str | None = None
+    verdict: bool | None = None
+    steps: tuple[str, ...] | None = None
+    """As the row gives them; None: the text has to be split."""
+    step_labels: list[bool | None] | None = None
+    """A verdict per step; None: the row has none."""
+
+
+class Question(Struct, frozen=True):
+    """A question with its solutions."""
+
+    where: str
+    """It stands, for error messages."""
+    id: str | None
+    """None: the row has none."""
+    prompt: str
+    """As a user would put it, document and answer format included."""
+    candidates: tuple[Candidate, ...]
+    answer_type: AnswerType = "math"
+    error: str | None = None
+
+    @property
+    def key(self) -> str:
+        return question_key(self.prompt)
+
+    @property
+    def name(self) -> str:
+        """The id, or a digest of the question; of a stepwise row also of its solution, as there may be several."""
+        steps = (candidate.text for candidate in self.candidates if candidate.steps is not None)
+        return self.id or question_key("".join([self.prompt, *steps]))
+
+
+def question_key(text: str) -> str:
+    """The same for texts that differ in white space and case only: one question is on one side of a split."""
+    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).hexdigest()
+
+
+def questions(source: str | Path, flag: str, split: str = "train") -> Iterator[Question]:
+    """Rows of a results, labelled, published or stepwise file, or of such a dataset on the hub.
+
+    Raises:
+        UserError: no such file, or a row of another kind.
+    """
+    known = kind(path, flag) if (path := Path(source)).is_file() else None
+    if known == "results":
+        for record in read_records(path):
+            texts = {turn.id: turn.text for turn in record.trajectory}
+            found = [Candidate(one.id, texts[one.turn], one.answer) for one in record.solutions]
+            prompt = record.sample().prompt
+            yield Question(str(path), record.id, prompt, tuple(found), record.answer_type, record.error)
+    elif known == "labels":
+        for row in read_labels(path):
+            yield _labelled(f"{source}, {row.id}", row)
+    else:
+        latest: dict[str, Question] = {}
+        for where, raw in read(source, flag, split):
+            question = _question(where, raw)
+            if question.id is None:
+                yield question
+            else:
+                latest.pop(question.id, None)
+                latest[question.id] = question
+        yield from latest.values()
+
+
+def _labelled(where: str, row: LabelRow) -> Question:
+    if row.error is None and len(row.labels) != len(row.solutions):
+        raise UserError(f"{where}: {len(row.labels)} labels of {len(row.solutions)} solutions")
+    candidates = [
+        Candidate(
+            solution.id,
+            solution.text,
+            solution.answer,
+            verdict,
+            step_labels=_verdicts(where, solution.step_labels, f"'step_labels' of solution {solution.id}"),
+        )
+        for solution, verdict in zip(row.solutions, row.labels, strict=False)
+    ]
+    return Question(where, row.id, row.prompt, tuple(candidates), row.answer_type, row.error)
+
+
+def _question(where: str, row: Row) -> Question:
+    match kind_of(row, where):
+        case "stepwise":
+            return _stepwise(where, row)
+        case "published" | "published labels":
+            pass
+        case "questions" if "response" in row:
+            pass
+        case _:
+            raise UserError(
+                f"{where}: neither a results row, a labelled row (query, solutions, labels) nor a stepwise row "
+                f"(prompt, completions, labels); its keys are {', '.join(map(str, row))}; label.py makes labelled rows"
+            )
+    if not isinstance(row.get("query"), str):
+        raise UserError(f"{where}: 'query' must be a text")
+    id, error = (None if row.get(key) is None else str(row[key]) for key in ("id", "error"))
+    return Question(where, id, row["query"], tuple(_candidates(where, row)), error=error)
+
+
+def _candidates(where: str, row: Row) -> list[Candidate]:
+    """The solutions of a row of the published code."""
+    listed = row.get("solutions")
+    if listed is None:
+        response = row.get("response")
+        texts = split_response(response) if isinstance(response, str) else []
+        return [Candidate(number, text) for number, text in enumerate(texts, 1)]
+    if not isinstance(listed, list) or not all(
+        isinstance(solution, dict) and isinstance(solution.get("text"), str) for solution in listed
+    ):
+        raise UserError(f"{where}: 'solutions' must be a list of objects with a 'text'")
+    said = _verdicts(where, [solution.get("is_correct") for solution in listed], "'is_correct'") or []
+    labels = _verdicts(where, row.get("labels"), "'labels'", len(listed), "solution")
+    found = []
+    for number, (solution, own, verdict) in enumerate(zip(listed, said, labels or said, strict=True), 1):
+        if "is_correct" in solution and own != verdict:
+            raise UserError(f"{where}: solution {number} is {own!r} in 'is_correct', {verdict!r} in 'labels'")
+        steps = _verdicts(where, solution.get("step_labels"), f"'step_labels' of solution {number}")
+        found.append(Candidate(number, solution["text"], verdict=verdict, step_labels=steps))
+    return found
+
+
+def _stepwise(where: str, row: Row) -> Question:
+    prompt, steps = row["prompt"], row["completions"]
+    if not isinstance(prompt, str) or not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
+        raise UserError(f"{where}: 'prompt' must be a text and 'completions' a list of texts")
+    labels = _verdicts(where, row.get("labels"), "'labels'", len(steps), "step")
+    texts = tuple(map(one_step, steps))
+    verdict = None if not labels or (None in labels and False not in labels) else all(labels)
+    return Question(where, None, prompt, (Candidate(1, "\n\n".join(texts), None, verdict, texts, labels),))
+
+
+def _verdicts(
+    where: str, values: Any, what: str, count: int | None = None, unit: str = "step"
+) -> list[bool | None] | None:
+    """Labels as verdicts; None where there are none.
+
+    They are checked to be exactly true, false, 0, 1, null or -100 (nobody knows) before they become verdicts: a cast to
+    bool would turn -100 into true.
+
+    Args:
+        what: they are, for error messages.
+        count: how many there must be; one per `unit`.
+    """
+    if values is None or values is msgspec.UNSET:
+        return None
+    if not isinstance(values, list) or count not in (None, len(values)):
+        size = f"{len(values)} of them" if isinstance(values, list) else f"a {type(values).__name__}"
+        wanted = "a list" if count is None else f"a list of {count}"
+        raise UserError(f"{where}: {what} must be {wanted}, one per {unit}; found {size}")
+    for value in values:
+        if not (value is None or isinstance(value, bool) or (isinstance(value, int) and value in (0, 1, UNKNOWN))):
+            raise UserError(f"{where}: label {value!r}; expected true, false or null")
+    return [None if value is None or value == UNKNOWN else bool(value) for value in values]
+
+
+# ---------------------------------------------------------------- questions to be asked
+
+
+def samples(source: str, flag: str, split: str = "train") -> list[Sample]:
+    """The questions of a file of any kind, or of a dataset on the hub, each id once.
+
+    Raises:
+        UserError: no such file, nothing in it, a row without a question or with a gold answer that cannot be checked,
+            or a second row of an id in a file of questions.
+    """
+    known = kind(path, flag) if (path := Path(source)).is_file() else None
+    if known == "results":
+        return [record.sample() for record in read_records(path)]
+    if known == "labels":
+        return [Sample(**fields_of(row)) for row in read_labels(path)]
+    asked: dict[str, tuple[str, Sample]] = {}
+    for where, row in read(source, flag, split):
+        sample = _sample(where, row, source)
+        if sample.id in asked and row.get("id") is not None:
+            if kind_of(row, where) == "questions":
+                raise UserError(f"{where}: has the id {sample.id!r} of {asked[sample.id][0]}; ids must differ")
+            del asked[sample.id]
+        asked.setdefault(sample.id, (where, sample))
+    return [sample for _, sample in asked.values()]
+
+
+def _asked(where: str, row: Row) -> str:
+    """The question of a row of any kind."""
+    kind_of(row, where)
+    if (query := _query(row)) is None:
+        raise UserError(f"{where}: no question in it (one of {', '.join(QUERY)}); its keys are {', '.join(row)}")
+    return query
+
+
+def _sample(where: str, row: Row, source: str) -> Sample:
+    query = _asked(where, row)
+    name = str(row.get("source") or source)
+    asked = row.get("answer_type")
+    if asked is None and name in TASKS:
+        asked = answer_type(get_task(name), str(row.get("gt", "")))
+        asked = asked if asked in TYPES else "text"
+    id = str(row["id"]) if row.get("id") is not None else f"prompt/{question_key(query)}"
+    try:
+        gold = read_gold(row, query, asked)
+        if gold.choices is not None and not _lists(query, gold.choices):
+            index = LETTERS.index(gold.text or "A")
+            query = choice_sample(id=id, source=name, question=query, choices=gold.choices, gold=index).query
+    except BadRow as error:
+        raise UserError(f"{where}: {error}") from None
+    return Sample(
+        id=id,
+        source=name,
+        query=query,
+        gt=gold.text,
+        answer_type=gold.answer_type,
+        instruction=str(row.get("instruction") or ""),
+        choices=gold.choices,
+        references=gold.references,
+    )
+
+
+def _lists(query: str, choices: Sequence[str]) -> bool:
+    """Whether a question names its options itself."""
+    lines = (rf"\b{letter}[.):]\s*{re.escape(text)}" for letter, text in zip(LETTERS, choices, strict=False))
+    return all(re.search(line, query) for line in lines)
+
+
+def queries(path: Path, flag: str) -> Iterator[tuple[str | None, str]]:
+    """(id where it is a text, question) of every row of a file of any kind.
+
+    Raises:
+        UserError: no such file, or a row without a question.
+    """
+    for where, row in read(path, flag):
+        yield row["id"] if isinstance(row.get("id"), str) else None, _asked(where, row)
