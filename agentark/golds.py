@@ -104,10 +104,10 @@ def type_of(text: str, query: str, row: Mapping[str, Any]) -> AnswerType | None:
     letter = re.fullmatch(r"\W*([A-Ja-j])\W*", text)
     if letter and {"A", "B", letter[1].upper()} <= set(_LISTED_OPTION.findall(query)):
         return "choice"
-    if _NUMBER.fullmatch(answers.normalize(text, "number")):
-        return "number"
     if any(answers.boxes(str(row.get(key) or "")) for key in KEYS):
         return "math"
+    if not re.search(r"[\\/^]", text) and _NUMBER.fullmatch(answers.normalize(text, "number")):
+        return "number"
     plain = _WORDS.sub(" ", text)
     is_prose = re.search(r"[^\W\d_]{3,}", plain) is not None
     is_formula = plain != text or re.search(r"[0-9=+*/^<>_|(\[{-]", text) is not None or len(text) == 1

@@ -24,7 +24,7 @@ from typing import IO, Any
 import msgspec
 from msgspec import Struct
 
-from agentark.jsonl import decode, decoded, lines
+from agentark.jsonl import decoded, lines
 from agentark.types import (
     SCHEMA,
     Completion,
@@ -124,13 +124,13 @@ class _Key(Struct):
 
 
 _key_decoder = msgspec.json.Decoder(_Key)
-_READERS: dict[int, msgspec.json.Decoder[Record]] = {SCHEMA: msgspec.json.Decoder(Record)}
+_decoder = msgspec.json.Decoder(Record)
 
 
 def index(path: Path) -> dict[str, tuple[int, bool]]:
     """id -> (byte offset of its last row, whether that row is free of error)."""
-    keys = ((line, decode(line, _key_decoder, path, str(path), "a record")) for line in lines(path))
-    return {key.id: (line.offset, key.error is None) for line, key in keys}
+    keys = ((line.offset, line.decode(_key_decoder, "a record")) for line in lines(path))
+    return {key.id: (offset, key.error is None) for offset, key in keys}
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -139,16 +139,17 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         UserError: file missing, a row that is no record, or a schema this version cannot read.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such results file")
     last = {offset for offset, _ in index(path).values()}
     for line in lines(path):
-        if line.offset not in last:
-            continue
-        schema = _key_decoder.decode(line.content).schema
-        if schema not in _READERS:
-            raise UserError(f"{path}, row {line.number}: schema {schema}; this version reads {sorted(_READERS)}")
-        yield decode(line, _READERS[schema], path, str(path), "a record")
+        if line.offset in last:
+            check_schema(line.where, "schema", _key_decoder.decode(line.content).schema, SCHEMA)
+            yield line.decode(_decoder, "a record")
+
+
+def check_schema(where: str, key: str, value: Any, known: int) -> None:
+    """Raises UserError when a row is of a version that this one cannot read."""
+    if value != known:
+        raise UserError(f"{where}: {key} {value!r}; this version reads [{known}]")
 
 
 # ---------------------------------------------------------------- writing

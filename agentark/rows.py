@@ -23,9 +23,9 @@ from msgspec import Struct
 
 from agentark import contamination, hub, jsonl
 from agentark.golds import TYPES, read_gold
-from agentark.labels import LABELS_SCHEMA, LabelRow, fields_of, read_labels
+from agentark.labels import LABELS_SCHEMA
 from agentark.published import answer_type, record_of, split_response
-from agentark.records import file_sha256, read_records
+from agentark.records import check_schema, file_sha256, read_records
 from agentark.steps import one_step
 from agentark.tasks import TASKS, Task, get_task
 from agentark.tasks.base import LETTERS, BadRow, choice_sample
@@ -47,10 +47,10 @@ UNKNOWN = -100
 def kind_of(row: Row, where: str) -> Kind | None:
     """What a row is; None: nothing of ours. Raises UserError for a schema that this version does not know."""
     if "trajectory" in row and "schema" in row:
-        _check_schema(row, "schema", SCHEMA, where)
+        check_schema(where, "schema", row["schema"], SCHEMA)
         return "results"
     if "labels_schema" in row:
-        _check_schema(row, "labels_schema", LABELS_SCHEMA, where)
+        check_schema(where, "labels_schema", row["labels_schema"], LABELS_SCHEMA)
         return "labels"
     if "prompt" in row and "completions" in row:
         return "stepwise"
@@ -59,11 +59,6 @@ def kind_of(row: Row, where: str) -> Kind | None:
     if "query" in row and ("solutions" in row or ("response" in row and "gt" in row)):
         return "published labels" if "labels" in row else "published"
     return "questions" if _query(row) is not None else None
-
-
-def _check_schema(row: Row, key: str, known: int, where: str) -> None:
-    if row[key] != known:
-        raise UserError(f"{where}: {key} {row[key]!r}; this version reads {known}")
 
 
 def _query(row: Row) -> str | None:
@@ -76,9 +71,7 @@ def kind(path: Path, flag: str) -> Kind | None:
     Raises:
         UserError: no such file, nothing in it, or no JSON lines.
     """
-    where, first = next(read(path, flag), (None, {}))
-    if where is None:
-        raise UserError(f"{flag} {path}: the file is empty")
+    where, first = next(read(path, flag))
     return kind_of(first, where)
 
 
@@ -86,7 +79,7 @@ def read(source: str | Path, flag: str, split: str = "train") -> Iterator[tuple[
     """(where it stands, row) of a file of JSON lines, or of a dataset on the hub if the source is not a path.
 
     Raises:
-        UserError: no such file or dataset, or a line that is no JSON object.
+        UserError: no such file or dataset, nothing in it, or a line that is no JSON object.
     """
     path, name = Path(source), f"{flag} {source}"
     if path.is_file():
@@ -95,8 +88,11 @@ def read(source: str | Path, flag: str, split: str = "train") -> Iterator[tuple[
         raise UserError(f"{name}: no such file")
     else:
         rows = enumerate(hub.rows(source, flag, split), 1)
+    number = 0
     for number, row in rows:
         yield f"{name}, row {number}", row
+    if not number:
+        raise UserError(f"{name}: the file is empty")
 
 
 # ---------------------------------------------------------------- records
@@ -121,24 +117,19 @@ def manifest_of(path: Path) -> Path:
 
 
 def records(path: Path, task: Task | None, flag: str) -> Iterator[Record]:
-    """Results, labels, or rows of the published code as records of `task` (None: of what each row says)."""
-    match kind(path, flag):
-        case "results":
-            yield from read_records(path)
-        case "labels":
-            for number, labelled in enumerate(read_labels(path)):
-                texts = [solution.text for solution in labelled.solutions]
-                record = record_of(msgspec.to_builtins(labelled), texts, number, f"{flag} {path}", task)
-                yield msgspec.structs.replace(record, **fields_of(labelled))
-        case _:
-            latest: dict[str, Record] = {}
-            for number, (where, row) in enumerate(read(path, flag)):
-                kind_of(row, where)
-                texts = [candidate.text for candidate in _candidates(where, row)]
-                record = record_of(row, texts, number, where, task)
-                latest.pop(record.id, None)
-                latest[record.id] = record
-            yield from latest.values()
+    """Results; or labels and rows of the published code as records of `task` (None: of what each row says)."""
+    if kind(path, flag) == "results":
+        yield from read_records(path)
+        return
+    latest: dict[str, Record] = {}
+    for number, row in jsonl.objects(path, f"{flag} {path}"):
+        where = f"{flag} {path}, row {number}"
+        kind_of(row, where)
+        texts = [candidate.text for candidate in _candidates(where, row)]
+        record = record_of(row, texts, number - 1, where, task)
+        latest.pop(record.id, None)
+        latest[record.id] = record
+    yield from latest.values()
 
 
 def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
@@ -192,7 +183,7 @@ class Question(Struct, frozen=True):
     """None: the row has none."""
     prompt: str
     """As a user would put it, document and answer format included."""
-    candidates: tuple[Candidate, ...]
+    candidates: Sequence[Candidate]
     answer_type: AnswerType = "math"
     error: str | None = None
 
@@ -213,66 +204,48 @@ def question_key(text: str) -> str:
 
 
 def questions(source: str | Path, flag: str, split: str = "train") -> Iterator[Question]:
-    """Rows of a results, labelled, published or stepwise file, or of such a dataset on the hub.
+    """Rows of a results, labelled, published or stepwise file, or of such a hub dataset; those with ids come last.
 
     Raises:
         UserError: no such file, or a row of another kind.
     """
-    known = kind(path, flag) if (path := Path(source)).is_file() else None
-    if known == "results":
-        for record in read_records(path):
-            texts = {turn.id: turn.text for turn in record.trajectory}
-            found = [Candidate(one.id, texts[one.turn], one.answer) for one in record.solutions]
-            prompt = record.sample().prompt
-            yield Question(str(path), record.id, prompt, tuple(found), record.answer_type, record.error)
-    elif known == "labels":
-        for row in read_labels(path):
-            yield _labelled(f"{source}, {row.id}", row)
-    else:
-        latest: dict[str, Question] = {}
-        for where, raw in read(source, flag, split):
-            question = _question(where, raw)
-            if question.id is None:
-                yield question
-            else:
-                latest.pop(question.id, None)
-                latest[question.id] = question
-        yield from latest.values()
-
-
-def _labelled(where: str, row: LabelRow) -> Question:
-    if row.error is None and len(row.labels) != len(row.solutions):
-        raise UserError(f"{where}: {len(row.labels)} labels of {len(row.solutions)} solutions")
-    candidates = [
-        Candidate(
-            solution.id,
-            solution.text,
-            solution.answer,
-            verdict,
-            step_labels=_verdicts(where, solution.step_labels, f"'step_labels' of solution {solution.id}"),
-        )
-        for solution, verdict in zip(row.solutions, row.labels, strict=False)
-    ]
-    return Question(where, row.id, row.prompt, tuple(candidates), row.answer_type, row.error)
+    latest: dict[str, Question] = {}
+    for where, row in read(source, flag, split):
+        question = _question(where, row)
+        if question.id is None:
+            yield question
+        else:
+            latest.pop(question.id, None)
+            latest[question.id] = question
+    yield from latest.values()
 
 
 def _question(where: str, row: Row) -> Question:
-    match kind_of(row, where):
-        case "stepwise":
-            return _stepwise(where, row)
-        case "published" | "published labels":
-            pass
-        case "questions" if "response" in row:
-            pass
-        case _:
-            raise UserError(
-                f"{where}: neither a results row, a labelled row (query, solutions, labels) nor a stepwise row "
-                f"(prompt, completions, labels); its keys are {', '.join(map(str, row))}; label.py makes labelled rows"
-            )
-    if not isinstance(row.get("query"), str):
-        raise UserError(f"{where}: 'query' must be a text")
     id, error = (None if row.get(key) is None else str(row[key]) for key in ("id", "error"))
-    return Question(where, id, row["query"], tuple(_candidates(where, row)), error=error)
+    known = kind_of(row, where)
+    if known == "results":
+        record = _converted(where, row, Record)
+        texts = {turn.id: turn.text for turn in record.trajectory}
+        solutions = [Candidate(solution.id, texts[solution.turn], solution.answer) for solution in record.solutions]
+        return Question(where, id, record.sample().prompt, solutions, record.answer_type, error)
+    if known == "labels":
+        sample = _converted(where, row, Sample)
+        return Question(where, id, sample.prompt, _candidates(where, row), sample.answer_type, error)
+    if known == "stepwise":
+        return _stepwise(where, row)
+    if isinstance(row.get("query"), str) and ("solutions" in row or "response" in row):
+        return Question(where, id, row["query"], _candidates(where, row), error=error)
+    raise UserError(
+        f"{where}: neither a results row, a labelled row (query, solutions, labels) nor a stepwise row (prompt, "
+        f"completions, labels); its keys are {', '.join(map(str, row))}; label.py makes labelled rows"
+    )
+
+
+def _converted(where: str, row: Row, type: type[Any]) -> Any:
+    try:
+        return msgspec.convert(row, type)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _candidates(where: str, row: Row) -> list[Candidate]:
@@ -288,13 +261,14 @@ def _candidates(where: str, row: Row) -> list[Candidate]:
         raise UserError(f"{where}: 'solutions' must be a list of objects with a 'text'")
     said = _verdicts(where, [solution.get("is_correct") for solution in listed], "'is_correct'") or []
     labels = _verdicts(where, row.get("labels"), "'labels'", len(listed), "solution")
-    found = []
+    candidates = []
     for number, (solution, own, verdict) in enumerate(zip(listed, said, labels or said, strict=True), 1):
         if "is_correct" in solution and own != verdict:
             raise UserError(f"{where}: solution {number} is {own!r} in 'is_correct', {verdict!r} in 'labels'")
         steps = _verdicts(where, solution.get("step_labels"), f"'step_labels' of solution {number}")
-        found.append(Candidate(number, solution["text"], verdict=verdict, step_labels=steps))
-    return found
+        id, answer = solution.get("id", number), solution.get("answer")
+        candidates.append(Candidate(id, solution["text"], answer, verdict, step_labels=steps))
+    return candidates
 
 
 def _stepwise(where: str, row: Row) -> Question:
@@ -304,7 +278,7 @@ def _stepwise(where: str, row: Row) -> Question:
     labels = _verdicts(where, row.get("labels"), "'labels'", len(steps), "step")
     texts = tuple(map(one_step, steps))
     verdict = None if not labels or (None in labels and False not in labels) else all(labels)
-    return Question(where, None, prompt, (Candidate(1, "\n\n".join(texts), None, verdict, texts, labels),))
+    return Question(where, None, prompt, [Candidate(1, "\n\n".join(texts), None, verdict, texts, labels)])
 
 
 def _verdicts(
@@ -319,7 +293,7 @@ def _verdicts(
         what: they are, for error messages.
         count: how many there must be; one per `unit`.
     """
-    if values is None or values is msgspec.UNSET:
+    if values is None:
         return None
     if not isinstance(values, list) or count not in (None, len(values)):
         size = f"{len(values)} of them" if isinstance(values, list) else f"a {type(values).__name__}"
@@ -341,17 +315,15 @@ def samples(source: str, flag: str, split: str = "train") -> list[Sample]:
         UserError: no such file, nothing in it, a row without a question or with a gold answer that cannot be checked,
             or a second row of an id in a file of questions.
     """
-    known = kind(path, flag) if (path := Path(source)).is_file() else None
-    if known == "results":
-        return [record.sample() for record in read_records(path)]
-    if known == "labels":
-        return [Sample(**fields_of(row)) for row in read_labels(path)]
     asked: dict[str, tuple[str, Sample]] = {}
     for where, row in read(source, flag, split):
-        sample = _sample(where, row, source)
+        known = kind_of(row, where)
+        ours = known in ("results", "labels")
+        sample = _converted(where, row, Sample) if ours else _sample(where, row, source)
         if sample.id in asked and row.get("id") is not None:
-            if kind_of(row, where) == "questions":
-                raise UserError(f"{where}: has the id {sample.id!r} of {asked[sample.id][0]}; ids must differ")
+            if known == "questions":
+                first = asked[sample.id][0].rpartition(", ")[2]
+                raise UserError(f"{where}: id {sample.id!r} was {first}'s already")
             del asked[sample.id]
         asked.setdefault(sample.id, (where, sample))
     return [sample for _, sample in asked.values()]
@@ -372,16 +344,15 @@ def _sample(where: str, row: Row, source: str) -> Sample:
     if asked is None and name in TASKS:
         asked = answer_type(get_task(name), str(row.get("gt", "")))
         asked = asked if asked in TYPES else "text"
-    id = str(row["id"]) if row.get("id") is not None else f"prompt/{question_key(query)}"
     try:
         gold = read_gold(row, query, asked)
         if gold.choices is not None and not _lists(query, gold.choices):
             index = LETTERS.index(gold.text or "A")
-            query = choice_sample(id=id, source=name, question=query, choices=gold.choices, gold=index).query
+            query = choice_sample(id="", source=name, question=query, choices=gold.choices, gold=index).query
     except BadRow as error:
         raise UserError(f"{where}: {error}") from None
     return Sample(
-        id=id,
+        id=str(row["id"]) if row.get("id") is not None else f"prompt/{question_key(query)}",
         source=name,
         query=query,
         gt=gold.text,

@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Struct, field
 
 from agentark import contamination
+from agentark.jsonl import objects
 from agentark.records import file_sha256
-from agentark.rows import kind_of, manifest_of, read
+from agentark.rows import kind_of, manifest_of
 from agentark.types import UserError
 
 MARKER = "agentark-report.json"
@@ -97,7 +98,7 @@ def _sort(path: Path, found: Found) -> None:
         found.curves.append(path)
     elif path.suffix == ".jsonl":
         listed = {"results": found.results, "published": found.results, "labels": found.labels, "scores": found.scores}
-        kind = next((kind_of(row, where) for where, row in read(path, "--results")), None)
+        kind = next((kind_of(row, f"{path}, row {number}") for number, row in objects(path, str(path))), None)
         if kind in listed:
             listed[kind].append(path)
     elif name.endswith(".card.json"):
