@@ -115,7 +115,7 @@ def grade_accuracy(task: Task, given: Sequence[Attempt]) -> list[Graded]:
     graded = []
     for attempt in given:
         if attempt.text is None:
-            graded.append(failed(task, attempt))
+            graded.append(grade(task, attempt))
             continue
         score = next(scores)
         found = answers.extract(attempt.text, attempt.sample.answer_type, attempt.sample.choices)
@@ -157,7 +157,7 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
     graded = []
     for attempt, text, similarity in zip(given, said, bert, strict=True):
         if attempt.text is None:
-            graded.append(failed(task, attempt))
+            graded.append(grade(task, attempt))
             continue
         references = references_of(attempt.sample)
         reply = (answers.visible(attempt.text) or "").strip()
@@ -214,39 +214,25 @@ def grade(
     task: Task,
     attempt: Attempt,
     *,
-    answer: str | None,
-    correct: bool | None,
-    figures: Mapping[str, float | None],
+    answer: str | None = None,
+    correct: bool | None = None,
+    figures: Mapping[str, float | None] | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> Graded:
-    """The grade of an attempt that has a reply; `correct` None: it holds no answer."""
+    """The grade of an attempt: an error without a reply, unanswered where `correct` is None."""
+    verdict: Verdict = "unanswered" if correct is None else "correct" if correct else "wrong"
     return Graded(
         id=attempt.sample.id,
         number=attempt.number,
         metric=task.metric,
-        verdict="unanswered" if correct is None else "correct" if correct else "wrong",
+        verdict="error" if attempt.text is None else verdict,
         answer=answer,
         gt=attempt.sample.gt,
-        figures=dict(figures),
-        truncated=attempt.truncated,
-        tag=attempt.sample.tag,
-        info=dict(info or {}),
-    )
-
-
-def failed(task: Task, attempt: Attempt) -> Graded:
-    """The grade of an attempt without a reply."""
-    return Graded(
-        id=attempt.sample.id,
-        number=attempt.number,
-        metric=task.metric,
-        verdict="error",
-        answer=None,
-        gt=attempt.sample.gt,
-        figures={},
+        figures=dict(figures or {}),
         truncated=attempt.truncated,
         tag=attempt.sample.tag,
         error=attempt.error,
+        info=dict(info or {}),
     )
 
 

@@ -106,20 +106,10 @@ def answer_type(task: Task, gold: str) -> AnswerType:
     return types.get(task.eval_module, "text")
 
 
-def _token_stats(stats: Any) -> dict[str, TokenStats]:
-    """Per model, where the row has them in the published form."""
+def _token_stats(used: Any) -> dict[str, TokenStats]:
+    """Per model, where the row has them in the published form, which does not know of a prefix cache."""
     try:
-        return msgspec.convert(
-            {
-                model: {
-                    "num_llm_calls": one.get("num_llm_calls", 0),
-                    "prompt_tokens": one.get("prompt_tokens", 0),
-                    "completion_tokens": one.get("completion_tokens", 0),
-                    "cached_tokens": None,
-                }
-                for model, one in (stats or {}).items()
-            },
-            dict[str, TokenStats],
-        )
-    except (AttributeError, msgspec.ValidationError):
+        stats = msgspec.convert(used or {}, dict[str, TokenStats])
+    except msgspec.ValidationError:
         return {}
+    return {model: msgspec.structs.replace(spent, cached_tokens=None) for model, spent in stats.items()}

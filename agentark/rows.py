@@ -221,7 +221,8 @@ def questions(source: str | Path, flag: str, split: str = "train") -> Iterator[Q
 
 
 def _question(where: str, row: Row) -> Question:
-    id, error = (None if row.get(key) is None else str(row[key]) for key in ("id", "error"))
+    id = None if row.get("id") is None else str(row["id"])
+    error = str(row["error"]) if row.get("error") else None
     known = kind_of(row, where)
     if known == "results":
         record = _converted(where, row, Record)

@@ -4,13 +4,13 @@ A label is 1 (right), 0 (wrong) or -100 (nobody knows).
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
 
-from agentark.rows import UNKNOWN, Candidate, Question, kind, question_key, questions
+from agentark.rows import UNKNOWN, Candidate, kind, question_key, questions
 from agentark.types import UserError
 from prm.steps import StepCodec
 
@@ -49,59 +49,39 @@ def solutions(source: str, codec: StepCodec, label: StepLabel, dropped: Counter[
             continue
         kept = []
         for candidate in question.candidates:
-            steps, labels = _labelled(question, candidate, codec, label, dropped)
-            if steps:
-                number = candidate.id if candidate.steps is None else question_key("\n\n".join(steps))[:8]
-                kept.append(Solved(f"{name}#{number}", question.key, question.prompt, steps, labels))
+            learnt = _learnt(question.where, candidate, codec, label)
+            if isinstance(learnt, str):
+                dropped[learnt] += 1
+                continue
+            steps, labels = learnt
+            number = candidate.id if candidate.steps is None else question_key("\n\n".join(steps))[:8]
+            kept.append(Solved(f"{name}#{number}", question.key, question.prompt, steps, labels))
         if codec.settings.step_unit == "solution" and kept and question.candidates[0].steps is None:
-            joined = tuple(step for one in kept for step in one.steps)
-            labels = tuple(label for one in kept for label in one.labels)
+            joined = tuple(step for solved in kept for step in solved.steps)
+            labels = tuple(label for solved in kept for label in solved.labels)
             kept = [Solved(name, question.key, question.prompt, joined, labels)]
-        for one in kept:
-            yield name, one
+        for solved in kept:
+            yield name, solved
 
 
-def _labelled(
-    question: Question, candidate: Candidate, codec: StepCodec, label: StepLabel, dropped: Counter[str]
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """(steps, their labels) of a solution; no steps, and the reason counted, where it cannot be learnt from."""
-    if candidate.steps is not None:
-        return _stepwise(question, candidate, codec, dropped)
-    steps = tuple(codec.steps(candidate.text))
-    if not steps:
-        dropped["without a step"] += 1
-    elif label == "judge" and candidate.step_labels is None:
-        dropped["without step labels"] += 1
-    elif label == "judge":
-        return steps, _numbers(
-            question.where, candidate.step_labels, len(steps), f"'step_labels' of solution {candidate.id}"
-        )
-    elif candidate.verdict is None:
-        dropped["without a verdict"] += 1
-    else:
-        return steps, (int(candidate.verdict),) * len(steps)
-    return (), ()
-
-
-def _stepwise(
-    question: Question, candidate: Candidate, codec: StepCodec, dropped: Counter[str]
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    steps = candidate.steps or ()
-    labels = _numbers(question.where, candidate.step_labels, len(steps), "'labels'")
+def _learnt(
+    where: str, candidate: Candidate, codec: StepCodec, label: StepLabel
+) -> tuple[tuple[str, ...], tuple[int, ...]] | str:
+    """(steps, their labels) of a solution, or why it is left out."""
+    is_stepwise = candidate.steps is not None
+    steps = candidate.steps if candidate.steps is not None else tuple(codec.steps(candidate.text))
     if not steps or not all(steps):
-        dropped["without a step"] += 1
-        return (), ()
-    if codec.settings.step_unit == "solution":
-        steps, labels = ("\n\n".join(steps),), (min(labels),)
-    if set(labels) <= {IGNORED}:
-        dropped["without a verdict"] += 1
-        return (), ()
-    return steps, labels
-
-
-def _numbers(where: str, verdicts: Sequence[bool | None] | None, count: int, what: str) -> tuple[int, ...]:
-    """Verdicts of steps as 1, 0 and -100."""
-    if verdicts is None or len(verdicts) != count:
+        return "without a step"
+    verdicts = candidate.step_labels
+    if not is_stepwise and label == "inherit":
+        verdicts = [candidate.verdict] * len(steps)
+    elif not is_stepwise and verdicts is None:
+        return "without step labels"
+    if verdicts is None or len(verdicts) != len(steps):
+        what = "'labels'" if is_stepwise else f"'step_labels' of solution {candidate.id}"
         size = "none" if verdicts is None else f"{len(verdicts)} of them"
-        raise UserError(f"{where}: {what} must be a list of {count}, one per step; found {size}")
-    return tuple(IGNORED if verdict is None else int(verdict) for verdict in verdicts)
+        raise UserError(f"{where}: {what} must be a list of {len(steps)}, one per step; found {size}")
+    labels = tuple(IGNORED if verdict is None else int(verdict) for verdict in verdicts)
+    if is_stepwise and codec.settings.step_unit == "solution":
+        steps, labels = ("\n\n".join(steps),), (min(labels),)
+    return (steps, labels) if set(labels) - {IGNORED} else "without a verdict"
