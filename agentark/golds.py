@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec.structs import replace
 
 from agentark import answers
-from agentark.tasks.base import LETTERS, BadRow
-from agentark.types import AnswerType
+from agentark.tasks.base import LETTERS, BadRow, choice_sample
+from agentark.types import AnswerType, Sample
 
 KEYS = ("gt", "final_answer", "ground_truth", "answer", "solution", "response")
 """The first that the row has counts."""
@@ -26,17 +26,6 @@ _WORDS = re.compile(
 _LISTED_OPTION = re.compile(r"(?:^|[\s(])([A-J])[.):]")
 
 
-class Gold(Struct, frozen=True):
-    """A gold answer."""
-
-    text: str
-    """Empty: the row has none."""
-    answer_type: AnswerType
-    choices: tuple[str, ...] | None = None
-    references: tuple[str, ...] | None = None
-    """All of them, where a text has several."""
-
-
 def answer_in(text: str) -> str:
     """The answer alone, of a gold answer that may be a whole solution as GSM8K's and MATH's are."""
     if "####" in text:
@@ -45,43 +34,46 @@ def answer_in(text: str) -> str:
     return (boxed[-1] if boxed else text).strip()
 
 
-def read_gold(row: Mapping[str, Any], query: str, asked: str | None) -> Gold:
-    """The gold answer of a row.
+def with_gold(question: Sample, row: Mapping[str, Any], asked: AnswerType | None) -> Sample:
+    """A question with the gold answer of its row, and with the row's options.
 
     Args:
-        query: its question.
         asked: type of the answer; None: what the gold answer reads as. Free text has to be asked for.
 
     Raises:
         BadRow: the gold answer is not of a type that can be checked, or names none of the options.
     """
-    if asked is not None and asked not in TYPES:
+    if asked not in (None, *TYPES):
         raise BadRow(f"answer_type {asked!r} (known: {', '.join(TYPES)})")
-    listed = _values(row)
-    if (options := _options(row)) is not None and asked in (None, "choice"):
+    golds, options = _golds(row), _options(row)
+    if options is not None and asked in (None, "choice"):
         labels, texts = options
-        letter = _letter(_single(listed), labels, texts) if listed else ""
-        return Gold(letter, "choice", texts)
-    if asked == "text":
-        texts = tuple(str(value).strip() for value in listed)
-        return Gold(texts[0] if texts else "", "text", references=texts if len(texts) > 1 else None)
-    if not listed:
-        return Gold("", asked or "text")
-    text = answer_in(str(_single(listed)))
-    answer_type = asked or type_of(text, query, row)
+        index = _index(_single(golds), labels, texts) if golds else 0
+        posed = choice_sample(id="", source="", question=question.query, choices=texts, gold=index)
+        query = question.query if _lists(question.query, texts) else posed.query
+        gold = posed.gt if golds else ""
+        return replace(question, query=query, gt=gold, answer_type="choice", choices=posed.choices)
+    if asked == "text" or not golds:
+        written = [str(gold).strip() for gold in golds] or [""]
+        several = tuple(written) if len(written) > 1 else None
+        return replace(question, gt=written[0], answer_type=asked or "text", references=several)
+    text = answer_in(str(_single(golds)))
+    answer_type = asked or type_of(text, question.query, row)
     if answer_type is None:
         stated = answers.extract(text, "math")
         text = stated.value if stated is not None and stated.how == "answer_is" else text
-        answer_type = type_of(text, query, row)
+        answer_type = type_of(text, question.query, row)
     if answer_type is None or (answer_type == "choice" and answers.normalize(text, "choice") not in LETTERS):
         raise BadRow(
             f"the gold answer {text!r:.60} is neither a number, nor mathematics, nor the letter of an option; "
             'give the row "answer_type": "text" to have it compared as text'
         )
-    return Gold(text if answer_type == "math" else answers.normalize(text, answer_type), answer_type)
+    return replace(
+        question, gt=text if answer_type == "math" else answers.normalize(text, answer_type), answer_type=answer_type
+    )
 
 
-def _values(row: Mapping[str, Any]) -> list[str | int | float]:
+def _golds(row: Mapping[str, Any]) -> list[str | int | float]:
     """The gold answers under the first of the keys that has one."""
     for key in KEYS:
         value = row.get(key)
@@ -135,19 +127,27 @@ def _options(row: Mapping[str, Any]) -> tuple[Sequence[str], tuple[str, ...]] | 
     return [str(label) for label in labels], tuple(written)
 
 
-def _letter(gold: str | int | float, labels: Sequence[str], texts: Sequence[str]) -> str:
-    """The letter of the option that a gold answer names."""
+def _index(gold: str | int | float, labels: Sequence[str], texts: Sequence[str]) -> int:
+    """Which option a gold answer names."""
     named = str(gold).strip()
-    folded = [" ".join(text.casefold().split()) for text in texts]
-    index = gold if isinstance(gold, int) else None
-    if index is None and named in labels:
+    folded, same = ([" ".join(text.casefold().split()) for text in of] for of in (texts, [named]))
+    index = -1
+    if isinstance(gold, int):
+        index = gold
+    elif named in labels:
         index = labels.index(named)
-    if index is None and folded.count(same := " ".join(named.casefold().split())) == 1:
-        index = folded.index(same)
-    if index is None and (letter := answers.normalize(named, "choice")) in LETTERS:
+    elif folded.count(same[0]) == 1:
+        index = folded.index(same[0])
+    elif (letter := answers.normalize(named, "choice")) in LETTERS:
         index = LETTERS.index(letter)
-    if index is None and named.isdecimal():
+    elif named.isdecimal():
         index = int(named)
-    if index is None or not 0 <= index < min(len(texts), len(LETTERS)):
+    if not 0 <= index < len(texts):
         raise BadRow(f"the gold answer {gold!r:.60} names none of the {len(texts)} options")
-    return LETTERS[index]
+    return index
+
+
+def _lists(query: str, texts: Sequence[str]) -> bool:
+    """Whether a question names its options itself."""
+    lines = (rf"\b{letter}[.):]\s*{re.escape(text)}" for letter, text in zip(LETTERS, texts, strict=False))
+    return all(re.search(line, query) for line in lines)

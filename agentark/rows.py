@@ -13,7 +13,6 @@ is an error. A schema that this version does not know is refused.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +21,13 @@ import msgspec
 from msgspec import Struct
 
 from agentark import contamination, hub, jsonl
-from agentark.golds import TYPES, read_gold
+from agentark.golds import TYPES, with_gold
 from agentark.labels import LABELS_SCHEMA
 from agentark.published import answer_type, record_of, split_response
 from agentark.records import check_schema, file_sha256, read_records
 from agentark.steps import one_step
 from agentark.tasks import TASKS, Task, get_task
-from agentark.tasks.base import LETTERS, BadRow, choice_sample
+from agentark.tasks.base import BadRow
 from agentark.types import SCHEMA, AnswerType, Record, Sample, UserError
 
 Kind = Literal["results", "labels", "published", "published labels", "stepwise", "scores", "questions"]
@@ -345,29 +344,14 @@ def _sample(where: str, row: Row, source: str) -> Sample:
     if asked is None and name in TASKS:
         asked = answer_type(get_task(name), str(row.get("gt", "")))
         asked = asked if asked in TYPES else "text"
+    instruction = str(row.get("instruction") or "")
     try:
-        gold = read_gold(row, query, asked)
-        if gold.choices is not None and not _lists(query, gold.choices):
-            index = LETTERS.index(gold.text or "A")
-            query = choice_sample(id="", source=name, question=query, choices=gold.choices, gold=index).query
+        bare = Sample(id="", source=name, query=query, gt="", answer_type="text", instruction=instruction)
+        sample = with_gold(bare, row, asked)
     except BadRow as error:
         raise UserError(f"{where}: {error}") from None
-    return Sample(
-        id=str(row["id"]) if row.get("id") is not None else f"prompt/{question_key(query)}",
-        source=name,
-        query=query,
-        gt=gold.text,
-        answer_type=gold.answer_type,
-        instruction=str(row.get("instruction") or ""),
-        choices=gold.choices,
-        references=gold.references,
-    )
-
-
-def _lists(query: str, choices: Sequence[str]) -> bool:
-    """Whether a question names its options itself."""
-    lines = (rf"\b{letter}[.):]\s*{re.escape(text)}" for letter, text in zip(LETTERS, choices, strict=False))
-    return all(re.search(line, query) for line in lines)
+    id = str(row["id"]) if row.get("id") is not None else f"prompt/{question_key(sample.query)}"
+    return msgspec.structs.replace(sample, id=id)
 
 
 def queries(path: Path, flag: str) -> Iterator[tuple[str | None, str]]:
