@@ -25,8 +25,24 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
+def asked_once(settings: Any, endpoint: str) -> Iterator[None]:
+    """Meanwhile, the cache is read at once where the hub does not answer.
+
+    Args:
+        settings: of the client: datasets.config or huggingface_hub.constants.
+        endpoint: name of the setting that holds the hub's address.
+    """
+    before = settings.HF_HUB_OFFLINE
+    settings.HF_HUB_OFFLINE = before or not answers(getattr(settings, endpoint))
+    try:
+        yield
+    finally:
+        settings.HF_HUB_OFFLINE = before
+
+
+@contextmanager
 def offline_unless_reachable(model: str) -> Iterator[None]:
-    """While loading a model: read from the cache at once where the hub does not answer; folders need neither.
+    """`asked_once` while a model is loaded; a folder needs no hub.
 
     Raises:
         OSError: it is not in the cache, and the hub does not answer.
@@ -36,16 +52,13 @@ def offline_unless_reachable(model: str) -> Iterator[None]:
     if Path(model).is_dir():
         yield
         return
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not answers(constants.ENDPOINT)
-    try:
-        yield
-    except OSError:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("neither a folder nor in the local cache, and the hub does not answer") from None
-        raise
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    with asked_once(constants, "ENDPOINT"):
+        try:
+            yield
+        except OSError:
+            if constants.HF_HUB_OFFLINE:
+                raise OSError("neither a folder nor in the local cache, and the hub does not answer") from None
+            raise
 
 
 def rows(name: str, flag: str, split: str) -> Iterator[dict[str, Any]]:
@@ -54,14 +67,11 @@ def rows(name: str, flag: str, split: str) -> Iterator[dict[str, Any]]:
 
     if name.count("/") != 1:
         raise UserError(f"{flag} {name}: neither a file nor a dataset on the hub (organisation/name)")
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = before or not answers(datasets.config.HF_ENDPOINT)
     try:
-        found = datasets.load_dataset(name, split=split)
+        with asked_once(datasets.config, "HF_ENDPOINT"):
+            found = datasets.load_dataset(name, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
         raise UserError(
             f"{flag} {name}: no such file, and not on the hub ({' '.join(str(error).split()):.200})"
         ) from None
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
     yield from found

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from agentark import answers, jsonl, metrics
 from agentark.config import Config, nearest
-from agentark.hub import answers as hub_answers
+from agentark.hub import asked_once
 from agentark.types import Sample, UserError, digest
 
 _log = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ class Task(Struct, frozen=True, kw_only=True):
             nowhere("not there for this split")
         files = None if hub.urls is None else {split: hub.urls[split]}
         try:
-            with _offline_unless_reachable(hub, datasets):
+            with contextlib.nullcontext() if hub.urls else asked_once(datasets.config, "HF_ENDPOINT"):
                 parts = [
                     datasets.load_dataset(hub.path, config, split=split, data_files=files, revision=hub.revision)
                     for config in hub.configs
@@ -372,15 +372,3 @@ def _csv_rows(content: bytes, origin: str) -> Iterator[tuple[int, Row]]:
             yield reader.line_num, row
     except csv.Error as error:
         raise UserError(f"{origin}, row {reader.line_num}: not valid CSV ({error})") from None
-
-
-@contextlib.contextmanager
-def _offline_unless_reachable(hub: Hub, datasets: Any) -> Iterator[None]:
-    """Ask the hub once; when it does not answer, read from the cache at once instead of retrying for long."""
-    was_offline = datasets.config.HF_HUB_OFFLINE
-    if not was_offline and hub.urls is None and not hub_answers(f"{datasets.config.HF_ENDPOINT}/datasets/{hub.path}"):
-        datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = was_offline
