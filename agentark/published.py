@@ -52,6 +52,11 @@ def split_response(response: str) -> list[str]:
     return [response.strip()] if response.strip() else []
 
 
+def own_id(row: Mapping[str, Any]) -> str | None:
+    """What a row says its id is; 0 is one, and blank is none."""
+    return None if row.get("id") in (None, "") else str(row["id"])
+
+
 def record_of(row: Mapping[str, Any], texts: Sequence[str], number: int, where: str, task: Task | None) -> Record:
     """A row as a record.
 
@@ -75,7 +80,7 @@ def record_of(row: Mapping[str, Any], texts: Sequence[str], number: int, where: 
     turns = [_turn(index, text, model) for index, text in enumerate(texts, 1)]
     return Record(
         schema=SCHEMA,
-        id=str(row["id"]) if row.get("id") is not None else f"{task.name if task else UNKNOWN}/{PUBLISHED}/{number}",
+        id=own_id(row) or f"{task.name if task else UNKNOWN}/{PUBLISHED}/{number}",
         source=source,
         query=str(row["query"]),
         gt=gold,

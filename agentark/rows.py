@@ -23,7 +23,7 @@ from msgspec import Struct
 from agentark import contamination, hub, jsonl
 from agentark.golds import TYPES, with_gold
 from agentark.labels import LABELS_SCHEMA
-from agentark.published import answer_type, record_of, split_response
+from agentark.published import answer_type, own_id, record_of, split_response
 from agentark.records import check_schema, file_sha256, read_records
 from agentark.steps import one_step
 from agentark.tasks import TASKS, Task, get_task
@@ -220,7 +220,7 @@ def questions(source: str | Path, flag: str, split: str = "train") -> Iterator[Q
 
 
 def _question(where: str, row: Row) -> Question:
-    id = None if row.get("id") is None else str(row["id"])
+    id = own_id(row)
     error = str(row["error"]) if row.get("error") else None
     known = kind_of(row, where)
     if known == "results":
@@ -320,7 +320,7 @@ def samples(source: str, flag: str, split: str = "train") -> list[Sample]:
         known = kind_of(row, where)
         ours = known in ("results", "labels")
         sample = _converted(where, row, Sample) if ours else _sample(where, row, source)
-        if sample.id in asked and row.get("id") is not None:
+        if sample.id in asked and own_id(row) is not None:
             if known == "questions":
                 first = asked[sample.id][0].rpartition(", ")[2]
                 raise UserError(f"{where}: id {sample.id!r} was {first}'s already")
@@ -350,8 +350,7 @@ def _sample(where: str, row: Row, source: str) -> Sample:
         sample = with_gold(bare, row, asked)
     except BadRow as error:
         raise UserError(f"{where}: {error}") from None
-    id = str(row["id"]) if row.get("id") is not None else f"prompt/{question_key(sample.query)}"
-    return msgspec.structs.replace(sample, id=id)
+    return msgspec.structs.replace(sample, id=own_id(row) or f"prompt/{question_key(sample.query)}")
 
 
 def queries(path: Path, flag: str) -> Iterator[tuple[str | None, str]]:

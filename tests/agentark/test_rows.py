@@ -143,6 +143,17 @@ def test_the_last_row_of_an_id_counts(readers: Readers, tmp_path: Path, reader: 
     assert len(readers[reader](path)) == len(expected)
 
 
+def test_blank_ids_are_none_and_zero_is_an_id(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        content(published("", query="A?"), published("", query="B?")) + b"\n" + content(published("x") | {"id": 0})
+    )
+    found = [one.id for one in rows.read_source(path, get_task("GSM8K")).records]
+    assert found == ["GSM8K/published/0", "GSM8K/published/1", "0"]
+    assert [one.id for one in rows.questions(path, "--x")] == [None, None, "0"]
+    assert [one.id for one in rows.samples(str(path), "--x")][2] == "0"
+
+
 def test_a_question_that_stands_twice_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(content(plain("1") | {"id": 1}, plain("2") | {"id": 0}) + b"\n" + content(plain("3") | {"id": 1}))
