@@ -1,4 +1,4 @@
-"""The one place that recognises a row, and reads files of every kind.
+"""Recognises a row of any kind, and reads files of all of them; nothing else does.
 
     results            {"schema", "id", "query", ..., "trajectory"}                     of inference.py
     labels             {"labels_schema", "id", "query", ..., "solutions", "labels"}     of label.py

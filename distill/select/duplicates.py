@@ -60,7 +60,7 @@ class EvaluationQuestions:
 
 
 def distinct(texts: Sequence[str], threshold: float, shingle: int) -> list[int]:
-    """Places of the texts that are no near-duplicate of an earlier kept one.
+    """Indices of the texts that are no near-duplicate of an earlier kept one.
 
     Args:
         threshold: estimated Jaccard similarity of shingles from which two texts are the same; 1: only equal ones.
@@ -76,13 +76,13 @@ def distinct(texts: Sequence[str], threshold: float, shingle: int) -> list[int]:
     kept: list[int] = []
     seen: set[tuple[str, ...]] = set()
     sketches: list[Any] = []
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         own = tokens(text)
         sketch = MinHash(num_perm=PERMUTATIONS)
         sketch.update_batch([" ".join(run).encode() for run in ngrams(own, shingle)])
         known = tuple(own) in seen
         if not known and (threshold >= 1 or all(sketch.jaccard(other) < threshold for other in sketches)):
-            kept.append(place)
+            kept.append(index)
             sketches.append(sketch)
             seen.add(tuple(own))
     return kept

@@ -53,7 +53,7 @@ def read_labelled(labels: Path, trajectories: Path | None = None) -> Labelled:
         raise UserError(f"--input {labels}: is not labelled; run python label.py --input {labels} first")
     manifest = manifest_of(labels)
     if not manifest.is_file():
-        raise UserError(f"--input {labels}: no {manifest.name} beside it, so nobody knows what was labelled")
+        raise UserError(f"--input {labels}: no {manifest.name} beside it, which says what was labelled")
     config, named = _manifest(manifest)
     path = trajectories or _place(Path(named["path"]), labels)
     if not path.is_file():
@@ -104,11 +104,10 @@ def _place(named: Path, labels: Path) -> Path:
 def _check_pair(labels: Path, record: Record | None, row: LabelRow) -> None:
     if record is None:
         raise UserError(f"--input {labels}: {row.id} is not in the trajectories; these labels are of another run")
-    solutions = {one.id: one for one in record.solutions}
-    for one in row.solutions:
-        found = solutions.get(one.id)
-        if found is None or record.text_of(found) != one.text:
+    texts = {solution.id: record.text_of(solution) for solution in record.solutions}
+    for solution in row.solutions:
+        if texts.get(solution.id) != solution.text:
             raise UserError(
-                f"--input {labels}: solution {one.id} of {row.id} has another text in the trajectories; "
+                f"--input {labels}: solution {solution.id} of {row.id} has another text in the trajectories; "
                 "these labels are of another run"
             )
