@@ -16,11 +16,11 @@ from agentark import answers, calibration, cli
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.engines.endpoints import endpoints_of
 from agentark.episode import Defaults
-from agentark.evaluation import Source, read_source
 from agentark.judge import LabelConfig, Labeller, NoEngine, label_row, load_prompts
 from agentark.labels import Answered, answered, read_labels, summary
 from agentark.lock import RunLock
 from agentark.records import Store, now
+from agentark.rows import Source, read_source
 from agentark.runner import session
 from agentark.tasks import Task, get_task
 from agentark.types import MethodInfo, UserError, digest
@@ -89,8 +89,6 @@ def select(args: Namespace, source: Source) -> tuple[list[Answered], int]:
         questions = calibration.with_probes(questions, calibration.load_adversarial())
     wanted = source.records[args.start : args.end]
     by_id = {question.id: question for question in questions}
-    if len(by_id) < len(questions):
-        raise UserError(f"--input {args.input}: {len(questions) - len(by_id)} rows have the id of another one")
     chosen = [by_id[record.id] for record in wanted if record.id in by_id]
     if not chosen:
         raise UserError(f"--input {args.input}: no row to label from --start {args.start} to --end {args.end}")

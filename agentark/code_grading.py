@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from agentark import answers, metrics
-from agentark.evaluation import Attempt, Graded, failed, figure, grade
+from agentark.evaluation import Attempt, Graded, figure, grade
 from agentark.tasks import Task
 from agentark.types import Sample, UserError
 
@@ -83,7 +83,7 @@ async def _grade_all(task: Task, given: Sequence[Attempt], run: CodeRun) -> tupl
 
     async def one(attempt: Attempt) -> tuple[Graded, str | None]:
         if attempt.text is None:
-            return failed(task, attempt), None
+            return grade(task, attempt), None
         code = code_of(attempt.sample, attempt.text)
         if code is None:
             return grade(task, attempt, answer=None, correct=None, figures={"pass@1": 0.0}), None

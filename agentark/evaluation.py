@@ -18,9 +18,10 @@ from msgspec import Struct
 
 from agentark import answers, metrics, stats
 from agentark.config import nearest
-from agentark.files import json_of, manifest_of, write_atomically
-from agentark.published import PUBLISHED, read_published
-from agentark.records import decoded, read_records
+from agentark.files import write_atomically
+from agentark.jsonl import decoded
+from agentark.published import PUBLISHED
+from agentark.rows import Source
 from agentark.tasks import Task
 from agentark.types import Record, Sample, Solution, UserError, merged
 
@@ -69,66 +70,7 @@ class Graded(Struct, frozen=True, kw_only=True):
     """What else an evaluation has to say about this answer."""
 
 
-class Source(Struct, frozen=True):
-    """A results file, read."""
-
-    path: Path
-    sha256: str
-    records: list[Record]
-    manifest: dict[str, Any]
-    """Of the run that wrote it; empty where there is none."""
-
-    @property
-    def manifest_path(self) -> Path:
-        return manifest_of(self.path)
-
-
-# ---------------------------------------------------------------- reading
-
-
-def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
-    """A results file of ours or of the published code.
-
-    Args:
-        flag: that named it.
-
-    Raises:
-        UserError: missing, empty, of another dataset, without a gold answer in some row, or without any answer.
-    """
-    if not path.is_file():
-        raise UserError(f"{flag} {path}: no such file")
-    content = path.read_bytes()
-    if not content.strip():
-        raise UserError(f"{flag} {path}: the file is empty")
-    records = list(read_records(path)) if _is_ours(content) else read_published(path, task)
-    foreign = [record for record in records if record.source.casefold() != task.name.casefold()]
-    if foreign:
-        raise UserError(
-            f"{flag} {path}: holds {len(foreign)} rows of {foreign[0].source}, not of {task.name} "
-            f"(the first: {foreign[0].id}); give --dataset_name {foreign[0].source}"
-        )
-    bare = [record for record in records if not (record.gt.strip() or record.references)]
-    if bare:
-        raise UserError(f"{flag} {path}: {len(bare)} rows have no gold answer (the first: {bare[0].id})")
-    if not any(record.error is None and record.solutions for record in records):
-        errors = sum(record.error is not None for record in records)
-        raise UserError(f"{flag} {path}: none of its {len(records)} rows has a solution ({errors} carry an error)")
-    manifest = manifest_of(path)
-    return Source(
-        path,
-        hashlib.sha256(content).hexdigest(),
-        records,
-        json_of(manifest) if manifest.is_file() else {},
-    )
-
-
-def _is_ours(content: bytes) -> bool:
-    """Whether the first row is a record (they carry a schema number) and not a row of other code."""
-    first = content.lstrip().split(b"\n", 1)[0]
-    with suppress(msgspec.DecodeError):
-        row = msgspec.json.decode(first)
-        return isinstance(row, dict) and "schema" in row
-    return True  # the record reader names the row
+# ---------------------------------------------------------------- what is graded
 
 
 def graded_solutions(record: Record) -> list[Solution]:
@@ -165,7 +107,7 @@ def grade_accuracy(task: Task, given: Sequence[Attempt]) -> list[Graded]:
     graded = []
     for attempt in given:
         if attempt.text is None:
-            graded.append(failed(task, attempt))
+            graded.append(grade(task, attempt))
             continue
         score = next(scores)
         found = answers.extract(attempt.text, attempt.sample.answer_type, attempt.sample.choices)
@@ -207,7 +149,7 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
     graded = []
     for attempt, text, similarity in zip(given, said, bert, strict=True):
         if attempt.text is None:
-            graded.append(failed(task, attempt))
+            graded.append(grade(task, attempt))
             continue
         references = attempt.sample.golds
         reply = (answers.visible(attempt.text) or "").strip()
@@ -260,39 +202,25 @@ def grade(
     task: Task,
     attempt: Attempt,
     *,
-    answer: str | None,
-    correct: bool | None,
-    figures: Mapping[str, float | None],
+    answer: str | None = None,
+    correct: bool | None = None,
+    figures: Mapping[str, float | None] | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> Graded:
-    """The grade of an attempt that has a reply; `correct` None: it holds no answer."""
+    """The grade of an attempt: an error without a reply, unanswered where `correct` is None."""
+    verdict: Verdict = "unanswered" if correct is None else "correct" if correct else "wrong"
     return Graded(
         id=attempt.sample.id,
         number=attempt.number,
         metric=task.metric,
-        verdict="unanswered" if correct is None else "correct" if correct else "wrong",
+        verdict="error" if attempt.text is None else verdict,
         answer=answer,
         gt=attempt.sample.gt,
-        figures=dict(figures),
-        truncated=attempt.truncated,
-        tag=attempt.sample.tag,
-        info=dict(info or {}),
-    )
-
-
-def failed(task: Task, attempt: Attempt) -> Graded:
-    """The grade of an attempt without a reply."""
-    return Graded(
-        id=attempt.sample.id,
-        number=attempt.number,
-        metric=task.metric,
-        verdict="error",
-        answer=None,
-        gt=attempt.sample.gt,
-        figures={},
+        figures=dict(figures or {}),
         truncated=attempt.truncated,
         tag=attempt.sample.tag,
         error=attempt.error,
+        info=dict(info or {}),
     )
 
 

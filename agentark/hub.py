@@ -1,10 +1,13 @@
-"""Whether the hub is there: asked once, because its client retries for a minute where there is no network."""
+"""Datasets and models of the hub. Asked once whether it answers: its client retries for a minute without network."""
 
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from agentark.types import UserError
 
 TIMEOUT = 5.0
 """Seconds the hub may take to say that it is there; a machine without network must not wait for retries."""
@@ -22,8 +25,24 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
+def asked_once(settings: Any, endpoint: str) -> Iterator[None]:
+    """Meanwhile, the cache is read at once where the hub does not answer.
+
+    Args:
+        settings: of the client: datasets.config or huggingface_hub.constants.
+        endpoint: name of the setting that holds the hub's address.
+    """
+    before = settings.HF_HUB_OFFLINE
+    settings.HF_HUB_OFFLINE = before or not answers(getattr(settings, endpoint))
+    try:
+        yield
+    finally:
+        settings.HF_HUB_OFFLINE = before
+
+
+@contextmanager
 def offline_unless_reachable(model: str) -> Iterator[None]:
-    """While loading a model: read from the cache at once where the hub does not answer; folders need neither.
+    """`asked_once` while a model is loaded; a folder needs no hub.
 
     Raises:
         OSError: it is not in the cache, and the hub does not answer.
@@ -33,13 +52,26 @@ def offline_unless_reachable(model: str) -> Iterator[None]:
     if Path(model).is_dir():
         yield
         return
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not answers(constants.ENDPOINT)
+    with asked_once(constants, "ENDPOINT"):
+        try:
+            yield
+        except OSError:
+            if constants.HF_HUB_OFFLINE:
+                raise OSError("neither a folder nor in the local cache, and the hub does not answer") from None
+            raise
+
+
+def rows(name: str, flag: str, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset. Raises UserError: no such dataset or split, or it cannot be reached."""
+    import datasets
+
+    if name.count("/") != 1:
+        raise UserError(f"{flag} {name}: neither a file nor a dataset on the hub (organisation/name)")
     try:
-        yield
-    except OSError:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("neither a folder nor in the local cache, and the hub does not answer") from None
-        raise
-    finally:
-        constants.HF_HUB_OFFLINE = before
+        with asked_once(datasets.config, "HF_ENDPOINT"):
+            found = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise UserError(
+            f"{flag} {name}: no such file, and not on the hub ({' '.join(str(error).split()):.200})"
+        ) from None
+    yield from found

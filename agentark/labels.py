@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from agentark.records import decoded, natural
-from agentark.types import Record, Sample, Solution, TokenStats, Turn, UserError
+from agentark.jsonl import lines
+from agentark.records import check_schema, natural
+from agentark.types import Record, Sample, Solution, TokenStats, Turn
 
 LABELS_SCHEMA = 1
 """Version of the rows (they carry no `schema`, which is what marks a trajectory record)."""
@@ -139,10 +141,11 @@ def read_labels(path: Path) -> Iterator[LabelRow]:
     Raises:
         UserError: no such file, or a row that is none.
     """
+    decoder = msgspec.json.Decoder(LabelRow)
     rows: dict[str, LabelRow] = {}
-    for number, row in enumerate(decoded(path, LabelRow, "a labelled row"), 1):
-        if row.labels_schema != LABELS_SCHEMA:
-            raise UserError(f"{path}, row {number}: labels_schema {row.labels_schema}; this reads {LABELS_SCHEMA}")
+    for line in lines(path):
+        row = line.decode(decoder, "a labelled row")
+        check_schema(line.where, "labels_schema", row.labels_schema, LABELS_SCHEMA)
         rows[row.id] = row
     yield from rows.values()
 

@@ -1,4 +1,4 @@
-"""Reading rows that other code wrote: results of the published code, and labelled solutions.
+"""Rows of the published code as records.
 
 The published code writes `{"query", "gt", "response", ...}`, its solutions in one string under headings:
 
@@ -14,13 +14,12 @@ reasons, most token counts) stays empty: `method.name` is then `published`.
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from agentark import answers
-from agentark.tasks import Task
+from agentark.golds import answer_in, type_of
+from agentark.tasks import TASKS, Task, get_task
 from agentark.types import (
     SCHEMA,
     AnswerType,
@@ -35,6 +34,8 @@ from agentark.types import (
 
 PUBLISHED = "published"
 """Method name of records made from rows of other code."""
+UNKNOWN = "unknown"
+"""Source of a row that nobody has graded and that does not say its own."""
 
 _HEADINGS = (
     re.compile(r"^[ \t]*={3,}[ \t]*Solution[ \t]+\d+[ \t]*={3,}[ \t]*$", re.M),
@@ -51,66 +52,48 @@ def split_response(response: str) -> list[str]:
     return [response.strip()] if response.strip() else []
 
 
-def read_published(path: Path, task: Task) -> list[Record]:
-    """The rows of a file as records of `task`.
+def own_id(row: Mapping[str, Any]) -> str | None:
+    """What a row says its id is; 0 is one, and blank is none."""
+    return None if row.get("id") in (None, "") else str(row["id"])
+
+
+def record_of(row: Mapping[str, Any], texts: Sequence[str], number: int, where: str, task: Task | None) -> Record:
+    """A row as a record.
+
+    Args:
+        texts: of its solutions.
+        number: of the row, from 0.
+        where: it stands, for error messages.
+        task: whose questions these are; None: what the row itself says.
 
     Raises:
-        UserError: a row that is no JSON object, or lacks query, gold answer or both response and solutions.
+        UserError: no question or no gold answer.
     """
-    records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}, row {number}: not valid JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, row {number}: expected an object, found a {type(row).__name__}")
-        records.append(_record(row, number, path, task))
-    return records
-
-
-def _record(row: Mapping[str, Any], number: int, path: Path, task: Task) -> Record:
     missing = [key for key in ("query", "gt") if not isinstance(row.get(key), str | int | float)]
     if missing:
-        raise UserError(f"{path}, row {number}: no {missing[0]!r}; neither a record nor a row of the published code")
-    gold = _gold(str(row["gt"]))
-    texts = _texts(row)
+        raise UserError(f"{where}: no {missing[0]!r}; neither a record nor a row of the published code")
+    source = str(row.get("source") or (task.name if task else UNKNOWN))
+    if task is None and source in TASKS:
+        task = get_task(source)
+    gold = answer_in(str(row["gt"]))
     model = str(row.get("model") or next(iter(row.get("token_stats") or {}), "unknown"))
     turns = [_turn(index, text, model) for index, text in enumerate(texts, 1)]
     return Record(
         schema=SCHEMA,
-        id=str(row.get("id") or f"{task.name}/{PUBLISHED}/{number - 1}"),
-        source=str(row.get("source") or task.name),
+        id=own_id(row) or f"{task.name if task else UNKNOWN}/{PUBLISHED}/{number}",
+        source=source,
         query=str(row["query"]),
         gt=gold,
         method=MethodInfo(PUBLISHED, "", {}),
         model=model,
         guarantee="engine",
-        answer_type=_answer_type(task, gold),
+        answer_type=answer_type(task, gold) if task else type_of(gold, str(row["query"]), row) or "text",
         tag=str(row["tag"]) if row.get("tag") else None,
         trajectory=turns,
         solutions=[Solution(id=index, agent=turn.agent, round=1, turn=turn.id) for index, turn in enumerate(turns, 1)],
         token_stats=_token_stats(row.get("token_stats")),
         error=str(row["error"]) if row.get("error") else None,
     )
-
-
-def _gold(text: str) -> str:
-    """The gold answer of a row whose `gt` may hold the whole worked solution, as GSM8K's and MATH's do."""
-    if "####" in text:
-        return text.rpartition("####")[2].strip()
-    boxed = answers.boxes(text)
-    return boxed[-1] if boxed else text.strip()
-
-
-def _texts(row: Mapping[str, Any]) -> Sequence[str]:
-    solutions = row.get("solutions")
-    if isinstance(solutions, list):
-        return [str(one["text"]) for one in solutions if isinstance(one, dict) and isinstance(one.get("text"), str)]
-    response = row.get("response")
-    return split_response(response) if isinstance(response, str) else []
 
 
 def _turn(index: int, text: str, model: str) -> Turn:
@@ -120,27 +103,17 @@ def _turn(index: int, text: str, model: str) -> Turn:
     )
 
 
-def _answer_type(task: Task, gold: str) -> AnswerType:
+def answer_type(task: Task, gold: str) -> AnswerType:
     """The published rows do not say; the task and the gold answer do."""
     if task.grader == "math":
         return "number" if re.fullmatch(r"-?[0-9.,/]+", gold) else "math"
     return "text" if task.kind == "software" else task.kind
 
 
-def _token_stats(stats: Any) -> dict[str, TokenStats]:
-    """Per model, where the row has them in the published form."""
+def _token_stats(used: Any) -> dict[str, TokenStats]:
+    """Per model, where the row has them in the published form, which does not know of a prefix cache."""
     try:
-        return msgspec.convert(
-            {
-                model: {
-                    "num_llm_calls": one.get("num_llm_calls", 0),
-                    "prompt_tokens": one.get("prompt_tokens", 0),
-                    "completion_tokens": one.get("completion_tokens", 0),
-                    "cached_tokens": None,
-                }
-                for model, one in (stats or {}).items()
-            },
-            dict[str, TokenStats],
-        )
-    except (AttributeError, msgspec.ValidationError):
+        stats = msgspec.convert(used or {}, dict[str, TokenStats])
+    except msgspec.ValidationError:
         return {}
+    return {model: msgspec.structs.replace(spent, cached_tokens=None) for model, spent in stats.items()}

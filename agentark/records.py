@@ -18,12 +18,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import msgspec
 from msgspec import Struct
 
 from agentark.files import manifest_of, write_atomically
+from agentark.jsonl import decoded, lines
 from agentark.types import (
     SCHEMA,
     Completion,
@@ -40,30 +41,6 @@ from agentark.types import (
 
 SYNC_SECONDS = 0.1
 logger = logging.getLogger(__name__)
-
-
-Row = TypeVar("Row")
-
-
-def decoded(path: Path, kind: type[Row], what: str, name: str | None = None) -> Iterator[Row]:
-    """The rows of a JSONL file, line by line.
-
-    Args:
-        kind: msgspec type of a row.
-        what: a row is, in the error message.
-        name: of the file there; default: its path.
-
-    Raises:
-        UserError: no such file, or a row of another kind, or one that is not UTF-8.
-    """
-    if not path.is_file():
-        raise UserError(f"{name or path}: no such file")
-    decoder = msgspec.json.Decoder(kind)
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            yield decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{name or path}, row {number}: not {what} ({error})") from None
 
 
 # ---------------------------------------------------------------- trajectories
@@ -147,33 +124,13 @@ class _Key(Struct):
 
 
 _key_decoder = msgspec.json.Decoder(_Key)
-_READERS: dict[int, msgspec.json.Decoder[Record]] = {SCHEMA: msgspec.json.Decoder(Record)}
-
-
-def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """(row number, byte offset, line) of every complete, non-empty line."""
-    offset = 0
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            if line.strip():
-                yield number, offset, line
-            offset += len(line)
-
-
-def _decode_key(path: Path, number: int, line: bytes) -> _Key:
-    try:
-        return _key_decoder.decode(line)
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path}, row {number}: not a record ({error})") from None
+_decoder = msgspec.json.Decoder(Record)
 
 
 def index(path: Path) -> dict[str, tuple[int, bool]]:
     """id -> (byte offset of its last row, whether that row is free of error)."""
-    return {
-        key.id: (offset, key.error is None)
-        for number, offset, line in _lines(path)
-        if (key := _decode_key(path, number, line))
-    }
+    keys = ((line.offset, line.decode(_key_decoder, "a record")) for line in lines(path))
+    return {key.id: (offset, key.error is None) for offset, key in keys}
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -182,19 +139,17 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         UserError: file missing, a row that is no record, or a schema this version cannot read.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such results file")
-    last = index(path)
-    for number, offset, line in _lines(path):
-        key = _decode_key(path, number, line)
-        if last[key.id][0] != offset:
-            continue
-        if key.schema not in _READERS:
-            raise UserError(f"{path}, row {number}: schema {key.schema}; this version reads {sorted(_READERS)}")
-        try:
-            yield _READERS[key.schema].decode(line)
-        except msgspec.ValidationError as error:
-            raise UserError(f"{path}, row {number}: {error}") from None
+    last = {offset for offset, _ in index(path).values()}
+    for line in lines(path):
+        if line.offset in last:
+            check_schema(line.where, "schema", _key_decoder.decode(line.content).schema, SCHEMA)
+            yield line.decode(_decoder, "a record")
+
+
+def check_schema(where: str, key: str, value: Any, known: int) -> None:
+    """Raises UserError when a row is of a version that this one cannot read."""
+    if value != known:
+        raise UserError(f"{where}: {key} {value!r}; this version reads [{known}]")
 
 
 # ---------------------------------------------------------------- writing
@@ -332,12 +287,7 @@ class Store:
                 (self.done if ok else self.failed).add(sample_id)
         if self.journal_path.exists():
             repair_tail(self.journal_path)
-            decoder = msgspec.json.Decoder(JournalEntry)
-            for number, _, line in _lines(self.journal_path):
-                try:
-                    entry = decoder.decode(line)
-                except msgspec.DecodeError as error:
-                    raise UserError(f"{self.journal_path}, row {number}: not a journal entry ({error})") from None
+            for entry in decoded(self.journal_path, JournalEntry, "a journal entry"):
                 if entry.sample not in self.done:
                     self._journalled.setdefault(entry.sample, {})[entry.turn] = entry
 
@@ -422,7 +372,8 @@ class Store:
         temporary.replace(self.path)
         unfinished = {sample_id for sample_id, (_, ok) in rows.items() if not ok}
         decoder = msgspec.json.Decoder(JournalEntry)
-        kept = [line for _, _, line in _lines(self.journal_path) if decoder.decode(line).sample in unfinished]
+        journal = (line.content for line in lines(self.journal_path))
+        kept = [line for line in journal if decoder.decode(line).sample in unfinished]
         if kept:
             write_atomically(self.journal_path, b"".join(kept))
         else:

@@ -19,9 +19,10 @@ from msgspec import structs
 from agentark import answers, cli, config, contamination, evaluation
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.episode import Defaults, gather
-from agentark.evaluation import INDEPENDENT, METRICS_SCHEMA, Attempt, Graded, Source
+from agentark.evaluation import INDEPENDENT, METRICS_SCHEMA, Attempt, Graded
 from agentark.lock import RunLock
 from agentark.records import Store, now
+from agentark.rows import Source, read_source
 from agentark.runner import session
 from agentark.tasks import Loaded, Task, get_task
 from agentark.types import Chat, Method, Outcome, Sample, UserError
@@ -102,7 +103,7 @@ def run(
         raise UserError(f"eval.{name} does not evaluate {task.name}; use python -m eval.{task.grader}_eval")
     failed = 0
     if args.input_file is not None:
-        source = evaluation.read_source(args.input_file, task)
+        source = read_source(args.input_file, task)
         folder, prefix = args.input_file.parent, f"{args.input_file.stem}.{name}."
         trained = contamination.seen_by_run(source.manifest_path)
         seen = contamination.check(
@@ -166,7 +167,7 @@ def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[...
             repeated = Repeated(method, args.num_samples)
             job = session(make_engine(lock), store, todo, order, repeated, info, label, defaults, provenance)
             failed = cli.run_async(job).failed
-    source = evaluation.read_source(path, task)
+    source = read_source(path, task)
     asked = {sample.id for sample in samples}
     chosen = [record for record in source.records if record.id in asked]
     return structs.replace(source, records=chosen), seen, failed

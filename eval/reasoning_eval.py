@@ -18,10 +18,11 @@ from tqdm import tqdm
 from agentark import cli, contamination, evaluation, reasoning
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.episode import Defaults
-from agentark.evaluation import METRICS_SCHEMA, Source
+from agentark.evaluation import METRICS_SCHEMA
 from agentark.lock import RunLock
 from agentark.reasoning import Items, Likelihood, Rubric, RubricJudge
 from agentark.records import Store, now, read_records
+from agentark.rows import Source, read_source
 from agentark.runner import session
 from agentark.tasks import get_task
 from agentark.types import MethodInfo, Record, UserError
@@ -87,7 +88,7 @@ def judged(
 def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     args = parse(argv)
     task = get_task(args.dataset_name)
-    source = evaluation.read_source(args.input_file, task)
+    source = read_source(args.input_file, task)
     records = source.records[: args.max_samples]
     items = reasoning.items_of(records, args.solutions)
     folder, prefix = args.input_file.parent, f"{args.input_file.stem}.{NAME}."

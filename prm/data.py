@@ -11,8 +11,6 @@ from msgspec import Struct
 from agentark.files import file_sha256
 from agentark.types import UserError
 from prm.reading import IGNORED, Solved, StepLabel, solutions
-from prm.reading import question_key as question_key
-from prm.reading import read as read
 from prm.steps import Encoded, StepCodec, TooLong
 
 Overlong = Literal["cut", "drop"]

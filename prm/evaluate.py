@@ -14,6 +14,7 @@ import json
 import random
 import re
 import sys
+from codecs import BOM_UTF8
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,14 +22,13 @@ from typing import Any
 
 import msgspec
 
-from agentark import answers, cli
+from agentark import answers, cli, hub, jsonl
 from agentark.files import write_atomically
+from agentark.rows import Question, questions
 from agentark.stats import mean_and_se
 from agentark.steps import one_step
 from agentark.types import UserError
 from prm.figures import THRESHOLD, f1
-from prm.reading import read
-from prm.rows import Question, questions
 from prm.score import AGGREGATES, Scorer, best, fitting_steps
 
 HUB = {
@@ -44,7 +44,7 @@ def benchmark_rows(name: str, data_dir: Path | None) -> dict[str, list[Row]]:
     """Split -> rows, from files whose names begin with the benchmark's, else from the hub."""
     if data_dir is None:
         source, splits = HUB[name]
-        return {split: [dict(row) for _, row in read(source, f"--benchmark {name}", split)] for split in splits}
+        return {split: list(hub.rows(source, f"--benchmark {name}", split)) for split in splits}
     files = sorted(data_dir.glob(f"{name}*.json*"))
     if not files:
         raise UserError(f"--data_dir {data_dir}: no file {name}*.jsonl or {name}*.json in it")
@@ -52,13 +52,13 @@ def benchmark_rows(name: str, data_dir: Path | None) -> dict[str, list[Row]]:
 
 
 def _rows(path: Path) -> list[Row]:
-    text = path.read_bytes()
+    content = path.read_bytes()
+    if not content.lstrip(BOM_UTF8 + b" \t\r\n").startswith(b"["):
+        return [row for _, row in jsonl.objects(content, str(path))]
     try:
-        whole = text.lstrip().startswith(b"[")
-        listed = json.loads(text) if whole else [json.loads(one) for one in text.splitlines() if one.strip()]
+        return list(json.loads(content.decode("utf-8-sig")))
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    return list(listed)
+        raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
 def _field(row: Row, key: str, kind: type, where: str) -> Any:
@@ -236,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
         for split, rows in benchmark_rows(name, args.data_dir).items():
             report[f"{name} {split}"] = BENCHMARKS[name](scorer, rows, f"{name} {split}")
     if args.input is not None:
-        asked = list(questions(args.input, "--input"))
+        asked = [question for question in questions(args.input, "--input") if question.error is None]
         report["best of n"] = best_of_n(scorer, asked)
         report["probes"] = probe(scorer, asked, args.max_probes, args.seed)
     output = args.output or args.prm / "evaluation.json"

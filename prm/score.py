@@ -19,8 +19,8 @@ import msgspec
 from agentark import cli
 from agentark.engines.vllm import CPU_ENVIRONMENT
 from agentark.files import write_atomically
+from agentark.rows import Question, questions
 from agentark.types import UserError
-from prm.rows import Question, questions
 from prm.steps import Encoded, Response, StepCodec, TooLong
 
 AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
@@ -182,7 +182,7 @@ def scored_row(question: Question, scores: Sequence[Sequence[float] | None]) -> 
     ]
     chosen = {name: best(scores, name) for name in AGGREGATES}
     ids = {name: None if place is None else question.candidates[place].id for name, place in chosen.items()}
-    return {"id": question.id, "scores": listed, "best": ids}
+    return {"id": question.name, "scores": listed, "best": ids}
 
 
 def parse(argv: list[str] | None) -> Any:
@@ -197,7 +197,7 @@ def parse(argv: list[str] | None) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    asked = list(questions(args.input, "--input"))
+    asked = [question for question in questions(args.input, "--input") if question.error is None]
     if args.engine == "vllm":
         codec = StepCodec.load(args.prm)
         score: Score = partial(vllm_scores, args.prm)

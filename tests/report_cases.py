@@ -14,9 +14,9 @@ import inference
 import label
 from agentark import cli
 from agentark.engines.choose import Choice
+from agentark.rows import questions
 from agentark.types import Message, SamplingParams, digest
 from eval import math_eval
-from prm.rows import questions
 from prm.score import scored_row
 
 BASE, STUDENT = "org/base", "student-rsft"

@@ -168,10 +168,10 @@ def test_missing_flags_and_engines_are_one_line(tmp_path: Path) -> None:
 
 def test_broken_data_is_named_by_row(run: Run, tmp_path: Path) -> None:
     (tmp_path / "gsm8k_test.jsonl").write_text('{"question": "a", "answer": "#### 1"}\n{"answer": "#### 2"}\n')
-    with pytest.raises(UserError, match=r"gsm8k_test.jsonl: row 2: .*question"):
+    with pytest.raises(UserError, match=r"gsm8k_test.jsonl, row 2: .*question"):
         run(data_dir=tmp_path)
     (tmp_path / "gsm8k_test.jsonl").write_text('{"question": "a", "answer": "#### 1"}\n{"question": \n')
-    with pytest.raises(UserError, match=r"gsm8k_test.jsonl: row 2: not valid JSON"):
+    with pytest.raises(UserError, match=r"gsm8k_test.jsonl, row 2: not valid JSON"):
         run(data_dir=tmp_path)
 
 

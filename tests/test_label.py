@@ -21,8 +21,8 @@ import inference
 import label
 from agentark.engines.choose import Choice
 from agentark.labels import LabelRow, read_labels
-from agentark.published import read_published
 from agentark.records import JournalEntry, index
+from agentark.rows import records
 from agentark.tasks import get_task
 from agentark.types import EngineFault, RunError, UserError, digest
 
@@ -251,7 +251,6 @@ def test_bad_input_is_one_line(run: Run, extra: tuple[str, ...], flags: dict[str
         ("{", "row 1"),
         ('{"query": "q", "gt": "1"}\n', "none of its 1 rows has a solution"),
         ('{"query": "q", "gt": "1", "response": "Solution 1: 2"}\n{"query": "q", "gt": "1"}\n', "has no solutions"),
-        ('{"query": "q", "gt": "1", "response": "a", "id": "x"}\n' * 2, "1 rows have the id of another one"),
         ('{"query": "q", "response": "Solution 1: 2"}\n', "row 1: no 'gt'"),
     ],
 )
@@ -285,9 +284,9 @@ def test_files_of_the_published_code_are_read(run: Run, tmp_path: Path) -> None:
 
 def test_labelled_files_can_be_read_like_published_ones(run: Run, infer: Path) -> None:
     run()
-    records = read_published(labelled(infer), get_task("GSM8K"))
-    assert [record.id for record in records] == [f"GSM8K/test/{k}" for k in range(3)]
-    assert records[0].text_of(records[0].solutions[0]) == RIGHT
+    found = list(records(labelled(infer), get_task("GSM8K"), "--input"))
+    assert [record.id for record in found] == [f"GSM8K/test/{k}" for k in range(3)]
+    assert found[0].text_of(found[0].solutions[0]) == RIGHT
 
 
 def test_calibration_writes_a_card(run: Run, infer: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,9 +18,9 @@ import msgspec
 from msgspec import Struct
 from pydantic import Field
 
-from agentark import answers, metrics
+from agentark import answers, jsonl, metrics
 from agentark.config import Config, nearest
-from agentark.hub import answers as hub_answers
+from agentark.hub import asked_once
 from agentark.types import ANSWER_LINE, Kind, Sample, UserError, digest
 
 _log = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ class Task(Struct, frozen=True, kw_only=True):
             nowhere("not there for this split")
         files = None if hub.urls is None else {split: hub.urls[split]}
         try:
-            with _offline_unless_reachable(hub, datasets):
+            with contextlib.nullcontext() if hub.urls else asked_once(datasets.config, "HF_ENDPOINT"):
                 parts = [
                     datasets.load_dataset(hub.path, config, split=split, data_files=files, revision=hub.revision)
                     for config in hub.configs
@@ -254,9 +254,9 @@ class Task(Struct, frozen=True, kw_only=True):
                     seen[sample.id] = number
                     yield sample
             except BadRow as error:
-                raise UserError(f"{origin}: row {number}: {error}") from None
+                raise UserError(f"{origin}, row {number}: {error}") from None
             except (AttributeError, KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{origin}: row {number}: not in {self.name}'s schema ({error!r:.100})") from None
+                raise UserError(f"{origin}, row {number}: not in {self.name}'s schema ({error!r:.100})") from None
 
     def score(self, sample: Sample, text: str) -> float | None:
         """The task's metric of one reply, in [0, 1]; None when it holds no answer or the task isn't graded. Blocks."""
@@ -369,7 +369,7 @@ def _file_rows(content: bytes, path: Path) -> Iterator[tuple[int, Row]]:
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{path}: not a gzip file ({error})") from None
     is_csv = path.name.removesuffix(".gz").endswith(".csv")
-    return _csv_rows(content, str(path)) if is_csv else _json_lines(content, str(path))
+    return _csv_rows(content, str(path)) if is_csv else jsonl.objects(content, str(path))
 
 
 def _csv_rows(content: bytes, origin: str) -> Iterator[tuple[int, Row]]:
@@ -382,35 +382,7 @@ def _csv_rows(content: bytes, origin: str) -> Iterator[tuple[int, Row]]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise UserError(f"{origin}: row {reader.line_num}: not as many fields as the header has")
+                raise UserError(f"{origin}, row {reader.line_num}: not as many fields as the header has")
             yield reader.line_num, row
     except csv.Error as error:
-        raise UserError(f"{origin}: row {reader.line_num}: not valid CSV ({error})") from None
-
-
-def _json_lines(content: bytes, origin: str) -> Iterator[tuple[int, Row]]:
-    """(1-based line number, row) of JSON lines; blank lines are skipped, any line ending will do."""
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{origin}: row {number}: not valid JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{origin}: row {number}: expected a JSON object, found {line[:40].decode(errors='replace')}"
-            )
-        yield number, row
-
-
-@contextlib.contextmanager
-def _offline_unless_reachable(hub: Hub, datasets: Any) -> Iterator[None]:
-    """Ask the hub once; when it does not answer, read from the cache at once instead of retrying for long."""
-    was_offline = datasets.config.HF_HUB_OFFLINE
-    if not was_offline and hub.urls is None and not hub_answers(f"{datasets.config.HF_ENDPOINT}/datasets/{hub.path}"):
-        datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = was_offline
+        raise UserError(f"{origin}, row {reader.line_num}: not valid CSV ({error})") from None

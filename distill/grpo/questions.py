@@ -1,32 +1,22 @@
 """Questions for reinforcement learning: read, rendered for the policy, fitted into its context.
 
-A question is a Sample: whatever was labelled, run or listed as a task is asked here with the same words as there. Rows
-that are read, told apart by their keys:
-
-    labelled    of label.py, or of the published code {"query", "gt", "solutions"}
-    results     of inference.py (they carry `schema`)
-    plain       {"query" | "question" | "problem" | "prompt", "gt" | "answer", "id"?, "answer_type"?, "instruction"?}
-
-The gold answer stays in the row and never gets into a prompt.
+A question is a Sample: whatever was labelled, run or listed as a task is asked here with the same words as there.
+agentark/rows.py reads files and hub sets of every kind. The gold answer stays in the row and never gets into a prompt.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from agentark import answers, contamination
+from agentark import contamination
 from agentark.engines.prompt import Prompter
 from agentark.files import json_of
-from agentark.labels import read_labels
-from agentark.records import read_records
+from agentark.rows import samples
 from agentark.tasks import TASKS, Task, get_task
 from agentark.types import AnswerType, Sample, UserError, message
-from prm.data import question_key, read
 
-QUERY = ("query", "question", "problem", "prompt")
-GOLD = ("gt", "answer", "solution")
 GRADED_LIKE: Mapping[AnswerType, str] = {"number": "GSM8K", "math": "MATH", "choice": "MMLU", "text": "HotpotQA"}
 """Whose grader checks answers of questions that belong to no task."""
 
@@ -84,43 +74,9 @@ def _of(name: str, split: str | None, data_dir: str | None, flag: str, held_out:
         task = get_task(name)
         wanted = split or (task.eval_split if held_out or "train" not in task.splits else "train")
         return task.load(wanted, Path(data_dir) if data_dir else None).samples
-    path = Path(name)
-    if not path.is_file() and "/" not in name:
+    if not Path(name).is_file() and "/" not in name:
         raise UserError(f"{flag} {name}: neither a file nor a task ({', '.join(TASKS)}) nor a hub set")
-    if path.is_file():
-        _, first = next(iter(read(name, flag)), (name, None))
-        if first is None:
-            raise UserError(f"{flag} {name}: the file is empty")
-        if "labels_schema" in first:
-            return [row.sample() for row in read_labels(path)]
-        if "schema" in first:
-            return [record.sample() for record in read_records(path)]
-    return _plain(name, flag, split or "train")
-
-
-def _plain(name: str, flag: str, split: str) -> Iterator[Sample]:
-    for where, row in read(name, flag, split):
-        query = next((row[key] for key in QUERY if isinstance(row.get(key), str)), None)
-        if query is None:
-            raise UserError(f"{where}: no question in it (one of {', '.join(QUERY)}); its keys are {', '.join(row)}")
-        gold = next((row[key] for key in GOLD if isinstance(row.get(key), str | int | float)), "")
-        kind = row.get("answer_type") or _kind(str(gold))
-        if kind not in GRADED_LIKE:
-            raise UserError(f"{where}: answer_type {kind!r} (known: {', '.join(GRADED_LIKE)})")
-        yield Sample(
-            id=str(row.get("id") or f"prompt/{question_key(query)}"),  # as in prm/data.py
-            source=str(row.get("source") or name),
-            query=query,
-            gt=answers.normalize(str(gold), kind) if str(gold).strip() else "",
-            answer_type=kind,
-            instruction=str(row.get("instruction") or ""),
-            choices=tuple(row["choices"]) if row.get("choices") else None,
-        )
-
-
-def _kind(gold: str) -> AnswerType:
-    """Of a gold answer that does not say: a number where it reads as one, else text."""
-    return "number" if answers.normalize(gold, "number").lstrip("-").replace(".", "", 1).isdigit() else "text"
+    return samples(name, flag, split or "train")
 
 
 def questions_of_prm(folder: Path) -> list[Sample]:

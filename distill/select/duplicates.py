@@ -1,16 +1,13 @@
 """Texts that are too much alike: evaluation questions among the training ones, and solutions written twice."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from agentark.rows import queries
 from agentark.types import UserError
 
-QUESTION_KEYS = ("query", "question", "problem")
-"""Under which rows of evaluation files hold their question."""
 PERMUTATIONS = 128
 """Of a MinHash: the error of a similarity is about 1/sqrt of it."""
 
@@ -47,9 +44,9 @@ class EvaluationQuestions:
         self.ids: set[str] = set()
         self.exact: set[tuple[str, ...]] = set()
         self.runs: set[tuple[str, ...]] = set()
-        for row, question in ((row, text) for path in files for row, text in _questions(path)):
-            if isinstance(row.get("id"), str):
-                self.ids.add(row["id"])
+        for id, question in (row for path in files for row in queries(path, "--contamination")):
+            if id is not None:
+                self.ids.add(id)
             self.exact.add(tuple(tokens(question)))
             if n and len(words(question)) >= n:
                 self.runs |= ngrams(words(question), n)
@@ -60,22 +57,6 @@ class EvaluationQuestions:
             return "exact"
         own = words(query)
         return "ngram" if self.n and len(own) >= self.n and ngrams(own, self.n) & self.runs else None
-
-
-def _questions(path: Path) -> Iterable[tuple[dict[str, Any], str]]:
-    if not path.is_file():
-        raise UserError(f"--contamination {path}: no such file")
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = msgspec.json.decode(line)
-        except msgspec.DecodeError as error:
-            raise UserError(f"--contamination {path}, row {number}: not JSON ({error})") from None
-        found = [row[key] for key in QUESTION_KEYS if isinstance(row, dict) and isinstance(row.get(key), str)]
-        if not found:
-            raise UserError(f"--contamination {path}, row {number}: no text under {', '.join(QUESTION_KEYS)}")
-        yield row, found[0]
 
 
 def distinct(texts: Sequence[str], threshold: float, shingle: int) -> list[int]:

@@ -7,12 +7,11 @@ file and its hash: verdicts are never put on another run's text.
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from agentark.evaluation import read_source
 from agentark.files import file_sha256, json_of, manifest_of
 from agentark.labels import LabelRow, read_labels
+from agentark.rows import kind, read_source
 from agentark.tasks import Task, get_task
 from agentark.types import Record, UserError
 
@@ -49,10 +48,11 @@ def read_labelled(labels: Path, trajectories: Path | None = None) -> Labelled:
         UserError: not labelled, no manifest, a results file that is missing or is not the labelled one, or rows that
             don't belong together.
     """
-    _check_labelled(labels)
+    if kind(labels, "--input") != "labels":
+        raise UserError(f"--input {labels}: is not labelled; run python label.py --input {labels} first")
     manifest = manifest_of(labels)
     if not manifest.is_file():
-        raise UserError(f"--input {labels}: no {manifest.name} beside it, so nobody knows what was labelled")
+        raise UserError(f"--input {labels}: no {manifest.name} beside it, which says what was labelled")
     config, named = _manifest(manifest)
     path = trajectories or _place(Path(named["path"]), labels)
     if not path.is_file():
@@ -83,22 +83,6 @@ def read_labelled(labels: Path, trajectories: Path | None = None) -> Labelled:
     )
 
 
-def _check_labelled(path: Path) -> None:
-    """Raises UserError when the file is missing, empty, or a results file without labels."""
-    if not path.is_file():
-        raise UserError(f"--input {path}: no such labelled file")
-    with path.open("rb") as stream:
-        first = next((line for line in stream if line.strip()), b"")
-    if not first:
-        raise UserError(f"--input {path}: the file is empty")
-    try:
-        row = msgspec.json.decode(first)
-    except msgspec.DecodeError as error:
-        raise UserError(f"--input {path}, row 1: not JSON ({error})") from None
-    if not isinstance(row, dict) or "labels" not in row:
-        raise UserError(f"--input {path}: is not labelled; run python label.py --input {path} first")
-
-
 def _manifest(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """(configuration of the labelling, its latest input: path and sha256)."""
     manifest = json_of(path)
@@ -119,11 +103,10 @@ def _place(named: Path, labels: Path) -> Path:
 def _check_pair(labels: Path, record: Record | None, row: LabelRow) -> None:
     if record is None:
         raise UserError(f"--input {labels}: {row.id} is not in the trajectories; these labels are of another run")
-    solutions = {solution.id: solution for solution in record.solutions}
-    for labelled in row.solutions:
-        solution = solutions.get(labelled.id)
-        if solution is None or record.text_of(solution) != labelled.text:
+    texts = {solution.id: record.text_of(solution) for solution in record.solutions}
+    for solution in row.solutions:
+        if texts.get(solution.id) != solution.text:
             raise UserError(
-                f"--input {labels}: solution {labelled.id} of {row.id} has another text in the trajectories; "
+                f"--input {labels}: solution {solution.id} of {row.id} has another text in the trajectories; "
                 "these labels are of another run"
             )

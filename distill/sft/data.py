@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from agentark import chat_template
-from agentark.records import decoded
+from agentark.jsonl import decoded
 from agentark.types import UserError
 
 

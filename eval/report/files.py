@@ -4,7 +4,7 @@ Nothing here fails on a file that is none of ours; a file that claims to be ours
 the report names.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import msgspec
 from msgspec import Struct, field
 
 from agentark.files import file_sha256, json_of, manifest_of
+from agentark.jsonl import objects
+from agentark.rows import kind_of
 from agentark.types import UserError
 
 MARKER = "agentark-report.json"
@@ -66,6 +68,8 @@ def find(folders: Sequence[Path]) -> Found:
         for path in sorted(_files(folder)):
             try:
                 _sort(path, found)
+            except UserError as error:
+                found.problems.append(str(error))
             except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 found.problems.append(f"{path}: cannot be read ({' '.join(str(error).split()):.200})")
     return found
@@ -92,13 +96,10 @@ def _sort(path: Path, found: Found) -> None:
     if name == CURVES:
         found.curves.append(path)
     elif path.suffix == ".jsonl":
-        first = _first_row(path)
-        if "trajectory" in first and "schema" in first:
-            found.results.append(path)
-        elif "labels_schema" in first:
-            found.labels.append(path)
-        elif "scores" in first and "best" in first:
-            found.scores.append(path)
+        listed = {"results": found.results, "published": found.results, "labels": found.labels, "scores": found.scores}
+        kind = next((kind_of(row, f"{path}, row {number}") for number, row in objects(path, str(path))), None)
+        if kind in listed:
+            listed[kind].append(path)
     elif name.endswith(".card.json"):
         found.cards.append(path)
     elif name.endswith(METRICS):
@@ -111,16 +112,6 @@ def _sort(path: Path, found: Found) -> None:
         content = msgspec.json.decode(path.read_bytes())
         if isinstance(content, dict) and ("train_ids" in content or "counts" in content):
             found.manifests.append(path)
-
-
-def _first_row(path: Path) -> Mapping[str, Any]:
-    """The first line as an object; empty where it is none. A line of any length is read whole."""
-    with path.open("rb") as stream:
-        for line in stream:
-            if line.strip():
-                row = msgspec.json.decode(line)
-                return row if isinstance(row, dict) else {}
-    return {}
 
 
 def sessions(path: Path) -> list[dict[str, Any]]:

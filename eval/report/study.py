@@ -11,7 +11,8 @@ from agentark import contamination
 from agentark.evaluation import Graded, read_graded
 from agentark.files import file_sha256, json_of, manifest_of
 from agentark.labels import LabelRow, read_labels
-from agentark.records import read_records
+from agentark.rows import records
+from agentark.tasks import TASKS, Task, get_task
 from agentark.types import Record, UserError
 from eval.report import files
 from eval.report.files import Found, Origin
@@ -51,6 +52,8 @@ class Run(Struct, kw_only=True):
     number: int
     path: Path
     origin: Origin
+    task: Task | None = None
+    """What it was graded as: rows of the published code do not say."""
     labels: Path | None = None
     scores: Path | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -66,7 +69,7 @@ class Run(Struct, kw_only=True):
         return f"{self.dataset} · {self.method} · {self.model}"
 
     def records(self) -> Iterator[Record]:
-        return read_records(self.path)
+        return records(self.path, self.task, "--results")
 
     def label_rows(self) -> dict[str, LabelRow]:
         """Id -> labels, of the rows that have some."""
@@ -105,8 +108,6 @@ def read(folders: Sequence[Path]) -> Study:
         Run(number=number, path=path, origin=files.origin(path, folders)) for number, path in enumerate(found.results)
     ]
     by_hash = {run.origin.sha256: run for run in runs}
-    for run in runs:
-        _name(run, problems)
     for path in found.labels:
         _join_labels(path, by_hash, folders, problems)
     for path in found.scores:
@@ -117,6 +118,8 @@ def read(folders: Sequence[Path]) -> Study:
             evaluations.append(_evaluation(path, by_hash, folders, problems))
         except (UserError, KeyError) as error:
             problems.append(f"{path}: is not an evaluation ({error})")
+    for run in runs:
+        _name(run, problems)
     if not (runs or evaluations or found.curves):
         raise UserError(
             f"--results {' '.join(map(str, folders))}: holds no results, evaluations or training curves "
@@ -127,6 +130,8 @@ def read(folders: Sequence[Path]) -> Study:
 
 def _name(run: Run, problems: list[str]) -> None:
     """Dataset, model and method of a run, from its first record."""
+    graded_as = next((evaluation.dataset for evaluation in run.evaluations), None)
+    run.task = get_task(graded_as) if graded_as in TASKS else None
     try:
         first = next(run.records(), None)
     except UserError as error:

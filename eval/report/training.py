@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
+from agentark import jsonl
 from agentark.files import file_sha256, json_of
 from agentark.records import natural
 from agentark.types import UserError
@@ -140,12 +140,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            row = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}, row {number}: not JSON ({error})") from None
-        if not isinstance(row, dict) or not _number(row.get("step")):
+    for number, row in jsonl.objects(path, str(path)):
+        if not _number(row.get("step")):
             raise UserError(f"{path}, row {number}: expected an object with a 'step'")
         rows.append(row)
     return rows
@@ -188,14 +184,10 @@ def read_scores(run: Run) -> dict[str, list[StepScores]]:
     """
     if run.scores is None:
         return {}
-    found = {}
-    for number, line in enumerate(run.scores.read_bytes().splitlines(), 1):
-        try:
-            row = msgspec.json.decode(line, type=_ScoredRow)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{run.scores}, row {number}: not a scored row ({error})") from None
-        found[row.id] = [StepScores(one.id, one.steps, one.verdict) for one in row.scores if one.steps is not None]
-    return found
+    return {
+        row.id: [StepScores(one.id, one.steps, one.verdict) for one in row.scores if one.steps is not None]
+        for row in jsonl.decoded(run.scores, _ScoredRow, "a scored row")
+    }
 
 
 class _ScoredSolution(Struct, frozen=True):

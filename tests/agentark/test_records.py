@@ -81,7 +81,7 @@ def test_last_row_of_an_id_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b'{"id": "a"}\nnot json\n{"id": "b"}\n', "row 2: not a record"),
+        (b'{"id": "a"}\nnot json\n{"id": "b"}\n', "row 2: not valid JSON"),
         (json.dumps(row("a", schema=7)).encode() + b"\n", r"row 1: schema 7; this version reads \[1\]"),
         (json.dumps(row("a", seconds="soon")).encode() + b"\n", r"row 1: .*float.*seconds"),
     ],

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import report_cases
 from label_cases import debate, write
 
 from agentark.types import Message, Part, UserError
+from eval import math_eval
 from eval.report import __main__ as entry
 from eval.report import charts, export, overview, pages, samples, training
 from eval.report.debate import Debate, look
@@ -155,6 +157,28 @@ def test_ungraded_run_says_how_to_grade_it(tmp_path: Path) -> None:
     (row,) = overview.rows(read([tmp_path]), {}, None)
     assert row.value is None
     assert row.grade_with == f"python -m eval.math_eval --dataset_name GSM8K --input_file {path}"
+
+
+def test_results_of_the_published_code_are_listed_and_shown(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    row = {"query": "3 + 4?", "gt": "It is 7.\n#### 7", "response": f"===== Solution 1 =====\n{R}\n\nSolution 2:\n{W}"}
+    used = {"org/model": {"num_llm_calls": 4, "prompt_tokens": 20, "completion_tokens": 10}}
+    graded = write(
+        results / "graded.jsonl", row | {"response": f"Solution 1: {W}\nSolution 2: {R}", "token_stats": used}
+    )
+    bare = write(results / "bare.jsonl", row, row | {"error": "engine died"})
+    assert math_eval.main(["--input_file", str(graded), "--dataset_name", "GSM8K"]) == 0
+    found = {run.path: run for run in read([results]).runs}
+    assert (found[graded].name, found[bare].name) == ("GSM8K · published · org/model", "unknown · published · unknown")
+    assert [record.id for record in found[graded].records()] == list(found[graded].grades()) == ["GSM8K/published/0"]
+    assert entry.main(["--results", str(results), "--output", str(tmp_path / "report")]) == 0
+    rows = {row.dataset: row for row in overview.rows(read([results]), {}, None)}
+    assert (rows["GSM8K"].value, rows["GSM8K"].calls, rows["unknown"].value) == (1.0, 4.0, None)
+    shown = list(report_cases.full_samples(tmp_path / "report").values())
+    (own,) = (one for one in shown if one["id"] == "GSM8K/published/0")
+    assert [(turn["text"], turn["verdict"]) for turn in own["turns"]] == [(W, False), (R, True)]
+    assert (own["gold"], own["figures"]) == ("7", {"accuracy": 1.0})
+    assert Counter(one["error"] for one in shown) == {None: 2, "engine died": 1}
 
 
 def test_a_student_keeps_what_its_training_set_says(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import torch
 from label_cases import debate, write
 from prm_cases import chains, jsonl, published
 
+from agentark import rows
 from agentark.types import UserError
-from prm import evaluate, model, rows, score
+from prm import evaluate, model, score
 from prm.score import Scorer
 from prm.steps import StepCodec, load_tokenizer
 
@@ -104,8 +105,11 @@ def test_every_kind_of_file_is_read(tmp_path: Path) -> None:
     assert ours[0].prompt == "Long text.\n\nQuestion GSM8K/test/0?\n\nBox it."
     assert [one.text for one in ours[0].candidates] == ["It is 7.", "It is 8.", "7."]
     found = list(rows.questions(path, "--x"))
-    assert [[one.text for one in question.candidates] for question in found] == [["a"], ["a\nb\n\nc"], ["a", "b"]]
-    assert [question.candidates[0].verdict for question in found] == [True, False, None]
+    assert [[one.text for one in question.candidates] for question in found] == [
+        *(["a"], ["a\nb\n\nc"], ["a", "b"], ["a", "b"])
+    ]
+    assert [question.candidates[0].verdict for question in found] == [True, False, None, None]
+    assert [question.error for question in found] == [None, None, None, "x"]
     with pytest.raises(UserError, match=r"row 1: neither a results row"):
         list(rows.questions(jsonl(tmp_path / "c.jsonl", [{"x": 1}]), "--x"))
 

@@ -273,7 +273,7 @@ def test_gpqa_subsets_and_the_upstream_csv(tmp_path: Path) -> None:
     assert sample.query.startswith('Two lines,\nin one "cell"?\n\nA. yes')
     (tmp_path / "gpqa_main.csv").write_text(f"{','.join(header)}\nmade-up-9,Why?,yes\n")
     message = refused("GPQA", data_dir=tmp_path, options=GPQAOptions(subset="main"))
-    assert message == f"{tmp_path / 'gpqa_main.csv'}: row 2: not as many fields as the header has"
+    assert message == f"{tmp_path / 'gpqa_main.csv'}, row 2: not as many fields as the header has"
     assert get_task("GPQA").files("train") == ("gpqa_diamond.jsonl", "gpqa_diamond.csv")
 
 
@@ -382,7 +382,7 @@ def test_row_without_a_question(name: str, broken: str, tmp_path: Path) -> None:
     bad = {k: v for k, v in row.items() if k != key} | ({key: ""} if broken == "blank" else {})
     path = write(get_task(name), tmp_path, row, bad)
     message = refused(name, data_dir=tmp_path)
-    assert message.startswith(f"{path}: row 2: ")
+    assert message.startswith(f"{path}, row 2: ")
     assert f"'{key}'" in message
 
 
@@ -423,7 +423,7 @@ def test_row_without_a_question(name: str, broken: str, tmp_path: Path) -> None:
 def test_broken_rows(name: str, change: dict[str, Any], said: str, tmp_path: Path) -> None:
     path = write(get_task(name), tmp_path, rows_of(name)[0] | change)
     message = refused(name, data_dir=tmp_path)
-    assert message.startswith(f"{path}: row 1: ")
+    assert message.startswith(f"{path}, row 1: ")
     assert said in message
 
 

@@ -248,7 +248,7 @@ def test_row_without_a_question(name: str, broken: str, tmp_path: Path) -> None:
     other = ROWS[name] | {"ID": "other", "id": "other", "unique_id": "other"}
     path = write(tmp_path, task.files(task.eval_split)[0], other, "", bad)
     message = refused(name, data_dir=tmp_path)
-    assert message.startswith(f"{path}: row 3: ")
+    assert message.startswith(f"{path}, row 3: ")
     assert f"'{key}'" in message
 
 
@@ -274,20 +274,20 @@ def test_broken_rows(name: str, change: dict[str, Any], said: str, tmp_path: Pat
     task = get_task(name)
     path = write(tmp_path, task.files(task.eval_split)[0], ROWS[name] | change)
     message = refused(name, data_dir=tmp_path)
-    assert message.startswith(f"{path}: row 1: ")
+    assert message.startswith(f"{path}, row 1: ")
     assert said in message
 
 
 def test_same_id_twice(tmp_path: Path) -> None:
     path = write(tmp_path, "svamp_test.jsonl", ROWS["SVAMP"], ROWS["SVAMP"])
-    assert refused("SVAMP", data_dir=tmp_path) == f"{path}: row 2: id 'SVAMP/test/chal-1' was row 1's already"
+    assert refused("SVAMP", data_dir=tmp_path) == f"{path}, row 2: id 'SVAMP/test/chal-1' was row 1's already"
 
 
 @pytest.mark.parametrize("line", [b'{"question": "a', b"[1, 2]", b'{"question": "\xff"}', b"null"])
 def test_malformed_line(line: bytes, tmp_path: Path) -> None:
     path = write(tmp_path, "gsm8k_test.jsonl", ROWS["GSM8K"])
     path.write_bytes(path.read_bytes() + b"\n" + line)
-    assert refused("GSM8K", data_dir=tmp_path).startswith(f"{path}: row 2: ")
+    assert refused("GSM8K", data_dir=tmp_path).startswith(f"{path}, row 2: ")
 
 
 def test_unknown_split_and_no_folder(tmp_path: Path) -> None:
@@ -386,4 +386,4 @@ def test_qmsum_from_its_authors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_broken_hub_rows_name_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_hub(monkeypatch, [ROWS["GSM8K"], {"answer": "#### 1"}])
-    assert refused("GSM8K") == "openai/gsm8k (main): row 2: no 'question'"
+    assert refused("GSM8K") == "openai/gsm8k (main), row 2: no 'question'"

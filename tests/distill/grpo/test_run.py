@@ -76,7 +76,9 @@ def test_questions_from_files_and_tasks(tmp_path: Path, data_dir: Path) -> None:
     labelled = tmp_path / "labelled.jsonl"
     labelled.write_bytes(msgspec.json.encode(row) + b"\n")
     published = tmp_path / "published.jsonl"
-    published.write_text(json.dumps({"query": "Why?", "gt": "because it rains", "solutions": [], "labels": []}) + "\n")
+    published.write_text(
+        json.dumps({"query": "Why?", "gt": "because it rains", "answer_type": "text", "solutions": []}) + "\n"
+    )
     found = questions([str(labelled), str(published), "GSM8K"], None, str(data_dir), "--prompt_data")
     assert found[0].parts()[-1].text == "\n\nBox it."
     assert (found[1].answer_type, found[1].id[:7]) == ("text", "prompt/")

@@ -52,7 +52,7 @@ def test_ngrams_can_be_switched_off(held_out: Path) -> None:
 def test_evaluation_files_must_hold_questions(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--contamination .*gone\.jsonl: no such file"):
         EvaluationQuestions([tmp_path / "gone.jsonl"], 13)
-    for content, expected in (('{"text": "x"}', "row 1: no text under query"), ("{", "row 1: not JSON")):
+    for content, expected in (('{"text": "x"}', "row 1: no question in it"), ("{", "row 1: not valid JSON")):
         (tmp_path / "a.jsonl").write_text(content)
         with pytest.raises(UserError, match=expected):
             EvaluationQuestions([tmp_path / "a.jsonl"], 13)

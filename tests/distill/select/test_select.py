@@ -404,7 +404,7 @@ def test_inputs_that_are_no_labels(labels: Path, tmp_path: Path) -> None:
     bare.write_bytes(labels.read_bytes())
     for path, expected in (
         (infer, r"is not labelled; run python label\.py --input"),
-        (tmp_path / "gone.jsonl", "no such labelled file"),
+        (tmp_path / "gone.jsonl", "no such file"),
         (tmp_path / "empty.jsonl", "the file is empty"),
         (bare, r"no bare\.jsonl\.manifest\.json beside it"),
     ):

@@ -1,0 +1,360 @@
+"""Recognises a row of any kind, and reads files of all of them; nothing else does.
+
+    results            {"schema", "id", "query", ..., "trajectory"}                     of inference.py
+    labels             {"labels_schema", "id", "query", ..., "solutions", "labels"}     of label.py
+    published          {"query", "gt", "response"} or {"query", "solutions": [{"text", "is_correct"?}]}
+    published labels   the same with "labels": [true, ...], one per solution
+    stepwise           {"prompt", "completions": ["step", ...], "labels": [true, ...]}  one solution a row
+    scores             {"id", "scores", "best"}                                         of prm.score
+    questions          {"query" | "question" | "problem" | "prompt": "...", ...}        with or without a gold answer
+
+Of results, labels and published rows the last row of an id counts. A question that stands twice in a file of questions
+is an error. A schema that this version does not know is refused.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from agentark import hub, jsonl
+from agentark.files import file_sha256, json_of, manifest_of
+from agentark.golds import TYPES, with_gold
+from agentark.labels import LABELS_SCHEMA
+from agentark.published import answer_type, own_id, record_of, split_response
+from agentark.records import check_schema, read_records
+from agentark.steps import one_step
+from agentark.tasks import TASKS, Task, get_task
+from agentark.tasks.base import BadRow
+from agentark.types import SCHEMA, AnswerType, Record, Sample, UserError
+
+Kind = Literal["results", "labels", "published", "published labels", "stepwise", "scores", "questions"]
+Row = Mapping[str, Any]
+QUERY = ("query", "question", "problem", "prompt")
+"""Where a row holds its question; the first that is a text counts."""
+ENDINGS = (".jsonl", ".json")
+"""Of names that are files and not datasets on the hub."""
+UNKNOWN = -100
+"""The label of what nobody knows; null means the same."""
+
+
+# ---------------------------------------------------------------- recognising
+
+
+def kind_of(row: Row, where: str) -> Kind | None:
+    """What a row is; None: nothing of ours. Raises UserError for a schema that this version does not know."""
+    if "trajectory" in row and "schema" in row:
+        check_schema(where, "schema", row["schema"], SCHEMA)
+        return "results"
+    if "labels_schema" in row:
+        check_schema(where, "labels_schema", row["labels_schema"], LABELS_SCHEMA)
+        return "labels"
+    if "prompt" in row and "completions" in row:
+        return "stepwise"
+    if "scores" in row and "best" in row:
+        return "scores"
+    if "query" in row and ("solutions" in row or ("response" in row and "gt" in row)):
+        return "published labels" if "labels" in row else "published"
+    return "questions" if _query(row) is not None else None
+
+
+def _query(row: Row) -> str | None:
+    return next((row[key] for key in QUERY if isinstance(row.get(key), str)), None)
+
+
+def kind(path: Path, flag: str) -> Kind | None:
+    """What the first row of a file is; see `kind_of`.
+
+    Raises:
+        UserError: no such file, nothing in it, or no JSON lines.
+    """
+    where, first = next(read(path, flag))
+    return kind_of(first, where)
+
+
+def read(source: str | Path, flag: str, split: str = "train") -> Iterator[tuple[str, Row]]:
+    """(where it stands, row) of a file of JSON lines, or of a dataset on the hub if the source is not a path.
+
+    Raises:
+        UserError: no such file or dataset, nothing in it, or a line that is no JSON object.
+    """
+    path, name = Path(source), f"{flag} {source}"
+    if path.is_file():
+        rows: Iterable[tuple[int, Row]] = jsonl.objects(path, name)
+    elif isinstance(source, Path) or path.is_dir() or source.startswith((".", "/", "~")) or path.suffix in ENDINGS:
+        raise UserError(f"{name}: no such file")
+    else:
+        rows = enumerate(hub.rows(source, flag, split), 1)
+    number = 0
+    for number, row in rows:
+        yield f"{name}, row {number}", row
+    if not number:
+        raise UserError(f"{name}: the file is empty")
+
+
+# ---------------------------------------------------------------- records
+
+
+class Source(Struct, frozen=True):
+    """A results file, read."""
+
+    path: Path
+    sha256: str
+    records: list[Record]
+    manifest: dict[str, Any]
+    """Of the run that wrote it; empty where there is none."""
+
+    @property
+    def manifest_path(self) -> Path:
+        return manifest_of(self.path)
+
+
+def records(path: Path, task: Task | None, flag: str) -> Iterator[Record]:
+    """Results; or labels and rows of the published code as records of `task` (None: of what each row says)."""
+    if kind(path, flag) == "results":
+        yield from read_records(path)
+        return
+    latest: dict[str, Record] = {}
+    for number, row in jsonl.objects(path, f"{flag} {path}"):
+        where = f"{flag} {path}, row {number}"
+        kind_of(row, where)
+        texts = [candidate.text for candidate in _candidates(where, row)]
+        record = record_of(row, texts, number - 1, where, task)
+        latest.pop(record.id, None)
+        latest[record.id] = record
+    yield from latest.values()
+
+
+def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
+    """A results file of ours or of the published code.
+
+    Args:
+        flag: that named it.
+
+    Raises:
+        UserError: missing, empty, of another dataset, without a gold answer in some row, or without any answer.
+    """
+    listed = list(records(path, task, flag))
+    foreign = [record for record in listed if record.source.casefold() != task.name.casefold()]
+    if foreign:
+        raise UserError(
+            f"{flag} {path}: holds {len(foreign)} rows of {foreign[0].source}, not of {task.name} "
+            f"(the first: {foreign[0].id}); give --dataset_name {foreign[0].source}"
+        )
+    bare = [record for record in listed if not (record.gt.strip() or record.references)]
+    if bare:
+        raise UserError(f"{flag} {path}: {len(bare)} rows have no gold answer (the first: {bare[0].id})")
+    if not any(record.error is None and record.solutions for record in listed):
+        errors = sum(record.error is not None for record in listed)
+        raise UserError(f"{flag} {path}: none of its {len(listed)} rows has a solution ({errors} carry an error)")
+    manifest = manifest_of(path)
+    return Source(path, file_sha256(path), listed, json_of(manifest) if manifest.is_file() else {})
+
+
+# ---------------------------------------------------------------- questions with solutions
+
+
+class Candidate(Struct, frozen=True):
+    """A solution."""
+
+    id: int
+    text: str
+    answer: str | None = None
+    verdict: bool | None = None
+    steps: tuple[str, ...] | None = None
+    """As the row gives them; None: the text has to be split."""
+    step_labels: list[bool | None] | None = None
+    """A verdict per step; None: the row has none."""
+
+
+class Question(Struct, frozen=True):
+    """A question with its solutions."""
+
+    where: str
+    """It stands, for error messages."""
+    id: str | None
+    """None: the row has none."""
+    prompt: str
+    """As a user would put it, document and answer format included."""
+    candidates: Sequence[Candidate]
+    answer_type: AnswerType = "math"
+    error: str | None = None
+
+    @property
+    def key(self) -> str:
+        return question_key(self.prompt)
+
+    @property
+    def name(self) -> str:
+        """The id, or a digest of the question; of a stepwise row also of its solution, as there may be several."""
+        steps = (candidate.text for candidate in self.candidates if candidate.steps is not None)
+        return self.id or question_key("".join([self.prompt, *steps]))
+
+
+def question_key(text: str) -> str:
+    """The same for texts that differ in white space and case only: one question is on one side of a split."""
+    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).hexdigest()
+
+
+def questions(source: str | Path, flag: str, split: str = "train") -> Iterator[Question]:
+    """Rows of a results, labelled, published or stepwise file, or of such a hub dataset; those with ids come last.
+
+    Raises:
+        UserError: no such file, or a row of another kind.
+    """
+    latest: dict[str, Question] = {}
+    for where, row in read(source, flag, split):
+        question = _question(where, row)
+        if question.id is None:
+            yield question
+        else:
+            latest.pop(question.id, None)
+            latest[question.id] = question
+    yield from latest.values()
+
+
+def _question(where: str, row: Row) -> Question:
+    id = own_id(row)
+    error = str(row["error"]) if row.get("error") else None
+    known = kind_of(row, where)
+    if known == "results":
+        record = _converted(where, row, Record)
+        texts = {turn.id: turn.text for turn in record.trajectory}
+        solutions = [Candidate(solution.id, texts[solution.turn], solution.answer) for solution in record.solutions]
+        return Question(where, id, record.sample().prompt, solutions, record.answer_type, error)
+    if known == "labels":
+        sample = _converted(where, row, Sample)
+        return Question(where, id, sample.prompt, _candidates(where, row), sample.answer_type, error)
+    if known == "stepwise":
+        return _stepwise(where, row)
+    if isinstance(row.get("query"), str) and ("solutions" in row or "response" in row):
+        return Question(where, id, row["query"], _candidates(where, row), error=error)
+    raise UserError(
+        f"{where}: neither a results row, a labelled row (query, solutions, labels) nor a stepwise row (prompt, "
+        f"completions, labels); its keys are {', '.join(map(str, row))}; label.py makes labelled rows"
+    )
+
+
+def _converted(where: str, row: Row, type: type[Any]) -> Any:
+    try:
+        return msgspec.convert(row, type)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _candidates(where: str, row: Row) -> list[Candidate]:
+    """The solutions of a row of the published code."""
+    listed = row.get("solutions")
+    if listed is None:
+        response = row.get("response")
+        texts = split_response(response) if isinstance(response, str) else []
+        return [Candidate(number, text) for number, text in enumerate(texts, 1)]
+    if not isinstance(listed, list) or not all(
+        isinstance(solution, dict) and isinstance(solution.get("text"), str) for solution in listed
+    ):
+        raise UserError(f"{where}: 'solutions' must be a list of objects with a 'text'")
+    said = _verdicts(where, [solution.get("is_correct") for solution in listed], "'is_correct'") or []
+    labels = _verdicts(where, row.get("labels"), "'labels'", len(listed), "solution")
+    candidates = []
+    for number, (solution, own, verdict) in enumerate(zip(listed, said, labels or said, strict=True), 1):
+        if "is_correct" in solution and own != verdict:
+            raise UserError(f"{where}: solution {number} is {own!r} in 'is_correct', {verdict!r} in 'labels'")
+        steps = _verdicts(where, solution.get("step_labels"), f"'step_labels' of solution {number}")
+        id, answer = solution.get("id", number), solution.get("answer")
+        candidates.append(Candidate(id, solution["text"], answer, verdict, step_labels=steps))
+    return candidates
+
+
+def _stepwise(where: str, row: Row) -> Question:
+    prompt, steps = row["prompt"], row["completions"]
+    if not isinstance(prompt, str) or not isinstance(steps, list) or not all(isinstance(step, str) for step in steps):
+        raise UserError(f"{where}: 'prompt' must be a text and 'completions' a list of texts")
+    labels = _verdicts(where, row.get("labels"), "'labels'", len(steps), "step")
+    texts = tuple(map(one_step, steps))
+    verdict = None if not labels or (None in labels and False not in labels) else all(labels)
+    return Question(where, None, prompt, [Candidate(1, "\n\n".join(texts), None, verdict, texts, labels)])
+
+
+def _verdicts(
+    where: str, values: Any, what: str, count: int | None = None, unit: str = "step"
+) -> list[bool | None] | None:
+    """Labels as verdicts; None where there are none.
+
+    They are checked to be exactly true, false, 0, 1, null or -100 (nobody knows) before they become verdicts: a cast to
+    bool would turn -100 into true.
+
+    Args:
+        what: they are, for error messages.
+        count: how many there must be; one per `unit`.
+    """
+    if values is None:
+        return None
+    if not isinstance(values, list) or count not in (None, len(values)):
+        size = f"{len(values)} of them" if isinstance(values, list) else f"a {type(values).__name__}"
+        wanted = "a list" if count is None else f"a list of {count}"
+        raise UserError(f"{where}: {what} must be {wanted}, one per {unit}; found {size}")
+    for value in values:
+        if not (value is None or isinstance(value, bool) or (isinstance(value, int) and value in (0, 1, UNKNOWN))):
+            raise UserError(f"{where}: label {value!r}; expected true, false or null")
+    return [None if value is None or value == UNKNOWN else bool(value) for value in values]
+
+
+# ---------------------------------------------------------------- questions to be asked
+
+
+def samples(source: str, flag: str, split: str = "train") -> list[Sample]:
+    """The questions of a file of any kind, or of a dataset on the hub, each id once.
+
+    Raises:
+        UserError: no such file, nothing in it, a row without a question or with a gold answer that cannot be checked,
+            or a second row of an id in a file of questions.
+    """
+    asked: dict[str, tuple[str, Sample]] = {}
+    for where, row in read(source, flag, split):
+        known = kind_of(row, where)
+        ours = known in ("results", "labels")
+        sample = _converted(where, row, Sample) if ours else _sample(where, row, source)
+        if sample.id in asked and own_id(row) is not None:
+            if known == "questions":
+                first = asked[sample.id][0].rpartition(", ")[2]
+                raise UserError(f"{where}: id {sample.id!r} was {first}'s already")
+            del asked[sample.id]
+        asked.setdefault(sample.id, (where, sample))
+    return [sample for _, sample in asked.values()]
+
+
+def _asked(where: str, row: Row) -> str:
+    """The question of a row of any kind."""
+    kind_of(row, where)
+    if (query := _query(row)) is None:
+        raise UserError(f"{where}: no question in it (one of {', '.join(QUERY)}); its keys are {', '.join(row)}")
+    return query
+
+
+def _sample(where: str, row: Row, source: str) -> Sample:
+    query = _asked(where, row)
+    name = str(row.get("source") or source)
+    asked = row.get("answer_type")
+    if asked is None and name in TASKS:
+        asked = answer_type(get_task(name), str(row.get("gt", "")))
+        asked = asked if asked in TYPES else "text"
+    instruction = str(row.get("instruction") or "")
+    try:
+        bare = Sample(id="", source=name, query=query, gt="", answer_type="text", instruction=instruction)
+        sample = with_gold(bare, row, asked)
+    except BadRow as error:
+        raise UserError(f"{where}: {error}") from None
+    return msgspec.structs.replace(sample, id=own_id(row) or f"prompt/{question_key(sample.query)}")
+
+
+def queries(path: Path, flag: str) -> Iterator[tuple[str | None, str]]:
+    """(id where it is a text, question) of every row of a file of any kind.
+
+    Raises:
+        UserError: no such file, or a row without a question.
+    """
+    for where, row in read(path, flag):
+        yield row["id"] if isinstance(row.get("id"), str) else None, _asked(where, row)
