@@ -479,11 +479,6 @@ async def equivalent(a: str, b: str, answer_type: AnswerType) -> bool:
         return False
 
 
-def equivalent_sync(a: str, b: str, answer_type: AnswerType) -> bool:
-    """`equivalent` for code without an event loop (it blocks)."""
-    return equivalent_many([(a, b, answer_type)])[0]
-
-
 def equivalent_many(pairs: Sequence[tuple[str, str, AnswerType]]) -> list[bool]:
     """Verdicts of many pairs (a, b, answer_type), all workers busy at once; blocks."""
     verdicts: list[bool | Future[bool]] = []

@@ -249,7 +249,6 @@ async def _run(
         "serve": _source(inside.codec, inside.serve),
     }
     start = time.perf_counter()
-    stopped: list[Status] = []
     try:
         process = await asyncio.create_subprocess_exec(
             *_command(level, limits),
@@ -261,50 +260,64 @@ async def _run(
             start_new_session=True,
         )
         theirs.close()
-
-        def stop(why: Status) -> None:
-            """Process 1 dies with its launcher, and all others with process 1; without isolation the launcher kills."""
-            if not stopped:
-                stopped.append(why)
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGTERM if level == "none" else signal.SIGKILL)
-
-        assert process.stdout is not None
-        assert process.stderr is not None
-        work = asyncio.gather(
-            _keep(process.stdout, limits.output, stop),
-            _keep(process.stderr, limits.output, stop),
-            _converse(ours, json.dumps(spec).encode(), stop),
-            process.wait(),
-        )
-        try:
-            await asyncio.wait({work}, timeout=seconds)
-        finally:
-            if not work.done() or process.returncode is None:
-                stop("timeout")
-                await asyncio.wait({work}, timeout=_GRACE)
-            if not work.done():  # a program that is not isolated can stop or kill its launcher
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await asyncio.wait({work}, timeout=_GRACE)
-        if not work.done():
-            work.cancel()
-            raise RunError(f"a sandbox ({level}) had not ended {_GRACE:.0f} s after it was killed")
-        stdout, stderr, channel, _ = work.result()
+        stdout, stderr, reports, stopped = await _watch(process, ours, spec, seconds, limits, level)
     finally:
         ours.close()
         theirs.close()
         if folder is not None:
             folder.cleanup()
-    messages = [json.loads(line) for line in channel.splitlines()]
+    messages = [json.loads(line) for line in reports.splitlines()]
     report = {key: value for message in messages for key, value in message.items()}
     said = stderr.decode(errors="replace")
     if "error" in report or not (report or stopped):
         raise SandboxUnavailable(report.get("error") or f"the launcher ended: {said[-500:].strip() or 'no message'}")
     code = None if stopped else report.get("returncode", -signal.SIGKILL)
-    status = stopped[0] if stopped else _status(code, said)
+    status = stopped or _status(code, said)
     took = time.perf_counter() - start
     return Execution(status, code, stdout.decode(errors="replace"), said, took, level), messages
+
+
+async def _watch(
+    process: asyncio.subprocess.Process,
+    channel: socket.socket,
+    spec: dict[str, Any],
+    seconds: float,
+    limits: Limits,
+    level: Isolation,
+) -> tuple[bytes, bytes, bytes, Status | None]:
+    """Feed a sandbox and see to it that it ends: (stdout, stderr, what its inside reports, why it was stopped)."""
+    stopped: list[Status] = []
+
+    def stop(why: Status) -> None:
+        """Process 1 dies with its launcher, and all others with process 1; without isolation the launcher kills."""
+        if not stopped:
+            stopped.append(why)
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM if level == "none" else signal.SIGKILL)
+
+    assert process.stdout is not None
+    assert process.stderr is not None
+    work = asyncio.gather(
+        _keep(process.stdout, limits.output, stop),
+        _keep(process.stderr, limits.output, stop),
+        _converse(channel, json.dumps(spec).encode(), stop),
+        process.wait(),
+    )
+    try:
+        await asyncio.wait({work}, timeout=seconds)
+    finally:
+        if not work.done() or process.returncode is None:
+            stop("timeout")
+            await asyncio.wait({work}, timeout=_GRACE)
+        if not work.done():  # a program that is not isolated can stop or kill its launcher
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.wait({work}, timeout=_GRACE)
+    if not work.done():
+        work.cancel()
+        raise RunError(f"a sandbox ({level}) had not ended {_GRACE:.0f} s after it was killed")
+    stdout, stderr, reports, _ = work.result()
+    return stdout, stderr, reports, stopped[0] if stopped else None
 
 
 def _tasks_of_user() -> int:

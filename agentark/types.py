@@ -3,6 +3,21 @@
 Dimension letters used in docstrings and comments everywhere:
 
     N samples   A agents   R rounds   B batch   T tokens   S steps   G group   H hidden   V vocabulary
+
+Errors. Whoever expects a failure raises one of four; anything else is a fault in the code.
+
+    UserError    bad input: one line that names file, key or flag, its value and what would be right. Anyone may raise
+                 it before the work begins. The script ends with exit code 2.
+    SampleError  this sample cannot be done (its prompt does not fit). Engines and methods raise it; it becomes a row
+                 with `error`, and the sample is run again on resume. So does an exception that nobody expected, with
+                 its type and line.
+    EngineFault  a SampleError of an engine: a call failed after its retries. Engines alone raise it. Several samples
+                 in a row that end so, or in an unexpected exception, become a RunError.
+    RunError     the run cannot go on (dead engine, disk full, bad credentials, a journal that does not match). What
+                 is written stays; exit code 1, with the command that continues.
+
+Tasks run in groups, so errors arrive as an ExceptionGroup: the runner takes the RunError in it, else the first. Nobody
+catches CancelledError for good: an interrupt ends the run with exit code 130. Rows with `error` mean exit code 1 too.
 """
 
 import hashlib
@@ -27,16 +42,15 @@ FinishReason = Literal["stop", "length"]
 
 
 class UserError(Exception):
-    """Bad input: one line naming the file, key or flag, the value and what would be right. Exit code 2."""
+    """Bad input; exit code 2. The whole model of errors stands at the top of this file."""
 
 
 class RunError(Exception):
-    """The run cannot go on (dead engine, disk full, bad credentials). Stops at once with exit code 1;
-    everything already written stays."""
+    """The run cannot go on; exit code 1."""
 
 
 class SampleError(Exception):
-    """This sample cannot be done. Becomes a row with `error`; the sample is run again on resume."""
+    """This sample cannot be done; becomes a row with `error`."""
 
 
 class EngineFault(SampleError):

@@ -142,9 +142,7 @@ class VLLMEngine:
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
     ) -> Completion:
         from vllm import SamplingParams as VLLMSamplingParams
-        from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-        from vllm.v1.engine.exceptions import EngineDeadError
 
         start = time.perf_counter()
         prompt = await self.prompter.build(messages, params)
@@ -163,31 +161,7 @@ class VLLMEngine:
             logit_bias=dict.fromkeys(first, SURE) if first else None,
             logprob_token_ids=first or None,
         )
-        rank = zlib.crc32(session.encode()) % self.config.data_parallel_size
-        try:
-            result = None
-            async with asyncio.timeout(self.config.timeout):
-                async for output in self._llm.generate(
-                    {"prompt_token_ids": prompt.token_ids},
-                    sampling,
-                    request_id=f"{session}-{next(self._ids)}",
-                    lora_request=self._lora,
-                    priority=priority,
-                    data_parallel_rank=rank if self.config.data_parallel_size > 1 else None,
-                ):
-                    result = output
-        except TimeoutError:
-            raise EngineFault(f"no reply within --model_timeout {self.config.timeout:g} s") from None
-        except EngineDeadError:
-            raise RunError(
-                "the vLLM engine process died (out of memory, or killed); its last words are above"
-            ) from None
-        except VLLMValidationError as error:
-            raise SampleError(f"vLLM refuses this call: {error}") from error
-        except RuntimeError as error:
-            raise EngineFault(f"vLLM failed on this call: {error}") from error
-        if result is None or not result.finished:
-            raise EngineFault("vLLM ended this call without a reply")
+        result = await self._generate(prompt.token_ids, sampling, session, priority)
         reply = result.outputs[0]
         text, logprobs = reply.text, None
         if first and params.choices and reply.logprobs:
@@ -211,6 +185,38 @@ class VLLMEngine:
         if params.choices and completion.text not in params.choices:
             raise EngineFault(f"guided decoding gave {completion.text!r}, not one of {list(params.choices)}")
         return completion
+
+    async def _generate(self, token_ids: list[int], sampling: Any, session: str, priority: int) -> Any:
+        """vLLM's finished reply, its errors as ours. A session sticks to one data-parallel rank (prefix cache)."""
+        from vllm.exceptions import VLLMValidationError
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        rank = zlib.crc32(session.encode()) % self.config.data_parallel_size
+        try:
+            result = None
+            async with asyncio.timeout(self.config.timeout):
+                async for output in self._llm.generate(
+                    {"prompt_token_ids": token_ids},
+                    sampling,
+                    request_id=f"{session}-{next(self._ids)}",
+                    lora_request=self._lora,
+                    priority=priority,
+                    data_parallel_rank=rank if self.config.data_parallel_size > 1 else None,
+                ):
+                    result = output
+        except TimeoutError:
+            raise EngineFault(f"no reply within --model_timeout {self.config.timeout:g} s") from None
+        except EngineDeadError:
+            raise RunError(
+                "the vLLM engine process died (out of memory, or killed); its last words are above"
+            ) from None
+        except VLLMValidationError as error:
+            raise SampleError(f"vLLM refuses this call: {error}") from error
+        except RuntimeError as error:
+            raise EngineFault(f"vLLM failed on this call: {error}") from error
+        if result is None or not result.finished:
+            raise EngineFault("vLLM ended this call without a reply")
+        return result
 
 
 def _prepare_environment(log_level: str) -> bool:

@@ -77,12 +77,6 @@ def missing_inputs(config: GRPOConfig) -> list[str]:
     return lines
 
 
-def _is_lost(name: str) -> bool:
-    """Whether a name of questions can only be a file, and there is none."""
-    hub = name.count("/") == 1 and not name.endswith((".json", ".jsonl"))
-    return name not in TASKS and not hub and not Path(name).is_file()
-
-
 def dry_run(config: GRPOConfig) -> int:
     """Print what would run: OpenRLHF's command, all settings, and what is missing."""
     from distill.grpo.on_openrlhf.run import Layout, command, parse_upstream

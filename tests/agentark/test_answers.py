@@ -18,7 +18,6 @@ from agentark.answers import (
     close_pool,
     equivalent,
     equivalent_many,
-    equivalent_sync,
     extract,
     group,
     majority,
@@ -353,7 +352,7 @@ def test_math_verify_still_needs_our_guards() -> None:
     compare = [("(3,1)", "[3,1]"), (r"50\%", "0.5"), ("Evelyn", "nylevE")]
     alone = [answers._schedule(a, b).result() for a, b in compare]
     assert alone == [True, True, True]
-    assert [equivalent_sync(a, b, "math") for a, b in compare] == [False, False, False]
+    assert [equivalent_many([(a, b, "math")])[0] for a, b in compare] == [False, False, False]
 
 
 def test_group_and_majority() -> None:
@@ -371,7 +370,7 @@ def test_a_hanging_comparison_is_killed_and_reported_once(
 ) -> None:
     monkeypatch.setattr(answers, "_TIMEOUT", 1.0)
     answers._warned.clear()
-    equivalent_sync("x+x", "2x", "math")  # the workers are up
+    equivalent_many([("x+x", "2x", "math")])  # the workers are up
 
     async def all_three() -> list[bool]:
         hanging = (equivalent("10^{10^{10}}", f"3^{{3^{{3{n}}}}}", "math") for n in (0, 1))
@@ -387,20 +386,20 @@ def test_a_hanging_comparison_is_killed_and_reported_once(
 
 def test_a_dying_worker_is_no_answer(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     answers._warned.clear()
-    equivalent_sync("x+x", "2x", "math")
+    equivalent_many([("x+x", "2x", "math")])
     assert answers._pool is not None
     dying = answers._pool.schedule(os._exit, args=(3,))
     monkeypatch.setattr(answers, "_schedule", lambda a, b: dying)
-    assert equivalent_sync("x+x", "2x", "math") is False
+    assert equivalent_many([("x+x", "2x", "math")])[0] is False
     assert "worker process died" in caplog.text
 
 
 def test_close_pool_ends_the_workers_and_the_next_use_starts_new_ones() -> None:
-    assert equivalent_sync("x+x", "2x", "math")
+    assert equivalent_many([("x+x", "2x", "math")])[0]
     close_pool()
     assert answers._pool is None
     close_pool()
-    assert equivalent_sync("x+x", "2x", "math")
+    assert equivalent_many([("x+x", "2x", "math")])[0]
 
 
 def test_importing_is_light_and_workers_know_no_torch() -> None:

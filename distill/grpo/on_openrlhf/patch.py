@@ -21,7 +21,6 @@ from distill.grpo.reward import Scored, StepScores
 
 PINNED = "0.11.2"
 PER_TOKEN = ("step_score", "step_end")
-PER_RESPONSE = ("solved", "truncated_response", "steps", *(f"guard_{name}" for name in GUARDS))
 UNKNOWN = -1.0
 """Stands for `no gold answer` in `solved`: upstream averages what is in `info`, and NaN would spread."""
 _log = logging.getLogger(__name__)
