@@ -226,6 +226,7 @@ def test_the_command_from_end_to_end(config: Any, capsys: pytest.CaptureFixture[
     assert manifest["train_ids"] == ["sum/1", "sum/2", "sum/3"]
     assert grpo.main(words) == 0
     assert "already trained with these settings" in capsys.readouterr().out
+    assert not Run(config(prompt_data=[], overwrite=True)).open()  # everything in it is known as ours
     assert grpo_run.rows(Path(made.save_path) / "metrics.jsonl")[0]["step"] == 1
 
 
