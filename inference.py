@@ -11,15 +11,13 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import agentark.cli as cli
-from agentark import answers, config, contamination, summary
+from agentark import answers, contamination, job, summary
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine, other_engine_args
 from agentark.episode import Defaults
 from agentark.lock import RunLock
-from agentark.records import Store, now, read_records
-from agentark.runner import session
+from agentark.records import read_records
 from agentark.sandbox_engine import SandboxEngine
 from agentark.tasks import Loaded, Task, get_task
 from agentark.types import SANDBOX, Engine, Method, MethodInfo, Sample, UserError
@@ -38,12 +36,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     )
     parser.add_argument("--method_config", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of that file")
     parser.add_argument("--verifier_models", nargs="+", default=[], metavar="MODEL", help="models that verify (mav)")
-    parser.add_argument("--task_config", nargs="+", default=[], metavar="KEY=VALUE", help="options of the dataset")
-    parser.add_argument("--split", help="default: the dataset's evaluation split")
-    parser.add_argument("--data_dir", type=Path, help="folder with the dataset's file, instead of the hub")
-    parser.add_argument("--start", type=cli.integer(0), default=0, help="first sample")
-    parser.add_argument("--end", type=cli.integer(1), help="one past the last sample")
-    parser.add_argument("--max_samples", type=cli.integer(1), help="at most so many")
+    job.add_sample_flags(parser)
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the run")
     parser.add_argument("--output_path", type=Path, help="results file, instead of the place under --result_dir")
     parser.add_argument("--result_dir", type=Path, default=Path("results"), help="folder of all results")
@@ -97,42 +90,14 @@ def other_engines(
     return engines
 
 
-def task_options(args: Namespace, task: Task) -> config.Config:
-    return config.build(task.options, config.parse_overrides(args.task_config, "--task_config"), "--task_config")
-
-
 def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
     """The dataset and the samples the flags ask for."""
-    loaded = task.load(args.split, args.data_dir, task_options(args, task))
-    end = min(args.end or len(loaded.samples), len(loaded.samples))
-    if args.start >= end:
-        raise UserError(
-            f"--start {args.start}: leaves no sample (the split has {len(loaded.samples)}, --end {args.end})"
-        )
-    samples = list(loaded.samples[args.start : end][: args.max_samples])
+    loaded, samples = job.select(args, task)
     if args.debug:
         samples = samples[:1]
     if args.query is not None:
         samples = [samples[0].asking(args.query)]
     return loaded, samples
-
-
-def identity(args: Namespace, task: Task, info: MethodInfo, split: str, model: str) -> dict[str, Any]:
-    """What decides the content of a record: results of another identity are never mixed."""
-    return {
-        "method": info.name,
-        "method_config": info.config,
-        "dataset": task.name,
-        "task_options": task_options(args, task).model_dump(),
-        "split": split,
-        "model": model,
-        "adapter": args.lora_path.resolve().name if args.lora_path else None,
-        "temperature": args.model_temperature,
-        "max_tokens": args.model_max_tokens,
-        "seed": args.seed,
-        "thinking": args.enable_thinking,
-        "code_execution": args.allow_code_execution or None,  # None: results from before this flag go on
-    }
 
 
 def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
@@ -147,28 +112,28 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
     scratch = tempfile.TemporaryDirectory() if args.debug else None
     if scratch is not None:
         path = Path(scratch.name) / "debug_infer.jsonl"
-    with RunLock(path) as lock:
-        store = Store(path, identity(args, task, info, loaded.split, label), overwrite=args.overwrite)
-        todo = [sample for sample in samples if sample.id not in store.done]
-        if todo:
-            provenance = {
-                "started": now(),
-                "command": cli.command_line(),
-                "data": {"origin": loaded.origin, "sha256": loaded.sha256},
-                "versions": cli.provenance(),
-                "train_ids": contamination.of_model(args.model_name, args.lora_path),
-            }
-            order = {sample.id: place for place, sample in enumerate(loaded.samples)}
-            defaults = Defaults(args.model_temperature, args.model_max_tokens, args.seed)
-            engine = make_engine(lock)
-            others = other_engines(args, method, engine, lock, choose_engine)
-            run = session(
-                engine, store, todo, order, method, info, label, defaults, provenance, others=others, samples=samples
-            )
-            progress = cli.run_async(run)
-            failed = progress.failed
-        else:
-            failed = 0
+    defaults = Defaults(args.model_temperature, args.model_max_tokens, args.seed)
+    failed = job.run_job(
+        job.Job(
+            path=path,
+            identity={
+                "method": info.name,
+                "method_config": info.config,
+                **job.identity(args, task, loaded, label, defaults),
+                "code_execution": args.allow_code_execution or None,  # None: results from before this flag go on
+            },
+            samples=samples,
+            order=[sample.id for sample in loaded.samples],
+            method=method,
+            info=info,
+            model=label,
+            make_engine=make_engine,
+            defaults=defaults,
+            about=job.origin(loaded, contamination.of_model(args.model_name, args.lora_path)),
+            others=lambda engine, lock: other_engines(args, method, engine, lock, choose_engine),
+            overwrite=args.overwrite,
+        )
+    )
     if args.debug:
         print(summary.debate(next(read_records(path))))
     else:

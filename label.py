@@ -16,12 +16,10 @@ from agentark import answers, calibration, cli
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.engines.endpoints import endpoints_of
 from agentark.episode import Defaults
+from agentark.job import Job, run_job
 from agentark.judge import LabelConfig, Labeller, NoEngine, label_row, load_prompts
 from agentark.labels import Answered, answered, read_labels, summary
-from agentark.lock import RunLock
-from agentark.records import Store, now
 from agentark.rows import Source, read_source
-from agentark.runner import session
 from agentark.tasks import Task, get_task
 from agentark.types import MethodInfo, UserError, digest
 
@@ -114,31 +112,29 @@ def main(argv: list[str] | None = None, choose_engine: Callable[[Namespace], Cho
         calibrate=args.calibrate,
     )
     prompts = load_prompts()
-    with RunLock(path) as lock:
-        origin = source.manifest.get("config_hash") or source.sha256
-        identity = {"dataset": task.name, "input": origin, "prompts": digest(prompts.model_dump())}
-        store = Store(path, {**config.model_dump(), **identity}, overwrite=args.overwrite)
-        done = {row.id: row.input for row in read_labels(path)} if store.done else {}
-        todo = [one for one in questions if one.id not in store.done or done[one.id] != digest(one)]
-        if todo:
-            provenance = {
-                "started": now(),
-                "command": cli.command_line(),
-                "input": {"path": str(args.input), "sha256": source.sha256},
-                "versions": cli.provenance(),
-            }
-            order = {record.id: place for place, record in enumerate(source.records)}
-            info = MethodInfo("label", args.granularity, config.model_dump())
-            labeller = Labeller(config, prompts)
-            limits = Defaults(temperature=0.0, max_tokens=1, seed=0)
-            run = session(
-                make_engine(lock), store, todo, order, labeller, info, judge, limits, provenance, row=label_row
-            )
-            failed = cli.run_async(run).failed
-        else:
-            failed = 0
-        if args.calibrate:
-            print(calibration.write_card(path, {"judge": judge, "dataset": task.name, "labels": path.name}))
+    identity = {
+        "dataset": task.name,
+        "input": source.manifest.get("config_hash") or source.sha256,
+        "prompts": digest(prompts.model_dump()),
+    }
+    failed = run_job(
+        Job(
+            path=path,
+            identity={**config.model_dump(), **identity},
+            samples=questions,
+            order=[record.id for record in source.records],
+            method=Labeller(config, prompts),
+            info=MethodInfo("label", args.granularity, config.model_dump()),
+            model=judge,
+            make_engine=make_engine,
+            defaults=Defaults(temperature=0.0, max_tokens=1, seed=0),
+            about={"input": {"path": str(args.input), "sha256": source.sha256}},
+            row=label_row,
+            overwrite=args.overwrite,
+        )
+    )
+    if args.calibrate:
+        print(calibration.write_card(path, {"judge": judge, "dataset": task.name, "labels": path.name}))
     print(summary(list(read_labels(path))))
     print(f"written to {path}" + (f"; {skipped} rows of the input carry an error and were skipped" if skipped else ""))
     answers.close_pool()

@@ -16,7 +16,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +32,7 @@ from agentark.types import (
     Part,
     Record,
     RunError,
+    Sample,
     Solution,
     Turn,
     UserError,
@@ -120,6 +121,8 @@ def layout_response(record_solutions: Sequence[Solution], texts: Mapping[str, st
 class _Key(Struct):
     id: str
     schema: int = 0
+    input: str | None = None
+    """Digest of the sample, in rows that are made again when it changes."""
     error: str | None = None
 
 
@@ -129,8 +132,13 @@ _decoder = msgspec.json.Decoder(Record)
 
 def index(path: Path) -> dict[str, tuple[int, bool]]:
     """id -> (byte offset of its last row, whether that row is free of error)."""
+    return {id: (offset, key.error is None) for id, (offset, key) in _last(path).items()}
+
+
+def _last(path: Path) -> dict[str, tuple[int, _Key]]:
+    """id -> (byte offset of its last row, what the store knows of it)."""
     keys = ((line.offset, line.decode(_key_decoder, "a record")) for line in lines(path))
-    return {key.id: (offset, key.error is None) for offset, key in keys}
+    return {key.id: (offset, key) for offset, key in keys}
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -236,6 +244,10 @@ class JournalEntry(Struct, frozen=True, omit_defaults=True):
     completion: Completion
 
 
+TRIAL = "prepare/"
+"""Before the id of a sample whose calls belong to what the method decides once for the run."""
+
+
 class Store:
     """The results of one run: what is done, what is journalled, and the way to add to both.
 
@@ -245,16 +257,29 @@ class Store:
         path: the results file.
         config: what decides the content of a record. A file of another configuration is refused.
         overwrite: forget what is there when the session starts.
+        today: writes the configuration of an earlier session as this version does.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    ended = True
+    """Whether the last session came to its end: one row an id, in order, and only calls of samples that are open."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        today: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    ) -> None:
         self.path = path
         self.manifest_path = manifest_of(path)
         self.journal_path = path.with_name(path.name + ".journal.jsonl")
         self.config = json.loads(json.dumps(config))
         self._overwrite = overwrite
+        self._today = today
         self.done: set[str] = set()
         self.failed: set[str] = set()
+        self._inputs: dict[str, str] = {}
         self._journalled: dict[str, dict[str, JournalEntry]] = {}
         self._manifest: dict[str, Any] = {"sessions": []}
         if not overwrite:
@@ -264,7 +289,9 @@ class Store:
         if self.manifest_path.exists():
             try:
                 self._manifest = json.loads(self.manifest_path.read_bytes())
-                before = self._manifest["config"]
+                stored, sessions = self._manifest["config"], self._manifest["sessions"]
+                before = json.loads(json.dumps(self._today(stored)))
+                self.ended = not sessions or "finished" in sessions[-1]
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{self.manifest_path}: not a manifest; move it away or use --overwrite") from None
             changed = [
@@ -277,19 +304,31 @@ class Store:
                     f"{self.path}: holds results of another configuration ({'; '.join(changed)}); "
                     "use --overwrite to replace them, or another output path"
                 )
+            self.config = stored
         elif self.path.exists() and self.path.stat().st_size:
             raise UserError(
                 f"{self.path}: has no manifest, so it is not ours to continue; use another output path or --overwrite"
             )
         if self.path.exists():
             repair_tail(self.path)
-            for sample_id, (_, ok) in index(self.path).items():
-                (self.done if ok else self.failed).add(sample_id)
+            for sample_id, (_, key) in _last(self.path).items():
+                (self.done if key.error is None else self.failed).add(sample_id)
+                if key.input is not None:
+                    self._inputs[sample_id] = key.input
         if self.journal_path.exists():
             repair_tail(self.journal_path)
+            self.ended &= self.journal_path.stat().st_size > 0
             for entry in decoded(self.journal_path, JournalEntry, "a journal entry"):
+                self.ended &= self._is_open(entry.sample)
                 if entry.sample not in self.done:
                     self._journalled.setdefault(entry.sample, {})[entry.turn] = entry
+
+    def _is_open(self, sample_id: str) -> bool:
+        return sample_id not in self.done and not sample_id.startswith(TRIAL)
+
+    def has(self, sample: Sample) -> bool:
+        """Whether there is a good row of this sample as it is now."""
+        return sample.id in self.done and self._inputs.get(sample.id) in (None, digest(sample))
 
     def start(self, session: Mapping[str, Any]) -> None:
         """Write the manifest and open the files for appending."""
@@ -360,6 +399,15 @@ class Store:
             self._compact(order)
         self._write_manifest()
 
+    def end_killed(self, order: Mapping[str, int]) -> None:
+        """End the last session as `close` would have, if it was killed when nothing was left to do."""
+        *before, last = self._manifest["sessions"]
+        if "finished" not in last:
+            done = len(self.done) - sum(session.get("done", 0) for session in before)
+            last |= {"finished": now(), "done": done, "failed": len(self.failed)}
+        self._compact(order)
+        self._write_manifest()
+
     def _compact(self, order: Mapping[str, int]) -> None:
         rows = index(self.path)
         ranked = sorted(rows, key=lambda sample_id: (order.get(sample_id, len(order)), natural(sample_id)))
@@ -370,10 +418,12 @@ class Store:
                 target.write(source.readline())
             _sync_file(target)
         temporary.replace(self.path)
-        unfinished = {sample_id for sample_id, (_, ok) in rows.items() if not ok}
+        if not self.journal_path.exists():  # killed after this, before the manifest was written
+            return
+        self.done = {sample_id for sample_id, (_, ok) in rows.items() if ok}
         decoder = msgspec.json.Decoder(JournalEntry)
         journal = (line.content for line in lines(self.journal_path))
-        kept = [line for line in journal if decoder.decode(line).sample in unfinished]
+        kept = [line for line in journal if self._is_open(decoder.decode(line).sample)]
         if kept:
             write_atomically(self.journal_path, b"".join(kept))
         else:

@@ -17,7 +17,7 @@ from msgspec import Struct, structs, to_builtins
 from tqdm import tqdm
 
 from agentark.episode import Defaults, Episode, Gate
-from agentark.records import JournalEntry, Store, now, read_records
+from agentark.records import TRIAL, JournalEntry, Store, now, read_records
 from agentark.types import (
     Chat,
     Completion,
@@ -145,7 +145,7 @@ class Runner:
         trials: list[Episode] = []
 
         def episodes(sample: Sample) -> Chat:
-            own = structs.replace(sample, id=f"prepare/{len(trials)}/{sample.id}")
+            own = structs.replace(sample, id=f"{TRIAL}{len(trials)}/{sample.id}")
             journal = self.store.journalled(own.id)
             trials.append(Episode(own, -1, self.defaults, self._models, journal, self.store, self.progress.call))
             return trials[-1]
@@ -249,12 +249,25 @@ async def session(
                 )
                 await runner.prepare(todo if samples is None else samples)
                 await runner.run(todo)
-                if isinstance(runner.method, Summing):
-                    store.note(TOTALS, runner.method.totals(_infos(store, order)))
+                note_totals(store, runner.method, order)
                 finished = True
             finally:
                 store.close(order if finished else None, finished=now(), done=progress.done, failed=progress.failed)
         return progress
+
+
+def note_totals(store: Store, method: Method, order: Mapping[str, int]) -> None:
+    """Keep the method's figures over all records of the run, where it has some."""
+    if isinstance(method, Summing):
+        store.note(TOTALS, method.totals(_infos(store, order)))
+
+
+def end_killed(store: Store, method: Method, order: Mapping[str, int]) -> None:
+    """End a run as `session` would have, if it was killed when nothing was left to do. The engine is not needed."""
+    if isinstance(method, Preparing) and (before := store.noted(PREPARED)) is not None:
+        method = method.restored(before["decision"])
+    note_totals(store, method, order)
+    store.end_killed(order)
 
 
 async def replay(record: Record, method: Method) -> Record:

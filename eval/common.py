@@ -11,20 +11,20 @@ seeds alike, and then grades what it wrote.
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from msgspec import structs
 
-from agentark import answers, cli, config, contamination, evaluation
+from agentark import answers, cli, contamination, evaluation, job
+from agentark.config import build
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.episode import Defaults, gather
 from agentark.evaluation import INDEPENDENT, METRICS_SCHEMA, Attempt, Graded
-from agentark.lock import RunLock
-from agentark.records import Store, now
+from agentark.records import now
 from agentark.rows import Source, read_source
-from agentark.runner import session
-from agentark.tasks import Loaded, Task, get_task
+from agentark.tasks import Task, get_task
 from agentark.types import Chat, Method, Outcome, Sample, UserError
 from methods import load_method
 
@@ -66,12 +66,7 @@ def new_parser(name: str, description: str | None) -> cli.Parser:
     run.add_argument("--num_samples", type=cli.integer(1), default=1, help="independent answers to each question")
     run.add_argument("--apply_chat_template", action="store_true", dest="chat_template", help="the default")
     run.add_argument("--no_apply_chat_template", action="store_false", dest="chat_template", help="for base models")
-    run.add_argument("--split", help="default: the dataset's evaluation split")
-    run.add_argument("--data_dir", type=Path, help="folder with the dataset's file, instead of the hub")
-    run.add_argument("--task_config", nargs="+", default=[], metavar="KEY=VALUE", help="options of the dataset")
-    run.add_argument("--start", type=cli.integer(0), default=0, help="first sample")
-    run.add_argument("--end", type=cli.integer(1), help="one past the last sample")
-    run.add_argument("--max_samples", type=cli.integer(1), help="at most so many")
+    job.add_sample_flags(run)
     run.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the run and of the intervals")
     run.add_argument("--overwrite", action="store_true", help="replace existing answers")
     run.add_argument("--debug", action="store_true", help="verbose engine log")
@@ -142,7 +137,7 @@ def run(
 
 def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[..., Choice]) -> tuple[Source, int, int]:
     """Ask the model. Returns its answers, how many of the questions it was trained on, and how many calls failed."""
-    loaded, samples = select(args, task)
+    loaded, samples = job.select(args, task)
     trained = contamination.of_model(args.model_name_or_path, args.lora_path)
     seen = contamination.check(
         [sample.id for sample in samples], trained, args.model_name_or_path, args.allow_contamination
@@ -150,57 +145,40 @@ def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[...
     method, info = load_method("vanilla")
     label, make_engine = choose_engine(args, args.model_name_or_path, MODEL_FLAG)
     path = args.output_dir / task.name / label / name / RESULTS
-    failed = 0
-    with RunLock(path) as lock:
-        store = Store(path, identity(args, task, loaded.split, label), overwrite=args.overwrite)
-        todo = [sample for sample in samples if sample.id not in store.done]
-        if todo:
-            provenance = {
-                "started": now(),
-                "command": cli.command_line(),
-                "data": {"origin": loaded.origin, "sha256": loaded.sha256},
-                "versions": cli.provenance(),
-                "train_ids": trained,
-            }
-            order = {sample.id: place for place, sample in enumerate(loaded.samples)}
-            defaults = Defaults(args.temperature, args.max_tokens, args.seed)
-            repeated = Repeated(method, args.num_samples)
-            job = session(make_engine(lock), store, todo, order, repeated, info, label, defaults, provenance)
-            failed = cli.run_async(job).failed
+    defaults = Defaults(args.temperature, args.max_tokens, args.seed)
+    identity = job.identity(args, task, loaded, label, defaults)
+    failed = job.run_job(
+        job.Job(
+            path=path,
+            identity={
+                "method": info.name,
+                **identity,
+                "num_samples": args.num_samples,
+                "chat_template": args.chat_template,
+            },
+            samples=samples,
+            order=[sample.id for sample in loaded.samples],
+            method=Repeated(method, args.num_samples),
+            info=info,
+            model=label,
+            make_engine=make_engine,
+            defaults=defaults,
+            about=job.origin(loaded, trained),
+            overwrite=args.overwrite,
+            today=lambda stored: resolved(stored, task),
+        )
+    )
     source = read_source(path, task)
     asked = {sample.id for sample in samples}
     chosen = [record for record in source.records if record.id in asked]
     return structs.replace(source, records=chosen), seen, failed
 
 
-def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
-    """The dataset and the samples the flags ask for."""
-    options = config.build(task.options, config.parse_overrides(args.task_config, "--task_config"), "--task_config")
-    loaded = task.load(args.split, args.data_dir, options)
-    samples = list(loaded.samples[args.start : args.end][: args.max_samples])
-    if not samples:
-        raise UserError(
-            f"--start {args.start}: leaves no sample (the split has {len(loaded.samples)}, --end {args.end})"
-        )
-    return loaded, samples
-
-
-def identity(args: Namespace, task: Task, split: str, model: str) -> dict[str, Any]:
-    """What decides the content of an answer: answers of another identity are never mixed."""
-    return {
-        "method": "vanilla",
-        "dataset": task.name,
-        "task_options": config.parse_overrides(args.task_config, "--task_config"),
-        "split": split,
-        "model": model,
-        "adapter": args.lora_path.resolve().name if args.lora_path else None,
-        "temperature": args.temperature,
-        "max_tokens": args.max_tokens,
-        "num_samples": args.num_samples,
-        "chat_template": args.chat_template,
-        "seed": args.seed,
-        "thinking": args.enable_thinking,
-    }
+def resolved(stored: dict[str, Any], task: Task) -> dict[str, Any]:
+    """An identity with all options of the dataset; older answers name only those that were given."""
+    with suppress(UserError, KeyError):
+        return {**stored, "task_options": build(task.options, stored["task_options"], "").model_dump()}
+    return stored
 
 
 def warn(text: str) -> None:

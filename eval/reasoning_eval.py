@@ -19,11 +19,10 @@ from agentark import cli, contamination, evaluation, reasoning
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.episode import Defaults
 from agentark.evaluation import METRICS_SCHEMA
-from agentark.lock import RunLock
+from agentark.job import Job, run_job
 from agentark.reasoning import Items, Likelihood, Rubric, RubricJudge
-from agentark.records import Store, now, read_records
+from agentark.records import now, read_records
 from agentark.rows import Source, read_source
-from agentark.runner import session
 from agentark.tasks import get_task
 from agentark.types import MethodInfo, Record, UserError
 
@@ -70,18 +69,20 @@ def judged(
     """The judge's records by id, and how many calls failed."""
     label, make_engine = choose(args, args.judge_model, "--judge_model")
     samples = list(reasoning.to_judge(items))
-    config = {"judge": label, "rubric": rubric.model_dump(), "input": source.sha256, "seed": args.seed}
-    with RunLock(path) as lock:
-        store = Store(path, config, overwrite=args.overwrite)
-        todo = [sample for sample in samples if sample.id not in store.done]
-        failed = 0
-        if todo:
-            order = {sample.id: place for place, sample in enumerate(samples)}
-            provenance = {"started": now(), "command": cli.command_line(), "versions": cli.provenance()}
-            info = MethodInfo("rubric_judge", args.rubric.stem, rubric.model_dump())
-            judge, defaults = RubricJudge(rubric), Defaults(0.0, 8, args.seed)
-            job = session(make_engine(lock), store, todo, order, judge, info, label, defaults, provenance)
-            failed = cli.run_async(job).failed
+    failed = run_job(
+        Job(
+            path=path,
+            identity={"judge": label, "rubric": rubric.model_dump(), "input": source.sha256, "seed": args.seed},
+            samples=samples,
+            order=[sample.id for sample in samples],
+            method=RubricJudge(rubric),
+            info=MethodInfo("rubric_judge", args.rubric.stem, rubric.model_dump()),
+            model=label,
+            make_engine=make_engine,
+            defaults=Defaults(0.0, 8, args.seed),
+            overwrite=args.overwrite,
+        )
+    )
     return {record.id: record for record in read_records(path)}, failed
 
 

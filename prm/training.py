@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,15 +14,16 @@ import msgspec
 from agentark import cli
 from agentark.files import json_of, write_atomically
 from agentark.records import now
+from agentark.run_folder import RunFolder
 from agentark.types import RunError, UserError
 from prm import data, distributed, features, loss, model
 from prm.figures import plot
-from prm.manifest import Manifest
 from prm.monitor import NanMonitor
 from prm.settings import Flags, stage_settings
 from prm.steps import StepCodec, load_tokenizer
 from prm.trainer import METRICS, PRMTrainer, read_curves
 
+KIND = "process reward model"
 PLOT = "curves.png"
 DONE = "done.json"
 """In the folder of one of two stages: its figures."""
@@ -47,8 +49,11 @@ def run(flags: Flags, say: Say) -> Path:
     tell: Say = say if main else _silent
     base, _ = cli.resolve_model(prm.model_name_or_path, "--model_name_or_path")
     identity = flags.identity() | {"train_data_sha256": data.sha256(prm.train_data_path)}
-    manifest = Manifest(out, identity, prm.overwrite_output_dir, main)
-    if manifest.done:
+    output = RunFolder(
+        out, identity, kind=KIND, flag="--output_dir", replace="--overwrite_output_dir True",
+        replaces=prm.overwrite_output_dir,
+    )  # fmt: skip
+    if output.open(main):
         tell(f"{out} holds this run, finished; nothing to do")
         return out
     codec = make_codec(base, prm)
@@ -62,13 +67,18 @@ def run(flags: Flags, say: Say) -> Path:
         if found is not None:
             tell(found.card.text())
     tell(data.check_batch(data.collate(train.items[:8]), codec))
-    manifest.write(
+    loaded = partial(
+        output.claim,
+        tell,
+        kind=KIND,
+        config=output.identity,
+        status="running",
         base_model=prm.model_name_or_path,
         train_data={"path": prm.train_data_path, "sha256": identity["train_data_sha256"], **train.card.figures()},
         train_ids=train.questions,
         held_out_ids=held_out.questions if held_out else [],
         steps=msgspec.to_builtins(codec.settings),
-        sessions=[*manifest.values.get("sessions", []),
+        sessions=[*output.values.get("sessions", []),
                   {"started": now(), "command": cli.command_line(), "versions": cli.provenance()}],
     )  # fmt: skip
     stages = flags.stages
@@ -77,11 +87,11 @@ def run(flags: Flags, say: Say) -> Path:
         last = number == stages[-1]
         folder = out if len(stages) == 1 else out / f"stage_{number}"
         start = base if number == stages[0] else str(out / f"stage_{stages[0]}")
-        if (folder / DONE).is_file():
+        if output.continued and (folder / DONE).is_file():
             tell(f"stage {number} is done already")
             metrics |= json_of(folder / DONE)
             continue
-        figures = train_stage(flags, number, start, folder, codec, train, held_out, tell)
+        figures = train_stage(flags, number, start, folder, output.continued, codec, train, held_out, loaded, tell)
         metrics |= {f"stage_{number}": figures}
         if main and folder != out:
             write_atomically(folder / DONE, msgspec.json.encode({f"stage_{number}": figures}))
@@ -89,7 +99,8 @@ def run(flags: Flags, say: Say) -> Path:
                 for file in folder.iterdir():
                     if file.is_file() and file.name not in (METRICS, PLOT, DONE):
                         shutil.copy2(file, out / file.name)
-    manifest.write(status="done", metrics=metrics)
+    loaded()
+    output.write(status="done", metrics=metrics)
     tell(f"written to {out}")
     return out
 
@@ -147,14 +158,16 @@ def stage_args(flags: Flags, stage: int, folder: Path) -> Any:
 
 
 def train_stage(
-    flags: Flags, stage: int, start: str, folder: Path, codec: StepCodec, train: data.Dataset,
-    held_out: data.Dataset | None, tell: Say,
+    flags: Flags, stage: int, start: str, folder: Path, continued: bool, codec: StepCodec, train: data.Dataset,
+    held_out: data.Dataset | None, loaded: Callable[[], None], tell: Say,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one stage and save its model.
 
     Args:
         start: the base model, or the folder of the stage before.
-        folder: of this stage; a checkpoint in it is gone on from.
+        folder: of this stage.
+        continued: whether a checkpoint in it is gone on from.
+        loaded: called when all is, before anything is written into the folder.
 
     Returns:
         Figures for the manifest.
@@ -167,7 +180,7 @@ def train_stage(
     if stage == 1 and flags.values["gradient_checkpointing"]:
         tell("--gradient_checkpointing True: nothing to recompute while the backbone is frozen; off in stage 1")
     args = stage_args(flags, stage, folder)
-    checkpoint = _checkpoint(flags, folder, get_last_checkpoint)
+    checkpoint = _checkpoint(flags, folder if continued else None, get_last_checkpoint)
     if checkpoint:
         tell(f"resuming from {checkpoint}")
     set_seed(args.seed)
@@ -193,16 +206,17 @@ def train_stage(
     else:
         model.freeze(reward, stage, prm.unfreeze_last_layer and stage == 1)
     _liger(args, reward, tell)
+    if prm.enable_nan_monitoring and prm.on_nan == "skip" and args.deepspeed:
+        raise UserError("--on_nan skip: DeepSpeed steps before gradients can be seen; use --on_nan stop")
+    if args.eval_strategy != "no" and held_out is None:
+        raise UserError(f"--eval_strategy {args.eval_strategy.value}: needs --eval_data_path or --eval_ratio")
+    loaded()
     cached = None
     if prm.cache_features and stage == 1:
         cached = _cache(flags, args, reward, folder, start, train, held_out, tell)
     monitor = None
     if prm.enable_nan_monitoring:
-        if prm.on_nan == "skip" and args.deepspeed:
-            raise UserError("--on_nan skip: DeepSpeed steps before gradients can be seen; use --on_nan stop")
         monitor = NanMonitor(folder / "nan", args.process_index, prm.on_nan, prm.max_nan_skips)  # type: ignore[arg-type]
-    if args.eval_strategy != "no" and held_out is None:
-        raise UserError(f"--eval_strategy {args.eval_strategy.value}: needs --eval_data_path or --eval_ratio")
     try:
         trainer = PRMTrainer(
             reward, args, objective, codec, train.items, held_out.items if held_out else None, cached, monitor, scaling
@@ -230,13 +244,13 @@ def train_stage(
     return figures
 
 
-def _checkpoint(flags: Flags, folder: Path, last: Callable[[str], str | None]) -> str | None:
+def _checkpoint(flags: Flags, folder: Path | None, last: Callable[[str], str | None]) -> str | None:
     """Where to go on from: the last checkpoint of this run, or the one that was named."""
     asked = flags.values["resume_from_checkpoint"]
     if asked in (None, "", "True", "true", "False", "false"):
         if asked in ("False", "false"):
             return None
-        return last(str(folder)) if folder.is_dir() else None
+        return last(str(folder)) if folder is not None and folder.is_dir() else None
     if not (Path(asked) / "trainer_state.json").is_file():
         raise UserError(f"--resume_from_checkpoint {asked}: not a checkpoint (no trainer_state.json in it)")
     return str(asked)

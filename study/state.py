@@ -19,9 +19,13 @@ import msgspec
 from msgspec import Struct
 
 from agentark.config import ROOT
+from agentark.engines import choose as engine
 from agentark.files import file_sha256, write_atomically
 from agentark.records import now
 from agentark.types import UserError
+from distill.grpo import run as grpo
+from distill.sft import flags as sft
+from prm import settings as prm
 from study.layout import STATE
 from study.plan import PlannedStep
 from study.step import slug
@@ -34,13 +38,14 @@ RENAMED = {
 """Modules under the names that older studies know them by."""
 NAMED = 3
 """Changes that are told of a step."""
+LENGTH = "max_steps"
+"""A run may go on for more steps, but what comes out is another model."""
 BESIDE = {
-    *("--max_concurrency", "--tensor_parallel_size", "--data_parallel_size", "--num_replicas", "--ray_address"),
-    *("--launch", "--use_modal_batch", "--gpu_memory_utilization", "--vllm_gpu_memory_utilization"),
-    *("--model_timeout", "--model_api_config", "--use_vllm", "--no_use_vllm", "--logging_steps", "--report_to"),
-    *("--run_name", "--save_total_limit", "--max_ckpt_num", "--scorer_batch_tokens"),
-}  # fmt: skip
-"""Flags that say where and how fast something runs, not what comes out."""
+    "distill.sft": sft.BESIDE,
+    "prm/finetune2.py": prm.BESIDE,
+    "openrlhf.cli.train_grpo": grpo.BESIDE - {LENGTH},
+}
+"""Program -> its settings that do not decide what comes out, beside those of engines."""
 GROWING = ("--max_samples",)
 """Flags whose larger value (or none) asks for more of the same."""
 WITHOUT_CONTENT = {
@@ -153,10 +158,11 @@ class Memory:
         program = [RENAMED.get(word, word) for word in entry.program]
         if step.program != program:
             return [Change(f"was {shlex.join(program)}, now {shlex.join(step.program)}", False)]
+        beside = engine.BESIDE | BESIDE.get(program[-1], set())
         changes = []
         for name in dict.fromkeys([*entry.flags, *step.flags]):
             before, after = entry.flags.get(name), step.flags.get(name)
-            if before != after and name not in BESIDE:
+            if before != after and name.removeprefix("--") not in beside:
                 more = step.grows and name in GROWING and _number(before) < _number(after)
                 changes.append(Change(f"{name} was {_shown(before)}, now {_shown(after)}", more))
         return changes

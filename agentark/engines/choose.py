@@ -14,6 +14,11 @@ from agentark.types import Engine, UserError
 
 ENGINE_FIELDS = {"model_timeout": "timeout"}
 """Flags whose engine setting has another name."""
+BESIDE = {
+    *("use_vllm", "no_use_vllm", "use_modal_batch", "launch", "num_replicas", "ray_address", "model_api_config"),
+    *("tensor_parallel_size", "data_parallel_size", "max_concurrency", "gpu_memory_utilization", "model_timeout"),
+}
+"""Engine flags that say where and how fast a model runs, not what it replies."""
 
 
 def add_engine_flags(parser: Parser) -> None:
@@ -35,7 +40,7 @@ def add_engine_flags(parser: Parser) -> None:
     group.add_argument("--model_api_config", type=Path, help="file of model endpoints")
     group.add_argument("--enable_thinking", action="store_true", default=None, help="ask the template for thinking")
     group.add_argument("--no_enable_thinking", action="store_false", dest="enable_thinking", help="ask for none")
-    group.add_argument("--reproducible", action="store_true", help="a seed per request (slower; see README)")
+    group.add_argument("--reproducible", action="store_true", help="seed requests (slower: agentark/engines/README.md)")
     parser.set_defaults(chat_template=True)  # scripts for base models have a flag for it
 
 

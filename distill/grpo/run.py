@@ -2,9 +2,8 @@
 
 import json
 import os
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from agentark import cli, contamination
 from agentark.files import json_of, write_atomically
 from agentark.hub import offline_unless_reachable
 from agentark.records import now
+from agentark.run_folder import RunFolder
 from agentark.types import Sample, UserError, digest
 from distill.grpo.config import GRPOConfig, resolved
 from distill.grpo.questions import Prompt, fit, has_gold, questions, questions_of_prm, render
@@ -162,52 +162,29 @@ def reward_codec(folder: Path, tokenizer: Any) -> StepCodec:
 # ---------------------------------------------------------------- the folder of a run
 
 
-class Run:
+class Run(RunFolder):
     """`save_path`: what decides the run, and whether it is new, stopped or done."""
 
+    record = ("run.json", "identity")
+    all_settings = True
+
     def __init__(self, config: GRPOConfig) -> None:
+        folder = Path(config.save_path)
+        identity = {name: value for name, value in config.model_dump().items() if name not in BESIDE}
+        elsewhere = [Path(config.ckpt_path)] if config.ckpt_path else []
+        super().__init__(
+            folder, identity, kind="grpo", flag="--save_path", replaces=config.overwrite, elsewhere=elsewhere
+        )
         self.config = config
-        self.folder = Path(config.save_path)
-        self.metrics = self.folder / "metrics.jsonl"
-        self.dev = self.folder / "dev.jsonl"
-        self._path = self.folder / "run.json"
+        self.metrics = folder / "metrics.jsonl"
+        self.dev = folder / "dev.jsonl"
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {name: value for name, value in self.config.model_dump().items() if name not in BESIDE}
-
-    def open(self, main: bool = True) -> bool:
-        """Take the folder for this run. Returns whether the run is done already (one that was stopped is not).
-
-        Args:
-            main: whether this process may write; the others only look.
-
-        Raises:
-            UserError: the folder holds a run of other settings.
-        """
-        if self._path.is_file() and not self.config.overwrite:
-            before = json_of(self._path)["identity"]
-            changed = [name for name, value in self.identity.items() if before.get(name) != value]
-            if changed:
-                name = changed[0]
-                raise UserError(
-                    f"--save_path {self.folder}: holds a run with --{name} {before.get(name)}, now "
-                    f"{self.identity[name]}; use another folder, or --overwrite"
-                )
-            manifest = self.folder / "manifest.json"
-            if manifest.is_file() and not json_of(manifest)["stopped"]:
-                return True
-        if not main:
-            return False
-        if self.config.overwrite:
-            for old in (self.config.checkpoints, self.folder / "completions"):
-                shutil.rmtree(old, ignore_errors=True)
-            for file in (self.metrics, self.dev, self.folder / "manifest.json", self.folder / "stopped.json"):
-                file.unlink(missing_ok=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        about = {"identity": self.identity, "config": self.config.model_dump()}
-        write_atomically(self._path, json.dumps(about).encode())
-        return False
+    def claim(self, say: Callable[[str], None], **values: Any) -> None:
+        """See RunFolder; its settings lie there for other processes."""
+        super().claim(say, **values)
+        if self._main:
+            about = {"identity": self.identity, "config": self.config.model_dump()}
+            write_atomically(self.folder / self.record[0], json.dumps(about).encode())
 
     def rewind(self, step: int) -> None:
         """Forget metrics of steps after a checkpoint, when a run goes on from it."""
@@ -220,22 +197,21 @@ class Run:
     def close(self, inputs: Inputs, stopped: Sequence[str], figures: Mapping[str, Any]) -> None:
         """Write manifest.json: the run is done."""
         ids = {prompt.sample.id for prompt in inputs.prompts} | set(contamination.trained_on(Path(inputs.model)))
-        manifest = {
-            "stage": "grpo",
-            "base_model": inputs.label,
-            "reward_model": self.config.reward_pretrain,
-            "settings": resolved(self.config),
-            "config_hash": digest(self.identity),
-            "prompts": len(inputs.prompts),
-            "prompt_max_len": inputs.prompt_limit,
-            "stopped": list(stopped),
-            "metrics": dict(figures),
-            "finished": now(),
-            "command": cli.command_line(),
-            "versions": cli.provenance(),
-            "train_ids": sorted(ids),
-        }
-        write_atomically(self.folder / "manifest.json", json.dumps(manifest, indent=1).encode() + b"\n")
+        self.write(
+            stage="grpo",
+            base_model=inputs.label,
+            reward_model=self.config.reward_pretrain,
+            settings=resolved(self.config),
+            config_hash=digest(self.identity),
+            prompts=len(inputs.prompts),
+            prompt_max_len=inputs.prompt_limit,
+            stopped=list(stopped),
+            metrics=dict(figures),
+            finished=now(),
+            command=cli.command_line(),
+            versions=cli.provenance(),
+            train_ids=sorted(ids),
+        )
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

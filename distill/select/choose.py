@@ -15,13 +15,11 @@ import msgspec
 from msgspec import Struct
 from pydantic import Field
 
-from agentark import answers, cli
+from agentark import answers
 from agentark.config import ROOT, Config
 from agentark.engines.choose import Choice, choose_engine
 from agentark.episode import Defaults
-from agentark.lock import RunLock
-from agentark.records import Store, now
-from agentark.runner import session
+from agentark.job import Job, run_job
 from agentark.types import MethodInfo, Sample, UserError, digest
 from distill.select import diversity, targets
 from distill.select.duplicates import EvaluationQuestions, distinct
@@ -196,28 +194,21 @@ def ask_distiller(
         return {}, 0
     label, make_engine = choose_engine(args, args.distiller, "--distiller")
     path = args.output.with_name(f"{args.output.name}.picks.jsonl")
-    with RunLock(path) as lock:
-        store = Store(path, {"distiller": label, "k": args.k, "seed": 0}, overwrite=args.overwrite)
-        done = {row.id: row.input for row in _picks(path)} if store.done else {}
-        todo = [one for one in asked if one.id not in store.done or done[one.id] != digest(one)]
-        failed = 0
-        if todo:
-            info = MethodInfo("distiller", "llm", {"k": args.k})
-            provenance = {"started": now(), "command": cli.command_line(), "versions": cli.provenance()}
-            order = {one.id: place for place, one in enumerate(asked)}
-            run = session(
-                make_engine(lock),
-                store,
-                todo,
-                order,
-                diversity.Distiller(args.k),
-                info,
-                label,
-                Defaults(0.0, diversity.PICK_TOKENS, 0),
-                provenance,
-                row=diversity.pick_row,
-            )
-            failed = cli.run_async(run).failed
+    failed = run_job(
+        Job(
+            path=path,
+            identity={"distiller": label, "k": args.k, "seed": 0},
+            samples=asked,
+            order=[question.id for question in asked],
+            method=diversity.Distiller(args.k),
+            info=MethodInfo("distiller", "llm", {"k": args.k}),
+            model=label,
+            make_engine=make_engine,
+            defaults=Defaults(0.0, diversity.PICK_TOKENS, 0),
+            row=diversity.pick_row,
+            overwrite=args.overwrite,
+        )
+    )
     ids = {one.id for one in asked}
     return {row.id: row.picks for row in _picks(path) if row.error is None and row.id in ids}, failed
 

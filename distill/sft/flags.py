@@ -7,6 +7,13 @@ from typing import Any, Literal, NoReturn
 from agentark.config import nearest
 from agentark.types import UserError
 
+BESIDE = {
+    *("train_data_path", "output_dir", "overwrite", "logging_dir", "run_name", "report_to", "disable_tqdm", "project"),
+    *("resume_from_checkpoint", "hub_token", "logging_steps", "logging_strategy", "log_level", "log_level_replica"),
+    *("push_to_hub", "trackio_space_id", "save_total_limit", "dataloader_num_workers", "local_rank"),
+}
+"""Flags that do not decide what comes out (of the data, its content does)."""
+
 
 @dataclass
 class Arguments:

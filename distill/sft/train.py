@@ -3,96 +3,40 @@
 # ruff: noqa: T201 -- it prints what it found
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from agentark import cli, contamination
 from agentark.files import file_sha256, json_of, manifest_of, write_atomically
 from agentark.records import now
+from agentark.run_folder import MANIFEST, RunFolder
 from agentark.types import UserError
 from distill.sft.data import TrainRow, context_of, fit, read_rows, shown_example
-from distill.sft.flags import Arguments
+from distill.sft.flags import BESIDE, Arguments
 from distill.sft.in_training_eval import Exam
 
-MANIFEST = "manifest.json"
-NOT_DECIDING = (
-    "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "resume_from_checkpoint", "hub_token",
-    "logging_steps", "logging_strategy", "log_level", "log_level_replica", "push_to_hub", "project", "trackio_space_id",
-    "save_total_limit", "dataloader_num_workers", "local_rank",
-)  # fmt: skip
-"""Settings of transformers that may change between two sessions of the same run."""
 
-
-class Run(Struct, frozen=True, kw_only=True):
-    """What this folder is for, and where it stands."""
-
-    folder: Path
-    config: dict[str, Any]
-    manifest: dict[str, Any]
-    checkpoint: str | None
-    done: bool
-
-    def write(self, **more: Any) -> None:
-        write_atomically(self.folder / MANIFEST, json.dumps({**self.manifest, **more}, indent=2).encode() + b"\n")
-
-
-def prepare(ours: Arguments, training: Any, data_sha256: str) -> Run:
-    """Look at the output folder: a fresh one, one to go on with, or a finished one.
-
-    Raises:
-        UserError: it holds something else.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    folder = Path(training.output_dir)
-    deciding = {name: value for name, value in training.to_dict().items() if name not in NOT_DECIDING}
-    own = {name: value for name, value in vars(ours).items() if name not in ("overwrite", "train_data_path")}
-    config = json.loads(json.dumps({**deciding, **own, "data_sha256": data_sha256}, default=str))
-    manifest: dict[str, Any] = {}
-    path = folder / MANIFEST
-    if folder.is_dir() and any(folder.iterdir()):
-        if not path.is_file():
-            raise UserError(f"--output_dir {folder}: is not empty and no run of ours; choose another folder")
-        if ours.overwrite:
-            if training.process_index == 0:
-                shutil.rmtree(folder)
-        else:
-            manifest = json_of(path)
-            _check_same(folder, manifest.get("config", {}), config)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Run(
-        folder=folder,
-        config=config,
-        manifest=manifest,
-        checkpoint=training.resume_from_checkpoint or (get_last_checkpoint(str(folder)) if manifest else None),
-        done=bool(manifest.get("finished")),
-    )
-
-
-def _check_same(folder: Path, before: dict[str, Any], config: dict[str, Any]) -> None:
-    changed = [
-        f"{name} was {before.get(name)!r}, now {config.get(name)!r}"
-        for name in sorted({*before, *config})
-        if before.get(name) != config.get(name)
-    ]
-    if changed:
-        raise UserError(
-            f"--output_dir {folder}: holds a run of other settings ({'; '.join(changed)}); use --overwrite to "
-            "replace it, or another folder"
-        )
+def run_folder(ours: Arguments, training: Any, data_sha256: str) -> RunFolder:
+    """The output folder, and what decides the run."""
+    own = vars(ours).items()
+    config = {name: value for name, value in (training.to_dict() | dict(own)).items() if name not in BESIDE}
+    return RunFolder(
+        Path(training.output_dir), config | {"data_sha256": data_sha256}, kind="sft", flag="--output_dir",
+        replaces=ours.overwrite,
+    )  # fmt: skip
 
 
 def train(ours: Arguments, training: Any) -> int:
     """Train, evaluate, save. Returns the exit code."""
+    from transformers.trainer_utils import get_last_checkpoint
+
     path = Path(ours.train_data_path)
     rows = read_rows(path)
     sha256 = file_sha256(path)
-    run = prepare(ours, training, sha256)
-    if run.done:
+    run = run_folder(ours, training, sha256)
+    if run.open(training.process_index == 0):
         print(f"{run.folder} is finished; --overwrite trains it anew")
         return 0
     model, label = cli.resolve_model(ours.model_name_or_path, "--model_name_or_path")
@@ -103,30 +47,29 @@ def train(ours: Arguments, training: Any) -> int:
     trained = sorted({row.id for row in rows} | set(contamination.of_model(ours.model_name_or_path, None)))
     exam = _exam(ours, training, trained, label)
     about = manifest_of(path)
-    run.manifest.update(
-        {
-            "kind": "sft",
-            "base_model": label,
-            "adapter": ours.lora_rank is not None and not ours.merge_lora,
-            "data": {"path": str(path), "sha256": sha256, "counts": counts},
-            "selection": json_of(about) if about.is_file() else None,
-            "config": run.config,
-            "train_ids": trained,
-            "started": run.manifest.get("started") or now(),
-            "finished": None,
-            "command": cli.command_line(),
-            "versions": cli.provenance(),
-        }
-    )
-    trainer = _trainer(model, tokenizer, rows, ours, training, exam, run)
+    trainer = _trainer(model, tokenizer, rows, ours, training, exam, trained)
     main_process = trainer.accelerator.is_main_process
+    checkpoint = training.resume_from_checkpoint or (get_last_checkpoint(str(run.folder)) if run.continued else None)
+    run.claim(
+        print,
+        kind="sft",
+        base_model=label,
+        adapter=ours.lora_rank is not None and not ours.merge_lora,
+        data={"path": str(path), "sha256": sha256, "counts": counts},
+        selection=json_of(about) if about.is_file() else None,
+        config=run.identity,
+        train_ids=trained,
+        started=run.values.get("started") or now(),
+        finished=None,
+        command=cli.command_line(),
+        versions=cli.provenance(),
+    )
     if main_process:
-        run.write()
         print(f"{counts['rows']} rows of {len({row.id for row in rows})} questions; too long: {counts}")
         print(shown_example(trainer.train_dataset[0], tokenizer))
-        if run.checkpoint:
-            print(f"going on from {run.checkpoint}")
-    result = trainer.train(resume_from_checkpoint=run.checkpoint)
+        if checkpoint:
+            print(f"going on from {checkpoint}")
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     save(trainer, model, ours, run.folder)
     if main_process:
         evals = [entry for entry in trainer.state.log_history if "eval_score" in entry]
@@ -180,7 +123,13 @@ def _exam(ours: Arguments, training: Any, trained: list[str], label: str) -> Exa
 
 
 def _trainer(
-    model: str, tokenizer: Any, rows: list[TrainRow], ours: Arguments, training: Any, exam: Exam | None, run: Run
+    model: str,
+    tokenizer: Any,
+    rows: list[TrainRow],
+    ours: Arguments,
+    training: Any,
+    exam: Exam | None,
+    trained: list[str],
 ) -> Any:
     from datasets import Dataset
     from peft import LoraConfig
@@ -194,7 +143,7 @@ def _trainer(
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if state.is_world_process_zero and checkpoint.is_dir():
-                write_atomically(checkpoint / MANIFEST, json.dumps({"train_ids": run.manifest["train_ids"]}).encode())
+                write_atomically(checkpoint / MANIFEST, json.dumps({"train_ids": trained}).encode())
 
     weights = question_weights([row.id for row in rows])
     data = Dataset.from_list(

@@ -14,6 +14,7 @@ from agentark.evaluation import Graded
 from agentark.files import json_of, write_atomically
 from agentark.labels import LabelRow
 from agentark.records import now
+from agentark.run_folder import aside, check_replaceable, entries, set_aside
 from agentark.types import Record, UserError
 from distill.select.trajectories import CLASSES
 from eval.report import charts, export, overview, pages, training
@@ -25,6 +26,9 @@ from eval.report.paper import load_paper
 from eval.report.samples import CORRECTIVE, CORRUPTED, TRUNCATED, VOTE_ENOUGH, VOTE_LOST, StepScores, Writer, detail
 from eval.report.study import Run, Study, read
 from eval.report.training import Curves, Scored
+
+WRITTEN = (MARKER, "*.html", "*.csv", "tables.md", "assets", "samples", ".*")
+"""Files and folders of a report."""
 
 
 class Built(Struct, kw_only=True):
@@ -53,8 +57,9 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
     started = time.perf_counter()
     for name in pages.LIBRARIES:
         pages.library(name)
-    _claim(output)
+    _check(output)
     study = read(results)
+    _claim(output)
     costs: dict[int, Costs] = {}
     debates: dict[int, Debate] = {}
     scored: list[Scored] = []
@@ -94,22 +99,25 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
     )
     about = {"written": written, "command": cli.command_line(), "samples": len(writer), "problems": study.problems}
     write_atomically(output / MARKER, msgspec.json.format(msgspec.json.encode(about), indent=2) + b"\n")
+    shutil.rmtree(aside(output), ignore_errors=True)
     return Built(
         rows=rows, debates=debates, samples=len(writer), problems=study.problems, seconds=time.perf_counter() - started
     )
 
 
+def _check(output: Path) -> None:
+    """Raises UserError where something else would be lost."""
+    name = f"--output {output}"
+    if entries(output, name) and not (output / MARKER).is_file():
+        raise UserError(f"{name}: holds files that are no report of ours; choose an empty or a new folder")
+    check_replaceable(output, WRITTEN, name, "a new report")
+
+
 def _claim(output: Path) -> None:
-    """An empty folder that is marked as a report. Raises UserError where something else would be lost."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: is a file; give a folder")
-    if output.is_dir() and any(output.iterdir()):
-        if not (output / MARKER).is_file():
-            raise UserError(
-                f"--output {output}: holds files that are no report of ours; choose an empty or a new folder"
-            )
-        shutil.rmtree(output)
+    """An empty folder that is marked as a report; what an earlier one held stays aside until this one is finished."""
     try:
+        old = json_of(output / MARKER) if (output / MARKER).is_file() else {}
+        set_aside(output, "written" in old)
         output.mkdir(parents=True, exist_ok=True)
         (output / MARKER).write_bytes(b"{}\n")
     except OSError as error:

@@ -179,6 +179,32 @@ def test_a_model_is_asked_once_and_the_run_resumes(data_dir: Path) -> None:
     assert ask(data_dir, "--apply_chat_template", "--overwrite") == 0
 
 
+def test_options_are_those_of_inference_and_older_answers_go_on() -> None:
+    """Earlier versions stored the options that were given, not all there are."""
+
+    def ask_sums(*extra: str, engine: Any = None) -> int:
+        argv = ["--dataset_name", "ChainSum", "--model_name_or_path", "org/model", "--max_samples", "2"]
+        return math_eval.main([*argv, *extra], choose_engine=choose_with(engine))
+
+    assert ask_sums("--task_config", "seed=3") == 0
+    path = Path("outputs/ChainSum/org/model/math_eval/vanilla_infer.jsonl.manifest.json")
+    manifest = json.loads(path.read_bytes())
+    argv = ["--method_name", "vanilla", "--test_dataset_name", "ChainSum", "--model_name", "org/model"]
+    inference.main([*argv, "--task_config", "seed=3", "--output_path", "i.jsonl"], choose_engine=choose_with())
+    inferred = json.loads(Path("i.jsonl.manifest.json").read_bytes())
+    assert manifest["config"]["task_options"] == inferred["config"]["task_options"]
+    manifest["config"]["task_options"] = {"seed": 3}
+    path.write_text(json.dumps(manifest))
+    nobody = ScriptedEngine()
+    assert ask_sums("--task_config", "seed=3", engine=nobody) == 0
+    assert ask_sums("--task_config", "seed=3", "max_terms=2", engine=nobody) == 0
+    assert nobody.seen == []
+    assert ask_sums("--task_config", "seed=3", "--max_samples", "3") == 0
+    assert json.loads(path.read_bytes())["config"] == manifest["config"]  # labels of the file know it by this
+    with pytest.raises(UserError, match=r"another configuration \(task_options was"):
+        ask_sums("--task_config", "seed=4")
+
+
 def test_several_answers_to_a_question_are_clustered(data_dir: Path) -> None:
     engine = ScriptedEngine()
     assert ask(data_dir, "--num_samples", "4", engine=engine, n=6) == 0

@@ -12,6 +12,7 @@ import pytest
 import report_cases
 from label_cases import debate, write
 
+from agentark.run_folder import aside
 from agentark.types import Message, Part, UserError
 from eval import math_eval
 from eval.report import __main__ as entry
@@ -377,6 +378,28 @@ def test_output_is_never_taken_from_somebody_else(study: Path, tmp_path: Path) -
     assert entry.main(["--results", str(study), "--output", str(tmp_path / "r")]) == 0
     assert not (tmp_path / "r" / "samples" / "old.js").exists()
     assert (tmp_path / "r" / MARKER).is_file()
+    assert not aside(tmp_path / "r").exists()
+    with pytest.raises(UserError, match="no such folder"):
+        entry.main(["--results", str(tmp_path / "none"), "--output", str(tmp_path / "r")])
+    assert (tmp_path / "r" / "index.html").is_file()
+    (tmp_path / "r" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"--output .*: a new report would remove thesis\.txt, which is not ours"):
+        entry.main(["--results", str(study), "--output", str(tmp_path / "r")])
+
+
+def test_a_report_stays_until_its_successor_is_finished(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["--results", str(study), "--output", str(tmp_path / "r")]
+    assert entry.main(argv) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(pages, "write", lambda *_: 1 / 0)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                entry.main(argv)
+            assert (aside(tmp_path / "r") / "index.html").is_file()
+    assert entry.main(argv) == 0
+    assert not aside(tmp_path / "r").exists()
 
 
 def test_nothing_to_report_is_one_line(tmp_path: Path) -> None:

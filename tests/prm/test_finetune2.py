@@ -102,8 +102,11 @@ def test_the_users_command(train: Train, small_model: Path, labelled: Path, caps
     again = train(**README)  # finished: nothing is done twice
     assert "holds this run, finished" in capsys.readouterr().out
     assert json.loads((again / "manifest.json").read_text()) == manifest
-    with pytest.raises(UserError, match=r"--output_dir .*: holds another run \(learning_rate was 0\.0001, is 0\.001\)"):
+    with pytest.raises(UserError, match=r"holds a run of other settings \(learning_rate was 0\.0001, now 0\.001\)"):
         train(**README | {"learning_rate": 1e-3})
+    with pytest.raises(UserError, match=r"--eval_strategy epoch: needs --eval_data_path or --eval_ratio"):
+        train(**README | {"overwrite_output_dir": True, "eval_strategy": "epoch"})
+    assert json.loads((again / "manifest.json").read_text()) == manifest
 
 
 def test_cached_states_give_the_same_losses(train: Train, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,6 +127,28 @@ def test_flags_that_only_say_where_it_runs_change_nothing(folder: Path) -> None:
     assert run(folder, faster) == []
 
 
+@pytest.mark.parametrize(
+    ("program", "flag", "decides"),
+    [
+        (["-m", "distill.sft"], "--save_total_limit", False),
+        (["-m", "distill.sft"], "--max_steps", True),
+        (["-m", "torch.distributed.run", "prm/finetune2.py"], "--max_forward_tokens", False),
+        (["-m", "openrlhf.cli.train_grpo"], "--max_ckpt_num", False),
+        (["-m", "openrlhf.cli.train_grpo"], "--max_steps", True),
+        (["inference.py"], "--max_ckpt_num", True),
+    ],
+)
+def test_trainings_say_which_flags_do_not_decide(folder: Path, program: list[str], flag: str, decides: bool) -> None:
+    (folder / "one.txt").write_text("")
+    given = step("one", folder, "data")
+    fields = {name: getattr(given, name) for name in given.__struct_fields__} | {"program": program}
+    memory = Memory(str(folder))
+    memory.begin(PlannedStep(**fields), Status(kind="new"))
+    memory.finish(PlannedStep(**fields), 1.0)
+    changed = PlannedStep(**fields | {"flags": given.flags | {flag: ["7"]}})
+    assert memory.status(changed).kind == ("stale" if decides else "done")
+
+
 def growing(folder: Path, count: int, judge: str = "a") -> list[PlannedStep]:
     """A step that appends up to `count` lines to its file, one that does so for each of these, and one on top."""
     append = "import sys; f = sys.argv[4]; open(f, 'a').write('+' + sys.argv[6])"

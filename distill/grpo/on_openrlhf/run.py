@@ -246,6 +246,7 @@ def train(config: GRPOConfig) -> int:
             say(f"{run.folder}: already trained with these settings; --overwrite trains anew")
             return 0
         inputs = prepare(config)
+        run.claim(say)
         layout = write_inputs(config, inputs, run.folder, gpus)
         words = arguments(config, layout)
         parse_upstream(config, layout)

@@ -245,6 +245,8 @@ def fit(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> int:
     """Train from the start or the last checkpoint, save, and write the manifest."""
     started = time.time()
     main = trainer.accelerator.is_main_process
+    run.claim(say)
+    trainer.accelerator.wait_for_everyone()
     checkpoint = last_checkpoint(config.checkpoints)
     if main:
         run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1)

@@ -193,13 +193,18 @@ def test_reward_models_that_do_not_fit(config: Any, small_model: Path, prm: Path
 
 
 def test_a_folder_of_another_run_is_refused(config: Any) -> None:
-    assert not Run(config()).open()
-    assert not Run(config(logging_steps=5)).open()  # does not decide what comes out
-    with pytest.raises(UserError, match=r"--save_path .*: holds a run with --temperature 1.0, now 0.5; .*--overwrite"):
-        Run(config(temperature=0.5)).open()
-    assert not Run(config(temperature=0.5, overwrite=True)).open()
-    with pytest.raises(UserError, match=r"--temperature 0\.5, now 1\.0"):
-        Run(config()).open()
+    def opened(**changes: Any) -> Run:
+        run = Run(config(**changes))
+        assert not run.open()
+        return run
+
+    opened().claim(print)
+    assert opened(logging_steps=5).continued  # does not decide what comes out
+    with pytest.raises(UserError, match=r"--save_path .*: .*\(temperature was 1.0, now 0.5\); use --overwrite"):
+        opened(temperature=0.5)
+    opened(temperature=0.5, overwrite=True).claim(print)
+    with pytest.raises(UserError, match=r"temperature was 0\.5, now 1\.0"):
+        opened()
 
 
 def test_the_command_from_end_to_end(config: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,6 +228,7 @@ def test_the_command_from_end_to_end(config: Any, capsys: pytest.CaptureFixture[
     assert manifest["train_ids"] == ["sum/1", "sum/2", "sum/3"]
     assert grpo.main(words) == 0
     assert "already trained with these settings" in capsys.readouterr().out
+    assert not Run(config(prompt_data=[], overwrite=True)).open()  # everything in it is known as ours
     assert grpo_run.rows(Path(made.save_path) / "metrics.jsonl")[0]["step"] == 1
 
 

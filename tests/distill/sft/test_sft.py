@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agentark import contamination
+from agentark.run_folder import aside
 from agentark.types import UserError
 from distill.sft import __main__ as sft
 from distill.sft.data import read_rows
@@ -301,13 +302,16 @@ def test_a_folder_of_another_run_is_left_alone(train: Train, tmp_path: Path) -> 
     before = (folder / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match=r"holds a run of other settings \(learning_rate was 2e-05, now 0.1\)"):
         train("--learning_rate", "0.1")
+    with pytest.raises(UserError, match="--max_length 5: every row is longer"):
+        train("--max_length", "5", "--overwrite")
     assert (folder / "model.safetensors").read_bytes() == before
     train("--learning_rate", "0.1", "--overwrite")
     assert (folder / "model.safetensors").read_bytes() != before
+    assert not aside(folder).exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     for extra in ((), ("--overwrite",)):
-        with pytest.raises(UserError, match="is not empty and no run of ours"):
+        with pytest.raises(UserError, match="is not empty and holds no run of ours"):
             train(*extra, out="mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
 

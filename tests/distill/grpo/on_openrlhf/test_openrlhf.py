@@ -62,7 +62,7 @@ def config(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     made = settings(
         small_model, tmp_path / "run", rollout_batch_size=2, micro_rollout_batch_size=1, bf16=True, init_kl_coef=0.01
     )
-    Run(made).open()
+    Run(made).claim(print)
     monkeypatch.setenv(SETTINGS, str(tmp_path / "run" / "run.json"))
     return made
 
@@ -108,7 +108,7 @@ def made_maker(config: GRPOConfig, args: Any, tokenizer: Any) -> Any:
 def test_advantages_are_those_of_credit(config: GRPOConfig, tokenizer: Any, estimator: Any) -> None:
     config = GRPOConfig(**config.model_dump() | {"advantage_estimator": estimator})
     Path(config.save_path, "run.json").unlink()
-    Run(config).open()
+    Run(config).claim(print)
     experiences, responses, args = rolled_out(config, tokenizer)
     maker = made_maker(config, args, tokenizer)
     batches = maker.split_rollout_samples(experiences)

@@ -1,0 +1,131 @@
+"""A run over samples as the entry scripts do it: lock, store, what is left to do, one session, and the ending.
+
+The ending (totals, order of the rows, journal) belongs to the run, not to the work: a run that was killed after its
+last row is ended by the same command, without an engine.
+"""
+
+from argparse import Namespace, _ActionsContainer
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from agentark import cli, config
+from agentark.episode import Defaults, Episode
+from agentark.lock import RunLock
+from agentark.records import Store, now
+from agentark.runner import Row, end_killed, session
+from agentark.tasks import Loaded, Task
+from agentark.types import Engine, Method, MethodInfo, Sample, UserError
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """What a run is to do."""
+
+    path: Path
+    """Of the results; the journal, manifest and lock lie beside it."""
+    identity: Mapping[str, Any]
+    """What decides the content of a row: rows of another identity are never mixed."""
+    samples: Sequence[Sample]
+    """All that this command asks for; those without a good row are run."""
+    order: Iterable[str]
+    """Ids in the order of the finished file, also of samples that this command does not ask for."""
+    method: Method
+    info: MethodInfo
+    model: str
+    """The generator's name, as recorded."""
+    make_engine: Callable[[RunLock], Engine]
+    defaults: Defaults
+    about: Mapping[str, Any] = {}
+    """What the manifest says of a session, beside time, command and versions."""
+    row: Row = Episode.record
+    """Makes a row; one with an `input` is made again when the digest of its sample is another."""
+    others: Callable[[Engine, RunLock], Mapping[str, Engine]] = lambda engine, lock: {}
+    """(generator, lock) -> further models, by name."""
+    overwrite: bool = False
+    today: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    """Writes the identity in an old manifest as this version does."""
+
+
+def run_job(job: Job) -> int:
+    """Run what is left to do, and end the run. Returns how many samples failed.
+
+    Raises:
+        UserError: the file holds rows of another identity, or another process writes to it.
+        RunError: the run had to stop; finished rows are kept.
+    """
+    order = {id: rank for rank, id in enumerate(job.order)}
+    with RunLock(job.path) as lock:
+        store = Store(job.path, job.identity, overwrite=job.overwrite, today=job.today)
+        todo = [sample for sample in job.samples if not store.has(sample)]
+        if not todo:
+            if not store.ended:
+                end_killed(store, job.method, order)
+            return 0
+        about = {"started": now(), "command": cli.command_line(), "versions": cli.provenance(), **job.about}
+        engine = job.make_engine(lock)
+        others = job.others(engine, lock)
+        return cli.run_async(
+            session(
+                engine, store, todo, order, job.method, job.info, job.model, job.defaults, about,
+                row=job.row, others=others, samples=job.samples,
+            )
+        ).failed  # fmt: skip
+
+
+# ---------------------------------------------------------------- runs over a dataset
+
+
+def add_sample_flags(parser: _ActionsContainer) -> None:
+    """The flags that choose samples of a dataset."""
+    parser.add_argument("--task_config", nargs="+", default=[], metavar="KEY=VALUE", help="options of the dataset")
+    parser.add_argument("--split", help="default: the dataset's evaluation split")
+    parser.add_argument("--data_dir", type=Path, help="folder with the dataset's file, instead of the hub")
+    parser.add_argument("--start", type=cli.integer(0), default=0, help="first sample")
+    parser.add_argument("--end", type=cli.integer(1), help="one past the last sample")
+    parser.add_argument("--max_samples", type=cli.integer(1), help="at most so many")
+
+
+def task_options(args: Namespace, task: Task) -> config.Config:
+    """The options of a dataset, as the flags and its defaults give them."""
+    return config.build(task.options, config.parse_overrides(args.task_config, "--task_config"), "--task_config")
+
+
+def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
+    """The dataset, and the samples that the flags ask for.
+
+    Raises:
+        UserError: no such samples.
+    """
+    loaded = task.load(args.split, args.data_dir, task_options(args, task))
+    samples = list(loaded.samples[args.start : args.end][: args.max_samples])
+    if not samples:
+        raise UserError(
+            f"--start {args.start}: leaves no sample (the split has {len(loaded.samples)}, --end {args.end})"
+        )
+    return loaded, samples
+
+
+def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: Defaults) -> dict[str, Any]:
+    """What decides the rows of every run over a dataset.
+
+    Args:
+        model: as recorded.
+    """
+    return {
+        "dataset": task.name,
+        "task_options": task_options(args, task).model_dump(),
+        "split": loaded.split,
+        "model": model,
+        "adapter": args.lora_path.resolve().name if args.lora_path else None,
+        "temperature": defaults.temperature,
+        "max_tokens": defaults.max_tokens,
+        "seed": defaults.seed,
+        "thinking": args.enable_thinking,
+    }
+
+
+def origin(loaded: Loaded, trained: Sequence[str]) -> dict[str, Any]:
+    """What the manifest says of the data of such a run, and of the questions that its model was trained on."""
+    return {"data": {"origin": loaded.origin, "sha256": loaded.sha256}, "train_ids": trained}

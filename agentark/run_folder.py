@@ -1,0 +1,203 @@
+"""The output folder of a training: looked at first, claimed once everything is loaded, complete at the very end.
+
+What a folder held before is moved aside when another run claims it, and deleted when that run is complete.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agentark.files import json_of, write_atomically
+from agentark.types import UserError
+
+MANIFEST = "manifest.json"
+WRITTEN = (
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "adapter*", "README.md"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.jinja"),
+    *(MANIFEST, "run.json", "done.json", "prm.json", "stopped.json", "evaluation.json", "trainer_state.json"),
+    *("metrics.jsonl", "dev.jsonl", "prompts.jsonl", "held_out.jsonl", "plot.png", "curves.png", "training_args.bin"),
+    *("checkpoint-*", "checkpoints", "completions", "features", "nan", "stage_[12]", "runs", "wandb"),
+    *("global_step*", "latest", "zero_to_fp32.py", ".*"),
+)  # fmt: skip
+"""What trainings, and the libraries below them, write into their folder."""
+
+
+class RunFolder:
+    """An output folder, and whether the run that it is for is new, to be continued, or finished.
+
+    Args:
+        folder: as `flag` names it.
+        identity: what decides the run.
+        kind: of the run, as manifest.json has it.
+        replace: flag that replaces another run.
+        replaces: whether that flag was given.
+        elsewhere: further folders of the run.
+    """
+
+    record: tuple[str, str] = (MANIFEST, "config")
+    """File with the identity of the run, and its key there."""
+    all_settings = False
+    """Whether the identity names every setting; what only an older version knows does not count then."""
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        *,
+        kind: str,
+        flag: str,
+        replace: str = "--overwrite",
+        replaces: bool,
+        elsewhere: Sequence[Path] = (),
+    ) -> None:
+        self.folder = folder
+        self.identity = json.loads(json.dumps(identity, default=str))
+        self.continued = False
+        """Whether there is a session of this run to go on from."""
+        self.values: dict[str, Any] = {}
+        """Of manifest.json."""
+        self._kind = kind
+        self._name = f"{flag} {folder}"
+        self._replace = replace
+        self._replaces = replaces
+        self._folders = [folder, *elsewhere]
+        self._main = True
+        self._claimed = False
+
+    def open(self, main: bool = True) -> bool:
+        """Look at the folder; nothing changes. Returns whether it holds this run, finished.
+
+        Args:
+            main: whether this process may write.
+
+        Raises:
+            UserError: it holds something else, which stays, or what may not be replaced.
+        """
+        self._main = main
+        file, key = self.folder / self.record[0], self.record[1]
+        manifest = _manifest(self.folder)
+        kind = manifest.get("kind") or manifest.get("stage")
+        ours = file.is_file() and (kind == self._kind or not manifest)
+        if main and not ours and entries(self.folder, self._name):
+            which = f" of this kind (but: {kind})" if kind else ""
+            raise UserError(f"{self._name}: is not empty and holds no run of ours{which}; choose another folder")
+        if self._replaces:
+            if main:
+                check_replaceable(self.folder, WRITTEN, self._name, self._replace)
+            return False
+        if ours:
+            self._check_same(json_of(file).get(key) or {})
+            self.continued, self.values = True, manifest
+        return is_complete(self.values)
+
+    def _check_same(self, before: dict[str, Any]) -> None:
+        changed = [
+            f"{name} was {before.get(name)!r}, now {self.identity.get(name)!r}"
+            for name in sorted(self.identity if self.all_settings else {*before, *self.identity})
+            if before.get(name) != self.identity.get(name)
+        ]
+        if changed:
+            raise UserError(
+                f"{self._name}: holds a run of other settings ({'; '.join(changed):.400}); use {self._replace} to "
+                "replace it, or another folder"
+            )
+
+    def claim(self, say: Callable[[str], None], **values: Any) -> None:
+        """Take the folder for this run, once everything is loaded; the first call counts.
+
+        Args:
+            say: told where the run is kept that was here.
+            values: of manifest.json.
+        """
+        if self._claimed or not self._main:
+            return
+        self._claimed = True
+        complete = is_complete(_manifest(self.folder))
+        for folder in self._folders if self._replaces else []:
+            if (kept := set_aside(folder, complete)) is not None:
+                say(f"what was in {folder} is kept in {kept} until this run is complete")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if values:
+            self.write(**values)
+
+    def write(self, **values: Any) -> None:
+        """Add to manifest.json (first process only). What the run replaces goes when that says that it is complete."""
+        self.values |= values
+        if not self._main:
+            return
+        content = msgspec.json.format(msgspec.json.encode(self.values, enc_hook=float), indent=2)
+        write_atomically(self.folder / MANIFEST, content + b"\n")
+        if is_complete(self.values):
+            for folder in self._folders:
+                shutil.rmtree(aside(folder), ignore_errors=True)
+
+
+def is_complete(manifest: dict[str, Any]) -> bool:
+    """Whether a training came to its end, by its manifest; one that was stopped (--stops) did not."""
+    return bool(manifest.get("finished") and not manifest.get("stopped")) or manifest.get("status") == "done"
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return json_of(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+
+
+# ---------------------------------------------------------------- replacing what a folder holds
+
+
+def entries(folder: Path, name: str) -> list[Path]:
+    """What a folder holds, apart from locks; nothing where there is none.
+
+    Args:
+        name: of the folder in the error message.
+
+    Raises:
+        UserError: it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{name}: is a file; give a folder")
+    return sorted(path for path in folder.iterdir() if path.suffix != ".lock") if folder.is_dir() else []
+
+
+def check_replaceable(folder: Path, written: Sequence[str], name: str, replace: str) -> None:
+    """Raises UserError where a folder holds what we did not write, or this process runs in it.
+
+    Args:
+        written: patterns of the names that are ours.
+    """
+    for path in entries(folder, name):
+        if not any(fnmatch(path.name, pattern) for pattern in written):
+            raise UserError(f"{name}: {replace} would remove {path.name}, which is not ours; move it away")
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise UserError(f"{name}: {replace} would remove the folder that this command was started in")
+
+
+def aside(folder: Path) -> Path:
+    """Where the old content of a folder is kept until its replacement is complete."""
+    folder = folder.resolve()
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def set_aside(folder: Path, complete: bool) -> Path | None:
+    """Empty a folder, but for its locks. Returns where its content is kept, if it had some.
+
+    Args:
+        complete: whether its content is; if not, it is what was to replace the content that is kept already, and goes.
+    """
+    kept = aside(folder)
+    if kept.exists() and not complete:
+        for path in entries(folder, str(folder)):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        return kept
+    shutil.rmtree(kept, ignore_errors=True)
+    if not entries(folder, str(folder)):
+        return None
+    folder.resolve().rename(kept)
+    folder.resolve().mkdir()
+    for lock in kept.glob("*.lock"):  # they are held by this process
+        lock.rename(folder / lock.name)
+    return kept
