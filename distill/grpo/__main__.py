@@ -60,7 +60,7 @@ def _installed(name: str) -> bool:
 def missing_inputs(config: GRPOConfig) -> list[str]:
     """What the flags name and is not there yet, one line each."""
     lines = []
-    if config.reward_pretrain is not None and config.uses_prm and not Path(config.reward_pretrain).is_dir():
+    if config.reward_pretrain is not None and config.mode.process and not Path(config.reward_pretrain).is_dir():
         lines.append(f"--reward_pretrain {config.reward_pretrain}: no such folder")
     if not config.prompt_data:
         lines.append("--prompt_data: not given; the questions of the reward model's manifest would be used")

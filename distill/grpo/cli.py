@@ -165,7 +165,7 @@ def check(config: GRPOConfig, world_size: int | None = None) -> None:
             f"--n_samples_per_prompt {n}: baselines of fewer than {SMALL_GROUP} samples are noise; use at least "
             f"{SMALL_GROUP}, or --force_small_groups to go on"
         )
-    if config.uses_prm and config.reward_pretrain is None:
+    if config.mode.process and config.reward_pretrain is None:
         raise UserError(f"--reward_pretrain: is missing, and --reward_mode {config.reward_mode} needs it (or use VR)")
     if config.use_kl_loss and config.init_kl_coef == 0:
         raise UserError("--use_kl_loss: needs --init_kl_coef above 0")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agentark.config import Config, build
+from distill.grpo.credit import MODES, Baseline, Estimator, ModeSpec
 
 Guard = Literal["empty", "one_step", "long_step", "no_answer", "unstated", "truncated"]
 GUARDS: tuple[Guard, ...] = ("empty", "one_step", "long_step", "no_answer", "unstated", "truncated")
@@ -88,11 +89,11 @@ class GRPOConfig(Config):
     force_small_groups: bool = False
     """Go on with fewer than 4 samples per prompt."""
 
-    advantage_estimator: Literal["rloo", "reinforce", "gae", "group_norm"] = "rloo"
+    advantage_estimator: Estimator = "rloo"
     """rloo: leave-one-out baseline; reinforce: none; gae: value head; group_norm: the paper's Eq. 5."""
-    reward_baseline: Literal["token", "step"] = "token"
+    reward_baseline: Baseline = "token"
     """Unit of the leave-one-out baseline of process rewards."""
-    reward_mode: Literal["PRM", "VR", "PRMVR", "ORM"] = "PRMVR"
+    reward_mode: Literal[tuple(MODES)] = "PRMVR"  # type: ignore[valid-type]
     """Process reward, verifiable reward, both, or one PRM score for the whole response."""
     verifiable_reward_coef: float = Field(1.0, ge=0)
     """Weight of the verifiable reward."""
@@ -218,12 +219,8 @@ class GRPOConfig(Config):
         return build(Bounds, ALARMS | self.alarms, "--alarms"), build(Bounds, STOPS | self.stops, "--stops")
 
     @property
-    def uses_prm(self) -> bool:
-        return self.reward_mode != "VR"
-
-    @property
-    def uses_gold(self) -> bool:
-        return self.reward_mode in ("VR", "PRMVR")
+    def mode(self) -> ModeSpec:
+        return MODES[self.reward_mode]
 
     @property
     def checkpoints(self) -> Path:

@@ -11,24 +11,43 @@ never trained).
 Dimension letters: B samples (whole groups of G, one after the other), S steps, T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 Estimator = Literal["rloo", "reinforce", "gae", "group_norm"]
-Mode = Literal["PRM", "VR", "PRMVR", "ORM"]
 Baseline = Literal["token", "step"]
 EPSILON = 1e-8
 """Keeps a standard deviation of 0 from dividing."""
+
+
+class ModeSpec(NamedTuple):
+    """What a reward mode rewards."""
+
+    process: bool
+    """Scores of a process reward model."""
+    verified: bool
+    """Whether the answer is right."""
+    whole_response: bool
+    """One process score for the whole response, instead of one per step."""
+
+
+MODES: Mapping[str, ModeSpec] = {
+    "PRM": ModeSpec(process=True, verified=False, whole_response=False),
+    "VR": ModeSpec(process=False, verified=True, whole_response=False),
+    "PRMVR": ModeSpec(process=True, verified=True, whole_response=False),
+    "ORM": ModeSpec(process=True, verified=False, whole_response=True),
+}
+"""The choices of --reward_mode."""
 
 
 class Rollout(NamedTuple):
     """What credit is assigned from."""
 
     rewards: Tensor
-    """r_k = p(right) - p(wrong) of each step, in [-1, 1], 0 where padded; (B, S). For ORM: one step, the response."""
+    """r_k = p(right) - p(wrong) of each step, in [-1, 1], 0 where padded; (B, S). Whole responses have one step."""
     ends: Tensor
     """c_k, the token that each step ends at; -1 where padded; (B, S), integers."""
     lengths: Tensor
@@ -47,7 +66,7 @@ class Settings(NamedTuple):
     """How credit is assigned."""
 
     estimator: Estimator = "rloo"
-    mode: Mode = "PRMVR"
+    mode: ModeSpec = MODES["PRMVR"]
     baseline: Baseline = "token"
     """Unit of the leave-one-out baseline of process rewards (rloo)."""
     temperature: float | None = 0.1
@@ -253,14 +272,14 @@ def assign(rollout: Rollout, group: int, settings: Settings) -> Credit:
     outcomes = parts.sum(-1)  # (B,)
     checked = verifiable(solved)  # (B,)
     if settings.estimator == "rloo":
-        if settings.mode != "VR":
+        if settings.mode.process:
             parts = parts - process_baseline(outcomes, ends, lengths, truncated, group, settings.baseline)
         checked = checked - others(checked, group) / (group - 1)
     process = torch.zeros(response.shape, dtype=rewards.dtype, device=rewards.device)
     verified = process.clone()
-    if settings.mode != "VR":
+    if settings.mode.process:
         process.scatter_add_(1, ends.clamp(min=0), parts * steps)
-    if settings.mode in ("VR", "PRMVR"):
+    if settings.mode.verified:
         verified.scatter_(1, (lengths - 1)[:, None], settings.verifiable_coef * checked[:, None])
     penalty = settings.kl_coef * kl * response if kl is not None else torch.zeros_like(process)
 

@@ -118,7 +118,7 @@ class Rewarder:
 
     def _scored(self, sample: Sample, text: str, ids: Sequence[int], found: StepScores, grade: float | None) -> Scored:
         truncated = not ids or ids[-1] not in self.eos
-        if self.config.reward_mode == "ORM":
+        if self.config.mode.whole_response:
             found = StepScores(found.steps, found.ends[-1:], found.scores[-1:])
         hits = tuple(guard for guard in GUARDS if guard in self._hits(sample, text, found, grade, truncated))
         solved = None
@@ -131,7 +131,7 @@ class Rewarder:
         hits: set[Guard] = set()
         if not (answers.visible(text) or "").strip():
             hits.add("empty")
-        if self.config.reward_mode != "ORM":
+        if not self.config.mode.whole_response:
             if len(found.ends) == 1:
                 hits.add("one_step")
             sizes = (len(self.tokenizer.encode(step, add_special_tokens=False)) for step in found.steps)

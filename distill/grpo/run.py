@@ -61,8 +61,8 @@ def prepare(config: GRPOConfig) -> Inputs:
     model, label = cli.resolve_model(config.pretrain, "--pretrain")
     tokenizer = load_tokenizer(model, "--pretrain")
     context, eos = _about(model, tokenizer)
-    codec = reward_codec(Path(config.reward_pretrain or ""), tokenizer) if config.uses_prm else None
-    if codec is not None and codec.settings.step_unit == "solution" and config.reward_mode != "ORM":
+    codec = reward_codec(Path(config.reward_pretrain or ""), tokenizer) if config.mode.process else None
+    if codec is not None and codec.settings.step_unit == "solution" and not config.mode.whole_response:
         raise UserError(
             f"--reward_pretrain {config.reward_pretrain}: was trained with --step_unit solution and scores whole "
             "responses; use --reward_mode ORM"
@@ -93,7 +93,7 @@ def ask(config: GRPOConfig) -> tuple[list[Sample], list[Sample]]:
     """(questions to train on, questions held out). None is in both."""
     if config.prompt_data:
         asked = questions(config.prompt_data, config.prompt_split, config.data_dir, "--prompt_data")
-    elif config.uses_prm:
+    elif config.mode.process:
         asked = questions_of_prm(Path(config.reward_pretrain or ""))
     else:
         raise UserError("--prompt_data: is missing (without a reward model there are no questions to fall back on)")
@@ -108,12 +108,12 @@ def ask(config: GRPOConfig) -> tuple[list[Sample], list[Sample]]:
 
 def _check_gold(config: GRPOConfig, asked: Sequence[Sample]) -> None:
     gold = sum(map(has_gold, asked))
-    if config.uses_gold and not gold:
+    if config.mode.verified and not gold:
         raise UserError(
             f"--reward_mode {config.reward_mode}: none of the {len(asked)} questions has a gold answer that can be "
             "checked; use PRM, or other --prompt_data"
         )
-    if config.uses_prm and gold < FEW_VERIFIABLE * len(asked):
+    if config.mode.process and gold < FEW_VERIFIABLE * len(asked):
         say(f"warning: {gold} of {len(asked)} questions can be verified; below {FEW_VERIFIABLE:.0%} rewards drift")
 
 

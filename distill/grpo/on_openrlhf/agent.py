@@ -36,7 +36,7 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
     def __init__(self, scorer: Any = None) -> None:
         super().__init__()
         self.config = settings()
-        self._scorer = scorer if scorer is not None or not self.config.uses_prm else remote_scorer(self.config)
+        self._scorer = scorer if scorer is not None or not self.config.mode.process else remote_scorer(self.config)
 
     async def execute(
         self, prompt: str, label: str, sampling_params: Any, max_length: int, hf_tokenizer: Any, llm_engine: Any,

@@ -95,7 +95,7 @@ def experience_maker(config: GRPOConfig) -> type:
     import torch
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-    from distill.grpo.guards import assign
+    from distill.grpo.guards import guarded_credit
 
     class StepExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
         watch: Watch
@@ -117,7 +117,7 @@ def experience_maker(config: GRPOConfig) -> type:
             experiences = super().compute_advantages_and_returns(experiences)
             pad = torch.nn.utils.rnn.pad_sequence
             kl = pad(kls, batch_first=True)
-            found = assign(config, scored, kl, None if values[0] is None else pad(values, batch_first=True))
+            found = guarded_credit(config, scored, kl, None if values[0] is None else pad(values, batch_first=True))
             for one in experiences:
                 for name, source in (("advantages", found.advantages), ("returns", found.returns)):
                     target = torch.zeros_like(one.action_mask, dtype=torch.float32)

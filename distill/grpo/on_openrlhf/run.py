@@ -296,9 +296,9 @@ def launch(words: Sequence[str], config: GRPOConfig) -> list[str]:
     marker.unlink(missing_ok=True)
     ray.init(address=config.ray_address, namespace=NAMESPACE, runtime_env=runtime_environment())
     try:
-        replicas = (
-            start_replicas(config, torch.cuda.device_count()) if config.uses_prm and config.scorer == "actors" else []
-        )
+        replicas = []
+        if config.mode.process and config.scorer == "actors":
+            replicas = start_replicas(config, torch.cuda.device_count())
         patch.install(config)
         before, sys.argv = sys.argv, [UPSTREAM_MAIN, *words]
         try:

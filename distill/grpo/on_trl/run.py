@@ -48,7 +48,7 @@ def train(config: GRPOConfig) -> int:
 
 def local_scorer(config: GRPOConfig, inputs: Inputs) -> StepScorer | None:
     """The reward model in this process, on the GPU of its policy."""
-    if not config.uses_prm:
+    if not config.mode.process:
         return None
     from distill.grpo.scorer import LocalScorer
 

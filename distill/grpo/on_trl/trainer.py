@@ -25,7 +25,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
 from distill.grpo.config import GRPOConfig
-from distill.grpo.guards import Credit, assign
+from distill.grpo.guards import GuardedCredit, guarded_credit
 from distill.grpo.health import Vitals, Watch, summary, total
 from distill.grpo.questions import Prompt
 from distill.grpo.reward import Rewarder, Scored, StepScores, dump
@@ -164,13 +164,13 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         )
         return torch.as_tensor(found)
 
-    def _assign(self, mask: Tensor, kl: Tensor | None) -> Credit:
+    def _assign(self, mask: Tensor, kl: Tensor | None) -> GuardedCredit:
         """Credit over the groups of all processes, this one's rows of it."""
         rows, width = mask.shape
         everyones = None
         if kl is not None:
             everyones = self.accelerator.gather(self.accelerator.pad_across_processes(kl, dim=1)).cpu()
-        credit = assign(self.config, self._everyone, everyones)
+        credit = guarded_credit(self.config, self._everyone, everyones)
         first = self.accelerator.process_index * rows
         return credit.rows(first, first + rows, width)
 
@@ -184,7 +184,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
 
-    def _report(self, credit: Credit, kl: Tensor | None, mask: Tensor) -> None:
+    def _report(self, credit: GuardedCredit, kl: Tensor | None, mask: Tensor) -> None:
         """Metrics, the completions table, and the watch."""
         sums = torch.stack([(kl if kl is not None else torch.zeros_like(mask)).sum().float(), mask.sum().float()])
         total, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()

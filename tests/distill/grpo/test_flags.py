@@ -172,3 +172,27 @@ def test_dry_run_is_golden() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == GOLDEN.read_text(encoding="utf-8")
     assert not (ROOT / "outputs" / "grpo_qmsum").exists()
+
+
+NEW_MODE = """
+from distill.grpo import credit
+credit.MODES["ORMVR"] = credit.ModeSpec(process=True, verified=True, whole_response=True)
+from distill.grpo import cli
+from distill.grpo.guards import guarded_credit
+from distill.grpo.reward import Scored, StepScores
+command = "--pretrain x --save_path y --reward_mode ORMVR --n_samples_per_prompt 4 --init_kl_coef 0 --no_advantage_norm"
+config = cli.read([*command.split(), "--reward_pretrain", "z", "--rollout_batch_size", "4", "--train_batch_size", "16"])
+scored = [Scored(text="", length=2, steps=StepScores([""], [1], [score]), solved=solved)
+          for score, solved in ((0.9, 1.0), (0.1, 1.0), (0.9, 0.0), (0.1, 0.0))]
+print(config.mode, *guarded_credit(config, scored, None).returns[:, 0].tolist(), sep="\\n")
+"""
+
+
+def test_a_reward_mode_is_a_line_in_the_table() -> None:
+    """Nothing else has to know a new mode: the flag takes it, and credit has both parts of it."""
+    done = subprocess.run([sys.executable, "-c", NEW_MODE], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    mode, *returns = done.stdout.splitlines()
+    assert mode == "ModeSpec(process=True, verified=True, whole_response=True)"
+    both, verdict, process, neither = map(float, returns)
+    assert both > process > verdict > neither
