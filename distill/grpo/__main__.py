@@ -85,7 +85,8 @@ def _is_lost(name: str) -> bool:
 
 def dry_run(config: GRPOConfig) -> int:
     """Print what would run: OpenRLHF's command, all settings, and what is missing."""
-    from distill.grpo.on_openrlhf.run import Layout, command, parse_upstream
+    from distill.grpo.on_openrlhf.flags import Layout
+    from distill.grpo.on_openrlhf.run import command, parse_upstream
 
     layout = Layout.planned(config)
     context = local_context(config.pretrain)

@@ -16,8 +16,8 @@ from distill.grpo.cli import REFUSED
 from distill.grpo.config import GRPOConfig
 from distill.grpo.on_openrlhf import flags
 from distill.grpo.on_openrlhf import run as grpo_openrlhf
-from distill.grpo.on_openrlhf.flags import OURS, UPSTREAM
-from distill.grpo.on_openrlhf.run import Layout, arguments, upstream_parser
+from distill.grpo.on_openrlhf.flags import FLAGS, OURS, Layout, arguments
+from distill.grpo.on_openrlhf.run import upstream_parser
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).with_name("golden_dry_run.txt")
@@ -39,8 +39,10 @@ def read(*more: str) -> GRPOConfig:
 
 def test_every_field_has_one_place() -> None:
     fields = set(GRPOConfig.model_fields)
-    assert set(UPSTREAM) | set(OURS) == fields
-    assert not set(UPSTREAM) & set(OURS)
+    theirs = {field for flag in FLAGS for field in flag.fields.split()}
+    assert theirs | set(OURS) == fields
+    assert not theirs & set(OURS)
+    assert len({flag.name for flag in FLAGS}) == len(FLAGS)
     assert not set(REFUSED) & fields
     for name, field in GRPOConfig.model_fields.items():
         assert field.description, name
@@ -49,7 +51,7 @@ def test_every_field_has_one_place() -> None:
 
 def test_upstream_flags_exist_upstream() -> None:
     known = {option for action in upstream_parser()._actions for option in action.option_strings}
-    assert {flag for flags in UPSTREAM.values() for flag in flags} <= known
+    assert {flag.name for flag in FLAGS} <= known
     assert {word for word in arguments(read(), Layout.planned(read())) if word.startswith("--")} <= known
 
 

@@ -18,7 +18,8 @@ from distill.grpo.guards import guarded_credit
 from distill.grpo.health import Watch
 from distill.grpo.on_openrlhf import patch as grpo_patch
 from distill.grpo.on_openrlhf import run as grpo_openrlhf
-from distill.grpo.on_openrlhf.run import SETTINGS, Layout, arguments, label
+from distill.grpo.on_openrlhf.flags import Layout, arguments
+from distill.grpo.on_openrlhf.run import SETTINGS, label
 from distill.grpo.reward import Rewarder, StepScores
 from distill.grpo.run import Run
 from prm.steps import load_tokenizer
