@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from agentark.config import ConfigT, build, nearest
+from agentark.config import ConfigT, build
 from agentark.embedded import EMBEDDED, prepare
 from agentark.engines.endpoints import DEFAULT_FILE, endpoints_of, read_endpoints
 from agentark.engines.launchers.base import EngineConfig, LaunchedEngine
@@ -26,6 +26,7 @@ from agentark.engines.launchers.modal import ModalLauncher, read_config
 from agentark.engines.launchers.ray import RayConfig, RayLauncher
 from agentark.engines.openai import OpenAIConfig, OpenAIEngine
 from agentark.engines.vllm import VLLMConfig, VLLMEngine
+from agentark.flags import refuse_unknown
 from agentark.lock import RunLock
 from agentark.types import Engine, RunError, UserError
 
@@ -43,9 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         parsed, unknown = self.parse_some(args, namespace)
-        if unknown:
-            flags = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-            self.error(f"unknown argument {unknown[0]} ({nearest(unknown[0], flags).rpartition('; ')[2]}; see --help)")
+        refuse_unknown(unknown, self)
         return parsed
 
     def parse_some(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:

@@ -54,8 +54,8 @@ def run(flags: Flags, say: Say) -> Path:
     codec = make_codec(base, prm)
     wanted = data.DataSettings(
         train=prm.train_data_path, split=prm.train_split, eval=prm.eval_data_path, eval_ratio=prm.eval_ratio,
-        label=prm.step_label, mixed=flags.mixed, limit=prm.max_train_samples,  # type: ignore[arg-type]
-        overlong=prm.overlong, seed=flags.values["seed"],  # type: ignore[arg-type]
+        label=prm.step_label, mixed=flags.mixed, limit=prm.max_train_samples, overlong=prm.overlong,
+        seed=flags.values["seed"],
     )  # fmt: skip
     train, held_out = data.load(wanted, codec)
     for found in (train, held_out):
@@ -200,7 +200,7 @@ def train_stage(
     if prm.enable_nan_monitoring:
         if prm.on_nan == "skip" and args.deepspeed:
             raise UserError("--on_nan skip: DeepSpeed steps before gradients can be seen; use --on_nan stop")
-        monitor = NanMonitor(folder / "nan", args.process_index, prm.on_nan, prm.max_nan_skips)  # type: ignore[arg-type]
+        monitor = NanMonitor(folder / "nan", args.process_index, prm.on_nan, prm.max_nan_skips)
     if args.eval_strategy != "no" and held_out is None:
         raise UserError(f"--eval_strategy {args.eval_strategy.value}: needs --eval_data_path or --eval_ratio")
     try:

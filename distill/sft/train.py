@@ -15,7 +15,7 @@ from agentark.evaluation import manifest_of
 from agentark.records import file_sha256, now, write_atomically
 from agentark.types import UserError
 from distill.sft.data import TrainRow, context_of, fit, read_rows, shown_example
-from distill.sft.flags import Arguments
+from distill.sft.flags import SFTFlags
 from distill.sft.in_training_eval import Exam
 
 MANIFEST = "manifest.json"
@@ -40,7 +40,7 @@ class Run(Struct, frozen=True, kw_only=True):
         write_atomically(self.folder / MANIFEST, json.dumps({**self.manifest, **more}, indent=2).encode() + b"\n")
 
 
-def prepare(ours: Arguments, training: Any, data_sha256: str) -> Run:
+def prepare(ours: SFTFlags, training: Any, data_sha256: str) -> Run:
     """Look at the output folder: a fresh one, one to go on with, or a finished one.
 
     Raises:
@@ -50,7 +50,7 @@ def prepare(ours: Arguments, training: Any, data_sha256: str) -> Run:
 
     folder = Path(training.output_dir)
     deciding = {name: value for name, value in training.to_dict().items() if name not in NOT_DECIDING}
-    own = {name: value for name, value in vars(ours).items() if name not in ("overwrite", "train_data_path")}
+    own = {name: value for name, value in ours.model_dump().items() if name not in ("overwrite", "train_data_path")}
     config = json.loads(json.dumps({**deciding, **own, "data_sha256": data_sha256}, default=str))
     manifest: dict[str, Any] = {}
     path = folder / MANIFEST
@@ -86,7 +86,7 @@ def _check_same(folder: Path, before: dict[str, Any], config: dict[str, Any]) ->
         )
 
 
-def train(ours: Arguments, training: Any) -> int:
+def train(ours: SFTFlags, training: Any) -> int:
     """Train, evaluate, save. Returns the exit code."""
     path = Path(ours.train_data_path)
     rows = read_rows(path)
@@ -163,7 +163,7 @@ def _tokenizer(model: str, training: Any) -> Any:
     return tokenizer
 
 
-def _exam(ours: Arguments, training: Any, trained: list[str], label: str) -> Exam | None:
+def _exam(ours: SFTFlags, training: Any, trained: list[str], label: str) -> Exam | None:
     if ours.eval_task is None:
         return None
     exam = Exam.of(
@@ -180,7 +180,7 @@ def _exam(ours: Arguments, training: Any, trained: list[str], label: str) -> Exa
 
 
 def _trainer(
-    model: str, tokenizer: Any, rows: list[TrainRow], ours: Arguments, training: Any, exam: Exam | None, run: Run
+    model: str, tokenizer: Any, rows: list[TrainRow], ours: SFTFlags, training: Any, exam: Exam | None, run: Run
 ) -> Any:
     from datasets import Dataset
     from peft import LoraConfig
@@ -240,7 +240,7 @@ def _trainer(
     return trainer
 
 
-def save(trainer: Any, base: str, ours: Arguments, folder: Path) -> None:
+def save(trainer: Any, base: str, ours: SFTFlags, folder: Path) -> None:
     """The model, or the adapter, or the model with the adapter merged in, and the tokenizer."""
     target = folder / "adapter" if ours.merge_lora else folder
     trainer.save_model(str(target))

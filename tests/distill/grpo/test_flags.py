@@ -99,7 +99,7 @@ def test_upstream_takes_what_we_make(more: list[str]) -> None:
         (["--train_batch_size", "1024"], "--train_batch_size 1024: .*nearest that do: 512"),
         (["--micro_train_batch_size", "3"], "--train_batch_size 128: .*nearest that are: 126 or 129"),
         (["--micro_rollout_batch_size", "5"], "--rollout_batch_size 64: .*nearest that are: 60 or 65"),
-        (["--temprature", "1"], "unknown argument --temprature .did you mean temperature"),
+        (["--temprature", "1"], "unknown argument --temprature .did you mean --temperature"),
         (["--actor.adam.lr", "1"], "--actor.adam.lr: a flag of OpenRLHF itself; .*--upstream"),
         (["--remote_rm_url", "x"], "--remote_rm_url: rewards come from --reward_pretrain"),
         (["--temperature", "0"], "temperature = 0.0"),
