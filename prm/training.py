@@ -18,7 +18,7 @@ from prm import data, distributed, features, loss, model
 from prm.figures import plot
 from prm.manifest import Manifest
 from prm.monitor import NanMonitor
-from prm.settings import Flags, stage_settings
+from prm.settings import Flags, PRMConfig, stage_settings
 from prm.steps import StepCodec, load_tokenizer
 from prm.trainer import METRICS, PRMTrainer, read_curves
 
@@ -58,9 +58,9 @@ def run(flags: Flags, say: Say) -> Path:
         seed=flags.values["seed"],
     )  # fmt: skip
     train, held_out = data.load(wanted, codec)
-    for found in (train, held_out):
-        if found is not None:
-            tell(found.card.text())
+    for dataset in (train, held_out):
+        if dataset is not None:
+            tell(dataset.card.text())
     tell(data.check_batch(data.collate(train.items[:8]), codec))
     manifest.write(
         base_model=prm.model_name_or_path,
@@ -71,34 +71,41 @@ def run(flags: Flags, say: Say) -> Path:
         sessions=[*manifest.values.get("sessions", []),
                   {"started": now(), "command": cli.command_line(), "versions": cli.provenance()}],
     )  # fmt: skip
-    stages = flags.stages
+    metrics = train_stages(flags, base, out, codec, train, held_out, tell)
+    manifest.write(status="done", metrics=metrics)
+    tell(f"written to {out}")
+    return out
+
+
+def train_stages(
+    flags: Flags, base: str, out: Path, codec: StepCodec, train: data.Dataset, held_out: data.Dataset | None, tell: Say
+) -> dict[str, Any]:
+    """Train every stage that is not done yet, each from the one before. Returns figures per stage."""
+    main = int(os.environ.get("RANK", "0")) == 0
     metrics: dict[str, Any] = {}
-    for number in stages:
-        last = number == stages[-1]
-        folder = out if len(stages) == 1 else out / f"stage_{number}"
-        start = base if number == stages[0] else str(out / f"stage_{stages[0]}")
+    for number in flags.stages:
+        folder = out if len(flags.stages) == 1 else out / f"stage_{number}"
+        start = base if number == flags.stages[0] else str(out / f"stage_{flags.stages[0]}")
         if (folder / DONE).is_file():
             tell(f"stage {number} is done already")
             metrics |= json_of(folder / DONE)
             continue
-        figures = train_stage(flags, number, start, folder, codec, train, held_out, tell)
-        metrics |= {f"stage_{number}": figures}
+        figures = {f"stage_{number}": train_stage(flags, number, start, folder, codec, train, held_out, tell)}
+        metrics |= figures
         if main and folder != out:
-            write_atomically(folder / DONE, msgspec.json.encode({f"stage_{number}": figures}))
-            if last:
+            write_atomically(folder / DONE, msgspec.json.encode(figures))
+            if number == flags.stages[-1]:
                 for file in folder.iterdir():
                     if file.is_file() and file.name not in (METRICS, PLOT, DONE):
                         shutil.copy2(file, out / file.name)
-    manifest.write(status="done", metrics=metrics)
-    tell(f"written to {out}")
-    return out
+    return metrics
 
 
 def _silent(_: str) -> None:
     """What the other processes say."""
 
 
-def make_codec(base: str, prm: Any) -> StepCodec:
+def make_codec(base: str, prm: PRMConfig) -> StepCodec:
     """The codec of a run: separator checked, length bounded by the model's context."""
     from transformers import AutoConfig
 
@@ -159,7 +166,6 @@ def train_stage(
     Returns:
         Figures for the manifest.
     """
-    import torch
     from transformers import set_seed
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -172,35 +178,12 @@ def train_stage(
         tell(f"resuming from {checkpoint}")
     set_seed(args.seed)
     objective = loss.Objective.named(prm.loss, prm.contrastive_weight, prm.tau)
-    lora = prm.lora_rank if stage == 2 else 0
-    frozen = stage == 1 or bool(lora)
-    reward = model.load(
-        start if checkpoint is None or lora else checkpoint,
-        "--model_name_or_path",
-        projected=model.PROJECTED if objective.contrastive == "supcon" else 0,
-        dtype="auto" if frozen and args.bf16 else torch.float32,
-        attention=_attention(prm.attn_implementation, args.bf16),
-        trust_remote_code=prm.trust_remote_code,
-    )
-    reward.max_tokens = prm.max_forward_tokens
-    scaling = None
-    if lora:
-        alpha = prm.lora_alpha or 2 * lora
-        scaling = alpha / lora
-        model.add_lora(reward, lora, alpha)
-        if checkpoint:
-            model.restore_adapter(reward, Path(checkpoint))
-    else:
-        model.freeze(reward, stage, prm.unfreeze_last_layer and stage == 1)
+    reward, scaling = _reward_model(prm, stage, args, start, checkpoint, objective)
     _liger(args, reward, tell)
     cached = None
     if prm.cache_features and stage == 1:
         cached = _cache(flags, args, reward, folder, start, train, held_out, tell)
-    monitor = None
-    if prm.enable_nan_monitoring:
-        if prm.on_nan == "skip" and args.deepspeed:
-            raise UserError("--on_nan skip: DeepSpeed steps before gradients can be seen; use --on_nan stop")
-        monitor = NanMonitor(folder / "nan", args.process_index, prm.on_nan, prm.max_nan_skips)
+    monitor = _monitor(flags, args, folder)
     if args.eval_strategy != "no" and held_out is None:
         raise UserError(f"--eval_strategy {args.eval_strategy.value}: needs --eval_data_path or --eval_ratio")
     try:
@@ -212,7 +195,7 @@ def train_stage(
     engine = str(trainer.accelerator.distributed_type).rpartition(".")[2]
     if args.deepspeed and engine != "DEEPSPEED":
         raise RunError(f"--deepspeed {args.deepspeed}: asked for, but the run would be {engine}")
-    trained = sum(getattr(one, "ds_numel", one.numel()) for one in reward.parameters() if one.requires_grad)
+    trained = sum(getattr(weight, "ds_numel", weight.numel()) for weight in reward.parameters() if weight.requires_grad)
     tell(f"stage {stage}: {trained} parameters are trained with {prm.loss}, {args.world_size} processes ({engine})")
     result = trainer.train(resume_from_checkpoint=checkpoint)
     figures = {"train_loss": result.training_loss, "optimizer_steps": result.global_step, "engine": engine}
@@ -228,6 +211,42 @@ def train_stage(
         tell(f"no {PLOT}: matplotlib is not installed")
     trainer.accelerator.wait_for_everyone()
     return figures
+
+
+def _reward_model(
+    prm: PRMConfig, stage: int, args: Any, start: str, checkpoint: str | None, objective: loss.Objective
+) -> tuple[model.RewardModel, float | None]:
+    """(the model with what this stage trains unfrozen, alpha / rank of its adapters if it has any)."""
+    import torch
+
+    lora = prm.lora_rank if stage == 2 else 0
+    frozen = stage == 1 or bool(lora)
+    reward = model.load(
+        start if checkpoint is None or lora else checkpoint,
+        "--model_name_or_path",
+        projected=model.PROJECTED if objective.contrastive == "supcon" else 0,
+        dtype="auto" if frozen and args.bf16 else torch.float32,
+        attention=_attention(prm.attn_implementation, args.bf16),
+        trust_remote_code=prm.trust_remote_code,
+    )
+    reward.max_tokens = prm.max_forward_tokens
+    if lora:
+        alpha = prm.lora_alpha or 2 * lora
+        model.add_lora(reward, lora, alpha)
+        if checkpoint:
+            model.restore_adapter(reward, Path(checkpoint))
+        return reward, alpha / lora
+    model.freeze(reward, stage, prm.unfreeze_last_layer and stage == 1)
+    return reward, None
+
+
+def _monitor(flags: Flags, args: Any, folder: Path) -> NanMonitor | None:
+    prm = flags.prm
+    if not prm.enable_nan_monitoring:
+        return None
+    if prm.on_nan == "skip" and args.deepspeed:
+        raise UserError("--on_nan skip: DeepSpeed steps before gradients can be seen; use --on_nan stop")
+    return NanMonitor(folder / "nan", args.process_index, prm.on_nan, prm.max_nan_skips)
 
 
 def _checkpoint(flags: Flags, folder: Path, last: Callable[[str], str | None]) -> str | None:
@@ -274,12 +293,12 @@ def _cache(
     if flags.values["deepspeed"]:
         raise UserError("--cache_features: the head needs no DeepSpeed; leave out --deepspeed")
     reward.to(args.device)
-    place = flags.prm.features_dir or folder / "features"
+    states = flags.prm.features_dir or folder / "features"
     with args.main_process_first(desc="states"):
         made = [
-            features.prepare(reward, found.items, place / name, args.device, origin)
-            for name, found in (("train", train), ("held_out", held_out))
-            if found is not None
+            features.prepare(reward, dataset.items, states / name, args.device, origin)
+            for name, dataset in (("train", train), ("held_out", held_out))
+            if dataset is not None
         ]
-    tell(f"the backbone's states are in {place}")
+    tell(f"the backbone's states are in {states}")
     return made[0], made[1] if held_out is not None else None

@@ -86,17 +86,17 @@ def read(argv: Sequence[str] | None = None) -> GRPOConfig:
 
 def _without_upstream(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The command line without --upstream, and its value, which argparse would take for flags of ours."""
-    words, found = [], {}
+    words, given = [], {}
     rest = iter(argv)
     for word in rest:
         name, separator, value = word.partition("=")
         if name != "--upstream":
             words.append(word)
         elif separator or (value := next(rest, "")):
-            found["upstream"] = value
+            given["upstream"] = value
         else:
             raise UserError("--upstream: expected one argument, OpenRLHF's flags in quotes")
-    return words, found
+    return words, given
 
 
 def _explain_strangers(words: Sequence[str]) -> None:

@@ -116,16 +116,16 @@ def pack(
     Raises:
         ValueError: a response without steps, ends that don't increase up to its last token, or lists that don't match.
     """
-    for place, (scores, stops, length) in enumerate(zip(rewards, ends, lengths, strict=True)):
+    for index, (scores, stops, length) in enumerate(zip(rewards, ends, lengths, strict=True)):
         rising = all(a < b for a, b in zip([-1, *stops], stops, strict=False))
         if not scores or len(scores) != len(stops) or not rising or stops[-1] != length - 1:
-            raise ValueError(f"response {place}: {len(scores)} step rewards, ends {list(stops)}, {length} tokens")
+            raise ValueError(f"response {index}: {len(scores)} step rewards, ends {list(stops)}, {length} tokens")
     width = max(map(len, ends))
     return Rollout(
-        torch.tensor([[*one, *[0.0] * (width - len(one))] for one in rewards], dtype=dtype),
-        torch.tensor([[*one, *[-1] * (width - len(one))] for one in ends]),
+        torch.tensor([[*scores, *[0.0] * (width - len(scores))] for scores in rewards], dtype=dtype),
+        torch.tensor([[*stops, *[-1] * (width - len(stops))] for stops in ends]),
         torch.tensor(list(lengths)),
-        torch.tensor([float("nan") if one is None else one for one in solved], dtype=dtype),
+        torch.tensor([float("nan") if verdict is None else verdict for verdict in solved], dtype=dtype),
         torch.tensor(list(truncated), dtype=torch.bool),
         kl,
         values,
@@ -192,8 +192,8 @@ def process_baseline(
     """
     steps = ends >= 0
     if unit == "step":
-        found = others(outcomes / steps.sum(-1), group) / (group - 1)
-        return found[:, None] * steps
+        baseline = others(outcomes / steps.sum(-1), group) / (group - 1)
+        return baseline[:, None] * steps
     per_token = others(outcomes, group) / others(lengths.to(outcomes.dtype), group)
     return per_token[:, None] * content_tokens(ends, truncated)
 
@@ -220,12 +220,12 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     values = values * mask
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     deltas = (rewards + gamma * following - values) * mask
-    found = torch.zeros_like(deltas)
+    advantages = torch.zeros_like(deltas)
     running = torch.zeros_like(deltas[:, 0])
-    for place in range(deltas.size(1) - 1, -1, -1):
-        running = deltas[:, place] + gamma * lam * running
-        found[:, place] = running
-    return found * mask
+    for token in range(deltas.size(1) - 1, -1, -1):
+        running = deltas[:, token] + gamma * lam * running
+        advantages[:, token] = running
+    return advantages * mask
 
 
 def masked_normalise(values: Tensor, mask: Tensor) -> Tensor:
@@ -241,6 +241,25 @@ def group_normalise(scores: Tensor, group: int) -> Tensor:
     grouped = scores.view(_groups(scores, group), group)
     mean, deviation = grouped.mean(1, keepdim=True), grouped.std(1, keepdim=True, correction=0)
     return ((grouped - mean) / (deviation + EPSILON)).flatten()
+
+
+def trained_tokens(rollout: Rollout, response: Tensor, settings: Settings) -> Tensor:
+    """The tokens that advantages are not forced to 0 on.
+
+    Args:
+        response: which tokens are a response's; (B, T), bool.
+
+    Returns:
+        (B, T), bool.
+    """
+    ends, last = rollout.ends, (rollout.lengths - 1)[:, None]
+    mask = response.clone()
+    if settings.mask_separators:
+        separators = ((ends >= 0) & (ends != last)).to(rollout.rewards.dtype)
+        mask &= torch.zeros_like(response, dtype=separators.dtype).scatter_add_(1, ends.clamp(min=0), separators) == 0
+    if settings.mask_eos:
+        mask &= (torch.arange(response.size(1), device=ends.device) != last) | rollout.truncated[:, None]
+    return mask
 
 
 # ---------------------------------------------------------------- the whole
@@ -264,8 +283,7 @@ def assign(rollout: Rollout, group: int, settings: Settings) -> Credit:
     rewards, ends, lengths, solved, truncated, kl, values = rollout
     steps = ends >= 0
     width = next((given.size(1) for given in (kl, values) if given is not None), int(lengths.max()))
-    tokens = torch.arange(width, device=ends.device)
-    response = tokens < lengths[:, None]  # (B, T)
+    response = torch.arange(width, device=ends.device) < lengths[:, None]  # (B, T)
     _groups(lengths, group)
 
     parts = step_weights(rewards, steps, settings.temperature) * rewards  # (B, S): w_k r_k
@@ -299,12 +317,6 @@ def assign(rollout: Rollout, group: int, settings: Settings) -> Credit:
         else:
             advantages = returns = reverse_cumsum(per_token)
 
-    mask = response.clone()
-    if settings.mask_separators:
-        last = ends == (lengths - 1)[:, None]
-        held = torch.zeros_like(process).scatter_add_(1, ends.clamp(min=0), (steps & ~last).to(process.dtype))
-        mask &= held == 0
-    if settings.mask_eos:
-        mask &= ~((tokens == (lengths - 1)[:, None]) & ~truncated[:, None])
+    mask = trained_tokens(rollout, response, settings)
     advantages = masked_normalise(advantages, mask) if settings.normalise else advantages * mask
     return Credit(advantages, returns * response, per_token * response, mask)

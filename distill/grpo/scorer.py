@@ -36,8 +36,8 @@ class LocalScorer:
         return cls(Scorer.load(folder, device, dtype, max_tokens))
 
     def __call__(self, questions: Sequence[str], responses: Sequence[Sequence[int]]) -> list[StepScores]:
-        found = self.scorer.score_responses(questions, responses)
-        return [step_scores(scores, one.steps, one.ends) for scores, one in found]
+        scored = self.scorer.score_responses(questions, responses)
+        return [step_scores(scores, steps.steps, steps.ends) for scores, steps in scored]
 
 
 class HttpScorer:
@@ -58,8 +58,8 @@ class HttpScorer:
             try:
                 async with self._session.post(f"{self.url}/score", json=body) as answer:
                     if answer.status == 200:
-                        found = await answer.json()
-                        return step_scores(found["scores"][0], found["steps"][0], found["ends"][0])
+                        scored = await answer.json()
+                        return step_scores(scored["scores"][0], scored["steps"][0], scored["ends"][0])
                     problem = f"status {answer.status}: {await answer.text():.200}"
                     if answer.status < 500:
                         break
@@ -80,8 +80,8 @@ class ReplicaScorer:
         self._turn = itertools.cycle(handles)
 
     async def score(self, question: str, response: Sequence[int]) -> StepScores:
-        found: StepScores = await next(self._turn).score.remote(question, list(response))
-        return found
+        scored: StepScores = await next(self._turn).score.remote(question, list(response))
+        return scored
 
 
 def remote_scorer(config: GRPOConfig) -> HttpScorer | ReplicaScorer:
@@ -110,8 +110,8 @@ class Replica:
         self._batcher = Batcher(self._scorer)
 
     async def score(self, question: str, response: Sequence[int]) -> StepScores:
-        found: StepScores = await self._batcher.submit(question, response)
-        return found
+        scored: StepScores = await self._batcher.submit(question, response)
+        return scored
 
 
 def start_replicas(config: GRPOConfig, gpus: int) -> list[Any]:

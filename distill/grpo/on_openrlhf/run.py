@@ -70,16 +70,16 @@ def upstream_parser() -> argparse.ArgumentParser:
     assert spec is not None
     assert spec.origin is not None
     body = main_block(Path(spec.origin).read_text(encoding="utf-8"))
-    ends = [place for place, node in enumerate(body) if "parse_args" in ast.dump(node)]
+    ends = [index for index, node in enumerate(body) if "parse_args" in ast.dump(node)]
     made = compile(ast.Module(body=body[: ends[0]], type_ignores=[]), spec.origin, "exec")
     names: dict[str, Any] = {"__name__": "upstream_parser", "argparse": argparse}
     from datetime import datetime
 
     names["datetime"] = datetime
     exec(made, names)  # noqa: S102 - the installed package's own code, nothing of a model or a data file
-    found = names["parser"]
-    assert isinstance(found, argparse.ArgumentParser)
-    return found
+    parser = names["parser"]
+    assert isinstance(parser, argparse.ArgumentParser)
+    return parser
 
 
 def main_block(source: str) -> list[ast.stmt]:
@@ -152,12 +152,11 @@ def write_inputs(config: GRPOConfig, inputs: Inputs, folder: Path, gpus: int) ->
     paths: list[Path | None] = []
     for name, prompts in (("prompts", inputs.prompts), ("held_out", inputs.held_out)):
         path = (folder / f"{name}.jsonl").resolve()
-        lines = [
-            msgspec.json.encode({"input": one.text, "label": label(one.sample, one.question, name == "held_out")})
-            + b"\n"
-            for one in prompts
-        ]
-        write_atomically(path, b"".join(lines))
+        lines = []
+        for prompt in prompts:
+            told = label(prompt.sample, prompt.question, name == "held_out")
+            lines.append(msgspec.json.encode({"input": prompt.text, "label": told}))
+        write_atomically(path, b"".join(line + b"\n" for line in lines))
         paths.append(path if lines else None)
     assert paths[0] is not None
     resume = (config.checkpoints / "_actor").is_dir()

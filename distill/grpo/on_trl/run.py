@@ -69,7 +69,7 @@ def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | Non
 
     from distill.grpo.on_trl.trainer import Log, StepGRPOTrainer
 
-    dataset = Dataset.from_list([{"prompt": one.text, "row": row} for row, one in enumerate(inputs.prompts)])
+    dataset = Dataset.from_list([{"prompt": prompt.text, "row": row} for row, prompt in enumerate(inputs.prompts)])
     alarms, stops = config.bounds()
     log = Log(run.metrics)
     trainer = StepGRPOTrainer(
@@ -280,8 +280,8 @@ def save(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> None:
         trainer.save_model(str(folder))
     if trainer.accelerator.is_main_process:
         inputs.tokenizer.save_pretrained(folder)
-        for place in (folder, folder / "adapter"):
-            (place / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nobody needs it
+        for saved in (folder, folder / "adapter"):
+            (saved / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nobody needs it
     trainer.accelerator.wait_for_everyone()
 
 
@@ -317,7 +317,7 @@ def held_out(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> Any:
             texts = greedy(trainer, inputs.held_out, config)
             if not trainer.accelerator.is_main_process:
                 return
-            grades = grade([one.sample for one in inputs.held_out], texts)
+            grades = grade([prompt.sample for prompt in inputs.held_out], texts)
             values = [value or 0.0 for value in grades]
             mean, error = mean_and_se(values)
             row = {
@@ -343,22 +343,22 @@ def greedy(trainer: Any, prompts: Sequence[Prompt], config: GRPOConfig) -> list[
 
     accelerator, tokenizer = trainer.accelerator, trainer.processing_class
     share = range(accelerator.process_index, len(prompts), accelerator.num_processes)
-    order = sorted(share, key=lambda place: prompts[place].tokens)
+    order = sorted(share, key=lambda index: prompts[index].tokens)
     settings = GenerationConfig(
         max_new_tokens=config.generate_max_len, do_sample=False, pad_token_id=tokenizer.pad_token_id,
         eos_token_id=trainer.eos_token_ids,
     )  # fmt: skip
-    found: list[tuple[int, str]] = []
+    replies: list[tuple[int, str]] = []
     training = trainer.model.training
     with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model, torch.no_grad():
         model.eval()
         for start in range(0, len(order), config.samples_per_forward):
-            places = order[start : start + config.samples_per_forward]
+            chunk = order[start : start + config.samples_per_forward]
             batch = tokenizer(
-                [prompts[place].text for place in places], add_special_tokens=False, return_tensors="pt",
+                [prompts[index].text for index in chunk], add_special_tokens=False, return_tensors="pt",
                 padding=True, padding_side="left",
             ).to(accelerator.device)  # fmt: skip
             made = model.generate(**batch, generation_config=settings)[:, batch["input_ids"].shape[1] :]
-            found += zip(places, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True)
+            replies += zip(chunk, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True)
         model.train(training)
-    return [text for _, text in sorted(gather_object(found))]
+    return [text for _, text in sorted(gather_object(replies))]
