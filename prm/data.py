@@ -34,7 +34,7 @@ class Item(Struct, frozen=True):
 
 
 class Card(Struct):
-    """What became of a file; `text` prints it."""
+    """What was kept of a file and what was left out; `text` says it in words."""
 
     name: str
     questions: int = 0
@@ -86,7 +86,7 @@ class Questions(NamedTuple):
 
 
 def gather(pairs: Iterable[tuple[str, Solved]], dropped: Counter[str]) -> Questions:
-    """Group by question. Of equal solutions one stays; all go where their labels contradict each other."""
+    """Group by question. Equal solutions are kept once, or not at all if their labels contradict."""
     texts: dict[tuple[str, tuple[str, ...]], Solved] = {}
     doubtful = set()
     names: dict[str, set[str]] = defaultdict(set)
@@ -107,7 +107,7 @@ def gather(pairs: Iterable[tuple[str, Solved]], dropped: Counter[str]) -> Questi
 
 
 def divide(questions: Questions, share: float, seed: int) -> tuple[Questions, Questions]:
-    """(for training, held out), by question; the same questions are held out whatever else is in the file's order."""
+    """(for training, held out), split by question; the order of the file does not matter."""
     keys = sorted(questions.solved, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
     held = set(keys[: round(len(keys) * share)])
     return without(questions, held), without(questions, questions.solved.keys() - held)
@@ -137,11 +137,8 @@ def build(
     items: list[Item] = []
     used: set[str] = set()
     for key, candidates in questions.solved.items():
-        fitting = [
-            (solution, encoded)
-            for solution in candidates
-            if (encoded := _encode(solution, codec, overlong, dropped)) is not None
-        ]
+        pairs = [(solution, _encode(solution, codec, overlong, dropped)) for solution in candidates]
+        fitting = [(solution, encoded) for solution, encoded in pairs if encoded is not None]
         if mixed and not is_mixed(label for solution, _ in fitting for label in solution.labels):
             dropped["of questions without right and wrong ones"] += len(fitting)
             continue
@@ -175,7 +172,7 @@ def _encode(solution: Solved, codec: StepCodec, overlong: Overlong, dropped: Cou
 
 
 class DataSettings(Struct, frozen=True, kw_only=True):
-    """What is trained on and what is held out."""
+    """What to train on and what to hold out."""
 
     train: str
     split: str = "train"
@@ -221,7 +218,7 @@ def load(settings: DataSettings, codec: StepCodec) -> tuple[Dataset, Dataset | N
 
 
 def sha256(source: str) -> str | None:
-    """Of a file; None of a dataset on the hub."""
+    """Hash of a file; None for a dataset on the hub."""
     path = Path(source)
     return file_sha256(path) if path.is_file() else None
 

@@ -36,7 +36,7 @@ HUB = {
     "prmbench": ("hitsmr/PRMBench_Preview", ("train",)),
 }
 SURE = 1.96
-"""Standard errors that a gap must exceed."""
+"""How many standard errors a gap must exceed."""
 Row = dict[str, Any]
 
 
@@ -75,12 +75,12 @@ def score_steps(scorer: Scorer, problems: Sequence[tuple[str, Sequence[str]]]) -
 
 
 def first_wrong(scores: Sequence[float]) -> int:
-    """Place of the first step below the threshold; -1 where there is none."""
+    """Index of the first step below the threshold; -1 if there is none."""
     return next((index for index, score in enumerate(scores) if score < THRESHOLD), -1)
 
 
 def processbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, Any]:
-    """Accuracy on solutions with an error (its place found), on right ones (none found), and their harmonic mean.
+    """Accuracy on solutions with an error (the step named), on right ones (none named), and their harmonic mean.
 
     Source: Zheng et al. 2024, arXiv 2412.06559, section 2.
     """

@@ -27,7 +27,7 @@ from prm.reading import IGNORED
 
 
 class Term(NamedTuple):
-    """A loss before it is divided."""
+    """The sum of a loss, not divided yet."""
 
     total: Tensor
     """(), with gradient."""
@@ -67,7 +67,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Term:
 
 
 def compared(labels: Tensor, questions: Tensor, wrong_only: bool = False) -> Tensor:
-    """(S, S) booleans: whom i is compared with (not itself, nobody unknown).
+    """(S, S) booleans: the separators that i is compared with; not itself, and none without a label.
 
     Args:
         labels, questions: (S,).

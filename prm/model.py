@@ -19,7 +19,7 @@ from agentark.types import UserError
 
 LABELS = {0: "wrong", 1: "right"}
 PROJECTED = 256
-"""Width of what the contrastive loss compares."""
+"""Width of the vectors that the contrastive loss compares."""
 PROJECTOR = "projector.safetensors"
 ADAPTER = "adapter.safetensors"
 FILL = 0.9
@@ -45,7 +45,7 @@ class RewardModel(nn.Module):  # type: ignore[misc]
         self.split = True
         """Run rows of different lengths apart. Off where all ranks must make the same calls (ZeRO-3)."""
         self.max_tokens = 1 << 16
-        """Tokens in one call of a frozen backbone, padding included."""
+        """The most tokens in one call of a frozen backbone, padding included."""
 
     @property
     def config(self) -> Any:

@@ -54,11 +54,8 @@ class NanMonitor:
 
     def parameters(self, model: nn.Module, step: int) -> None:
         """After the optimiser. What is already in the parameters cannot be skipped."""
-        if bad := _first(
-            (name, parameter)
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and parameter.numel()
-        ):
+        named = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+        if bad := _first((name, weight) for name, weight in named if weight.numel()):
             self._save(f"parameter {bad}", step, model)
             raise RunError(f"step {step}: parameter {bad} is not finite; saved in {self._folder(step)}")
 
@@ -82,11 +79,8 @@ class NanMonitor:
         folder = self._folder(step)
         folder.mkdir(parents=True, exist_ok=True)
         batch = {name: value.detach().cpu().contiguous() for name, value in self.batch.items()}
-        trained = {
-            name: parameter.detach().cpu().contiguous()
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
-        }
+        named = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+        trained = {name: weight.detach().cpu().contiguous() for name, weight in named}
         save_file(batch, folder / "batch.safetensors")
         save_file(trained, folder / "trained.safetensors")
         report = {"step": step, "rank": self.rank, "found": what, "action": self.action}

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 WINDOW = 64
-"""Batches' worth of sequences that are sorted by length together; the rest of the order stays random."""
+"""How many batches' worth of sequences are sorted by length together; apart from that the order is random."""
 
 
 class QuestionBatches:

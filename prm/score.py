@@ -28,7 +28,7 @@ AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
     "product": math.prod,
     "last": lambda steps: steps[-1],
 }
-"""What makes one score of a solution's p(right) per step; (S,) -> number."""
+"""Ways to make one score of a solution's p(right) per step; (S,) -> number."""
 MAX_TOKENS = 1 << 14
 Score = Callable[[Sequence[Encoded | None]], list[list[float] | None]]
 
@@ -73,7 +73,7 @@ class Scorer:
     def score_responses(
         self, prompts: Sequence[str], responses: Sequence[Sequence[int]], policy: Any = None
     ) -> list[tuple[list[float] | None, Response]]:
-        """The same of what a policy wrote, as token ids without the prompt's, with the places of its steps among them.
+        """The same for what a policy wrote, as token ids without the prompt's, with the positions of its steps.
 
         Args:
             policy: its tokenizer; None: the reward model's.
@@ -88,7 +88,7 @@ class Scorer:
         return list(zip(self.score_encoded(encoded), replies, strict=True))
 
     def score_encoded(self, sequences: Sequence[Encoded | None]) -> list[list[float] | None]:
-        """p(right) at the separators of each sequence; None of None."""
+        """p(right) at the separators of each sequence; None for None."""
         import torch
 
         from prm.model import chunked
@@ -166,12 +166,12 @@ def vllm_scores(folder: Path, sequences: Sequence[Encoded | None]) -> list[list[
 
 
 def aggregates(steps: Sequence[float]) -> dict[str, float]:
-    """A solution's score, each way of making one."""
+    """A solution's score by each aggregate."""
     return {name: make(steps) for name, make in AGGREGATES.items()}
 
 
 def best(scores: Sequence[Sequence[float] | None], aggregate: str) -> int | None:
-    """Place of the best of n solutions, the first of equals; None where none has a score."""
+    """Index of the best of n solutions, the first of equals; None if none has a score."""
     known = [(AGGREGATES[aggregate](steps), -index) for index, steps in enumerate(scores) if steps]
     return -max(known)[1] if known else None
 

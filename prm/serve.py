@@ -19,7 +19,7 @@ from agentark import cli
 from agentark.types import UserError
 
 MAX_BODY = 1 << 28
-"""Bytes of a request."""
+"""The most bytes of a request."""
 Score = Callable[[Sequence[str], Sequence[Sequence[int]]], list[Any]]
 
 
@@ -98,7 +98,7 @@ def application(scorer: Any, about: dict[str, Any]) -> Any:
 
 
 def check(body: Any) -> tuple[list[str], list[list[int]]]:
-    """The request's prompts and responses. Raises ValueError when it is none."""
+    """The request's prompts and responses. Raises ValueError for anything else."""
     if not isinstance(body, dict) or body.keys() != {"prompts", "responses"}:
         raise ValueError("expected an object with 'prompts' and 'responses'")
     prompts, responses = body["prompts"], body["responses"]

@@ -1,4 +1,4 @@
-"""What prm/finetune2.py can be told: our flags beside all of transformers' TrainingArguments."""
+"""The flags of prm/finetune2.py: ours, and all of transformers' TrainingArguments."""
 
 import dataclasses
 import os
@@ -31,11 +31,11 @@ BESIDE = {
     *("enable_nan_monitoring", "max_forward_tokens", "per_device_eval_batch_size", "eval_strategy", "eval_steps"),
     *("cache_features", "features_dir", "include_num_input_tokens_seen"),
 }
-"""Flags that do not decide what comes out."""
+"""Flags that do not affect the result."""
 
 
 class PRMConfig(Config):
-    """Flags of our own."""
+    """Our own flags."""
 
     model_name_or_path: str
     """Base model: hub id, folder, or smollm2-135m-instruct."""
@@ -46,7 +46,7 @@ class PRMConfig(Config):
     eval_data_path: str | None = None
     """Held-out data of the same kinds."""
     eval_ratio: float = Field(0.0, ge=0, le=0.9)
-    """Share of the questions that is held out."""
+    """Share of the questions to hold out."""
     step_unit: StepUnit = "step"
     """solution: a question's whole solutions are the steps of one sequence."""
     step_label: StepLabel = "inherit"
@@ -54,7 +54,7 @@ class PRMConfig(Config):
     require_mixed: bool | None = None
     """Only questions with right and wrong ones (default: on unless --loss ce)."""
     max_train_samples: int | None = Field(None, ge=1)
-    """Solutions to train on, at most."""
+    """The most solutions to train on."""
     max_length: int | None = Field(None, ge=16)
     """Tokens of a sequence (default: the model's context)."""
     overlong: Overlong = "cut"
@@ -72,7 +72,7 @@ class PRMConfig(Config):
     stage: Literal["1", "2", "both"] | None = None
     """1: the head over a frozen backbone; 2: everything; both: 1, then 2 (default: 2, or --fix_llm)."""
     two_stage_config: Path = TWO_STAGE
-    """Settings of the stages with --stage both."""
+    """Settings of the two stages of --stage both."""
     stage_1: list[str] = Field([])
     """key=value over that file's stage_1."""
     stage_2: list[str] = Field([])
@@ -82,25 +82,25 @@ class PRMConfig(Config):
     cache_features: bool = False
     """Stage 1 runs the backbone once and keeps its states."""
     features_dir: Path | None = None
-    """Where these states are (default: output_dir)."""
+    """Folder for these states (default: output_dir)."""
     lora_rank: int = Field(0, ge=0, le=4096)
-    """Stage 2 through adapters of this rank; 0: none."""
+    """Train stage 2 through adapters of this rank; 0: no adapters."""
     lora_alpha: int | None = None
     """Scale of the adapters (default: twice the rank)."""
     attn_implementation: str | None = None
     """default: flash_attention_2 where it is installed, else sdpa."""
     max_forward_tokens: int = Field(1 << 16, ge=1)
-    """Tokens in one call of a frozen backbone."""
+    """The most tokens in one call of a frozen backbone."""
     enable_nan_monitoring: bool = False
     """Watch loss, gradients and parameters for NaN."""
     on_nan: Literal["stop", "skip"] = "stop"
     """What the monitor does: exit 1, or skip the step."""
     max_nan_skips: int = Field(3, ge=0)
-    """Steps that may be skipped."""
+    """The most steps that may be skipped."""
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
-    """Share of the steps that warm up."""
+    """Share of the steps over which the learning rate rises."""
     overwrite_output_dir: bool = False
-    """Replace the run in output_dir."""
+    """Replace a run that is in output_dir."""
     trust_remote_code: bool = False
     """Run code that comes with the base model."""
 
@@ -153,7 +153,7 @@ class Flags:
         return self.prm.loss != "ce" if self.prm.require_mixed is None else self.prm.require_mixed
 
     def identity(self) -> dict[str, Any]:
-        """What decides the outcome: of ours everything, of transformers' what is not its default."""
+        """What decides the result: all our flags, and transformers' where they are not at their default."""
         from transformers import TrainingArguments
 
         default = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
@@ -189,7 +189,7 @@ def parse(argv: list[str] | None) -> tuple[Flags, list[str]]:
 
 
 def check(flags: Flags, argv: list[str] | None) -> list[str]:
-    """Refuse what does not go together, adapt what this machine lacks. Returns lines to print."""
+    """Refuse flags that do not go together, adapt them to this machine. Returns lines to print."""
     prm, values = flags.prm, flags.values
     if values["output_dir"] is None:
         raise UserError("--output_dir: where the reward model goes is missing")

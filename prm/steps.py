@@ -40,11 +40,11 @@ class StepSettings(Struct, frozen=True, kw_only=True):
     separator_id: int
     step_unit: StepUnit = "step"
     max_length: int
-    """Tokens of a sequence, at most."""
+    """The most tokens of a sequence."""
 
 
 class Encoded(NamedTuple):
-    """A sequence with the places of its steps."""
+    """A sequence with the positions of its steps."""
 
     ids: list[int]
     """(T,)"""

@@ -25,7 +25,7 @@ METRICS = "metrics.jsonl"
 
 
 class Sequences(torch.utils.data.Dataset):  # type: ignore[misc]
-    """Sequences with their places."""
+    """Sequences with their indices."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = items

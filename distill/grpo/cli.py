@@ -13,7 +13,7 @@ from agentark.types import UserError
 from distill.grpo.config import GRPOConfig
 
 SMALL_GROUP = 4
-"""Smallest group whose leave-one-out baseline is worth training on (README: keep n_samples_per_prompt >= 4)."""
+"""Smallest group with a leave-one-out baseline worth training on."""
 
 
 REFUSED: Mapping[str, str] = {
@@ -115,7 +115,7 @@ def _explain_strangers(words: Sequence[str]) -> None:
 
 
 def check(config: GRPOConfig, world_size: int | None = None) -> None:
-    """Settings that do not go together.
+    """Check that the settings go together.
 
     Args:
         world_size: processes that train, where it is known.

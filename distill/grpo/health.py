@@ -14,9 +14,9 @@ from distill.grpo.config import Bounds
 from distill.grpo.reward import Scored, counts
 
 WINDOW = 20
-"""Rollouts before this one that the reward is compared with."""
+"""How many earlier rollouts the reward is compared with."""
 LEAST = 4
-"""Rollouts that must be known before a jump can be one."""
+"""Earlier rollouts needed before a rise can count as a jump."""
 
 
 def total(response: Scored) -> float:
@@ -83,7 +83,7 @@ class Watch:
 
 
 def crossed(now: Vitals, before: Sequence[Vitals], bounds: Bounds) -> list[str]:
-    """What is beyond its bound, one line each."""
+    """The bounds that were crossed, one line each."""
     lines = []
     if bounds.kl is not None and now.kl > bounds.kl:
         lines.append(f"KL {now.kl:.3f} per token is above {bounds.kl}")

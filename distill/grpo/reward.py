@@ -37,7 +37,7 @@ class StepScores(Struct, frozen=True):
 
 
 def distinct(steps: StepScores) -> StepScores:
-    """Steps that end in one and the same token as one step, with the lowest of their scores."""
+    """Merge steps that end in the same token into one, with the lowest of their scores."""
     merged: list[tuple[str, int, float]] = []
     for text, end, score in zip(steps.steps, steps.ends, steps.scores, strict=True):
         if merged and end <= merged[-1][1]:
@@ -54,7 +54,7 @@ class StepScorer(Protocol):
 
 
 class Scored(Struct, frozen=True, kw_only=True):
-    """One response and all that credit assignment needs to know about it."""
+    """One response, with all that credit assignment needs."""
 
     text: str
     length: int
@@ -127,7 +127,7 @@ class Rewarder:
         return Scored(text=text, length=len(ids), steps=steps, solved=solved, hits=hits, truncated=truncated)
 
     def _hits(self, sample: Sample, text: str, steps: StepScores, grade: float | None, truncated: bool) -> set[Guard]:
-        """All guards this response meets, those that are turned off left out."""
+        """The guards, of those turned on, that this response hits."""
         hits: set[Guard] = set()
         if not (answers.visible(text) or "").strip():
             hits.add("empty")
@@ -149,7 +149,7 @@ class Rewarder:
 
 
 def grade(samples: Sequence[Sample], texts: Sequence[str]) -> list[float | None]:
-    """The metric of each reply by its own task's grader; None where it gives no answer or nothing can check it."""
+    """The metric of each reply, by the grader of its task; None without an answer or without a grader."""
     grades: list[float | None] = [None] * len(samples)
     by_task: dict[str, list[int]] = defaultdict(list)
     for index, sample in enumerate(samples):

@@ -18,14 +18,16 @@ from distill.grpo.config import GRPOConfig, resolved
 from distill.grpo.questions import Prompt, fit, has_gold, questions, questions_of_prm, render
 from prm.steps import StepCodec, load_tokenizer
 
+STOPPED = 3
+"""Exit code of a run that crossed a bound of --stops."""
 FEW_VERIFIABLE = 0.1
-"""Share of verifiable prompts below which process rewards are on their own."""
+"""Share of verifiable prompts below which a run gets a warning."""
 BESIDE = {
     *("dry_run", "overwrite", "logging_steps", "save_steps", "max_ckpt_num", "report_to", "run_name", "eval_steps"),
     *("alarms", "stops", "data_dir", "ray_address", "vllm_server_url", "vllm_gpu_memory_utilization", "scorer"),
     *("scorer_replicas", "scorer_batch_tokens", "backend", "max_steps"),
 }
-"""Settings that do not decide what comes out, and may change when a run goes on."""
+"""Settings that do not affect the result, and may change when a run continues."""
 
 
 def say(line: str) -> None:
@@ -90,7 +92,7 @@ def prepare(config: GRPOConfig) -> Inputs:
 
 
 def ask(config: GRPOConfig) -> tuple[list[Sample], list[Sample]]:
-    """(questions to train on, questions held out). None is in both."""
+    """(questions to train on, questions held out). No question is in both."""
     if config.prompt_data:
         asked = questions(config.prompt_data, config.prompt_split, config.data_dir, "--prompt_data")
     elif config.mode.process:

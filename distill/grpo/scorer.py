@@ -18,7 +18,7 @@ TRIES = 5
 
 
 def step_scores(scores: Sequence[float] | None, steps: Sequence[str], ends: Sequence[int]) -> StepScores:
-    """As one value. A response that does not fit the reward model has 0 at every step."""
+    """The scores of a response; 0 at every step if it does not fit the reward model."""
     return distinct(StepScores(list(steps), list(ends), list(scores) if scores is not None else [0.0] * len(steps)))
 
 
@@ -41,7 +41,7 @@ class LocalScorer:
 
 
 class HttpScorer:
-    """One response at a time to a `python -m prm.serve`, which makes batches of what comes in together."""
+    """Sends one response at a time to a `python -m prm.serve`, which batches what arrives together."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -74,7 +74,7 @@ class HttpScorer:
 
 
 class ReplicaScorer:
-    """One response at a time to the replicas in Ray, in turn."""
+    """Sends one response at a time to the replicas in Ray, in turn."""
 
     def __init__(self, handles: Sequence[Any]) -> None:
         self._turn = itertools.cycle(handles)
@@ -115,7 +115,7 @@ class Replica:
 
 
 def start_replicas(config: GRPOConfig, gpus: int) -> list[Any]:
-    """The replicas, loaded and named; they live as long as what is returned.
+    """Start and load the replicas; they live as long as the handles that are returned.
 
     Args:
         gpus: on this machine.

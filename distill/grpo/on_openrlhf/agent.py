@@ -62,5 +62,5 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
 
     @staticmethod
     def _ends(tokenizer: Any, ids: list[int], truncated: bool) -> set[int]:
-        """Ids that end a response; where vLLM says that this one did, its last token is one (models have several)."""
+        """Ids that end a response; its last token is one of them if vLLM says that it ended (models have several)."""
         return {tokenizer.eos_token_id} | (set(ids[-1:]) if not truncated else set())

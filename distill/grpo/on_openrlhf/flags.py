@@ -15,7 +15,7 @@ from distill.grpo.questions import fit, local_context
 ROOT = Path(__file__).parents[3]
 AGENT = Path(__file__).with_name("agent.py")
 DEFAULT_GPUS = 1
-"""GPUs assumed where there are none to count (a dry run)."""
+"""GPUs assumed if there are none to count (a dry run)."""
 
 
 class Layout(NamedTuple):
@@ -57,7 +57,7 @@ class Flag(NamedTuple):
 
 
 def _engines(config: GRPOConfig, layout: Layout) -> int:
-    """vLLM engines; where nobody says how many, as many as the GPUs hold."""
+    """How many vLLM engines to start; default: as many as the GPUs hold."""
     return config.vllm_num_engines or max(1, config.actor_num_nodes * layout.gpus // config.vllm_tensor_parallel_size)
 
 
@@ -118,14 +118,12 @@ FLAGS = (
     Flag("--ckpt.max_num", "max_ckpt_num"),
     Flag("--logger.logging_steps", "logging_steps"),
     Flag("--logger.wandb.run_name", "run_name"),
-    *(
-        flag
-        for role in ("actor", "ref", "critic")
-        for flag in (
-            Flag(f"--{role}.num_nodes", "actor_num_nodes"),
-            Flag(f"--{role}.num_gpus_per_node", "actor_num_gpus_per_node", lambda config, layout: layout.gpus),
-        )
-    ),
+    Flag("--actor.num_nodes", "actor_num_nodes"),
+    Flag("--actor.num_gpus_per_node", "actor_num_gpus_per_node", lambda config, layout: layout.gpus),
+    Flag("--ref.num_nodes", "actor_num_nodes"),
+    Flag("--ref.num_gpus_per_node", "actor_num_gpus_per_node", lambda config, layout: layout.gpus),
+    Flag("--critic.num_nodes", "actor_num_nodes"),
+    Flag("--critic.num_gpus_per_node", "actor_num_gpus_per_node", lambda config, layout: layout.gpus),
     Flag("--vllm.num_engines", "vllm_num_engines", _engines),
     Flag("--vllm.tensor_parallel_size", "vllm_tensor_parallel_size"),
     Flag("--vllm.gpu_memory_utilization", "vllm_gpu_memory_utilization"),

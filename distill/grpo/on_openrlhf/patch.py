@@ -102,7 +102,7 @@ def experience_maker(config: GRPOConfig) -> type:
         stopped: list[str]
 
         def compute_advantages_and_returns(self, experiences: list[Any]) -> list[Any]:
-            """Upstream's, then in their place advantages and returns per token, over all experiences at once."""
+            """Run upstream's, then replace advantages and returns by ours per token, over all experiences at once."""
             size = sum(len(experience.index) for experience in experiences)
             scored: list[Any] = [None] * size
             kls: list[Any] = [None] * size
@@ -179,7 +179,7 @@ def trainer(config: GRPOConfig, plain: type) -> type:
                 raise StopRun
 
         def fit(self, *args: Any, **kwargs: Any) -> None:
-            """Upstream's; what it returns from, its caller saves the model after."""
+            """Run upstream's; when it returns, its caller saves the model."""
             try:
                 super().fit(*args, **kwargs)
             except StopRun:

@@ -24,7 +24,7 @@ from agentark.types import UserError
 from distill.grpo.cli import check
 from distill.grpo.config import GRPOConfig
 from distill.grpo.on_openrlhf.flags import DEFAULT_GPUS, ROOT, Layout, arguments
-from distill.grpo.run import Inputs, Run, prepare, rows, say
+from distill.grpo.run import STOPPED, Inputs, Run, prepare, rows, say
 
 SETTINGS = "AGENTARK_GRPO"
 """Environment variable: path of the file with the settings of the run."""
@@ -42,7 +42,6 @@ NOT_OURS = {
     "--data.apply_chat_template": "prompts are rendered already",
 }
 """Flags of upstream that would silently undo what we put in."""
-STOPPED = 3
 
 
 def command(config: GRPOConfig, layout: Layout) -> str:

@@ -24,11 +24,9 @@ from distill.grpo.health import Vitals, Watch
 from distill.grpo.plot import grpo_curves
 from distill.grpo.questions import Prompt
 from distill.grpo.reward import Rewarder, StepScorer, grade
-from distill.grpo.run import Inputs, Run, prepare, rows, say
+from distill.grpo.run import STOPPED, Inputs, Run, prepare, rows, say
 
 DEEPSPEED = Path(__file__).parents[3] / "configs" / "deepspeed"
-STOPPED = 3
-"""Exit code of a run that crossed a bound of --stops."""
 
 
 def train(config: GRPOConfig) -> int:
@@ -57,7 +55,7 @@ def local_scorer(config: GRPOConfig, inputs: Inputs) -> StepScorer | None:
 
 
 def device() -> str:
-    """Where this process computes."""
+    """The device of this process."""
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -91,7 +89,7 @@ def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | Non
 
 
 def arguments(config: GRPOConfig, prompt_limit: int, world: int = 1) -> Any:
-    """TRL's settings. Says, a line each, what this machine cannot do as asked."""
+    """TRL's settings. Prints a line for each flag that this machine cannot follow."""
     import torch
     from trl import GRPOConfig as Arguments
 
@@ -165,7 +163,7 @@ def attention(config: GRPOConfig, cuda: bool) -> str:
 
 
 def _deepspeed(config: GRPOConfig, cuda: bool, world: int) -> dict[str, Any] | None:
-    """DeepSpeed's settings, where ZeRO is of use and there."""
+    """DeepSpeed's settings, where ZeRO is useful and installed."""
     if config.zero_stage == 0:
         return None
     if not cuda and world == 1:
@@ -210,7 +208,7 @@ def _adapter(config: GRPOConfig) -> Any:
 
 
 def _reference(config: GRPOConfig, inputs: Inputs) -> Any:
-    """A frozen copy of the first policy; None where no KL is taken out of the reward or an adapter can be put aside."""
+    """A frozen copy of the first policy; None if no KL is taken out of the reward or an adapter can be switched off."""
     if config.init_kl_coef == 0 or config.use_kl_loss or config.lora_rank:
         return None
     import torch

@@ -76,7 +76,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._reference = self._placed(reference)
 
     def _placed(self, reference: Any) -> Any:
-        """The reference model where and how the policy is."""
+        """The reference model, prepared like the policy."""
         if reference is None:
             return None
         add_fused_lm_head(reference, temperature=self.temperature)

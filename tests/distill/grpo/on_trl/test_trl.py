@@ -8,7 +8,7 @@ import torch
 from grpo_cases import Scorer, made_inputs, settings
 
 from distill.grpo.on_trl import run as grpo_trl
-from distill.grpo.run import Run, rows
+from distill.grpo.run import STOPPED, Run, rows
 
 
 def build(model: Path, folder: Path, **changes):
@@ -167,7 +167,7 @@ def test_a_crossed_bound_saves_and_stops(small_model: Path, tmp_path: Path, caps
     config, inputs, run, trainer, _ = build(
         small_model, tmp_path / "run", stops={"truncated": 0.1, "kl": None, "length_drop": None}
     )
-    assert grpo_trl.fit(config, inputs, run, trainer) == grpo_trl.STOPPED
+    assert grpo_trl.fit(config, inputs, run, trainer) == STOPPED
     assert trainer.state.global_step == 1
     assert "responses are truncated" in capsys.readouterr().out
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
