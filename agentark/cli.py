@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from agentark.config import nearest
 from agentark.embedded import EMBEDDED, prepare
+from agentark.flags import refuse_unknown
 from agentark.types import RunError, UserError
 
 T = TypeVar("T")
@@ -37,9 +37,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         parsed, unknown = self.parse_some(args, namespace)
-        if unknown:
-            flags = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-            self.error(f"unknown argument {unknown[0]} ({nearest(unknown[0], flags).rpartition('; ')[2]}; see --help)")
+        refuse_unknown(unknown, self)
         return parsed
 
     def parse_some(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:

@@ -32,7 +32,7 @@ class Item(Struct, frozen=True):
 
 
 class Card(Struct):
-    """What became of a file; `text` prints it."""
+    """What was kept of a file and what was left out; `text` says it in words."""
 
     name: str
     questions: int = 0
@@ -83,29 +83,29 @@ class Questions(NamedTuple):
     """Key -> ids of the rows that ask it."""
 
 
-def gather(found: Iterable[tuple[str, Solved]], dropped: Counter[str]) -> Questions:
-    """Group by question. Of equal solutions one stays; all go where their labels contradict each other."""
+def gather(pairs: Iterable[tuple[str, Solved]], dropped: Counter[str]) -> Questions:
+    """Group by question. Equal solutions are kept once, or not at all if their labels contradict."""
     texts: dict[tuple[str, tuple[str, ...]], Solved] = {}
     doubtful = set()
     names: dict[str, set[str]] = defaultdict(set)
-    for name, one in found:
-        names[one.question].add(name)
-        place = (one.question, one.steps)
-        first = texts.setdefault(place, one)
-        if first is not one:
+    for name, solution in pairs:
+        names[solution.question].add(name)
+        key = (solution.question, solution.steps)
+        first = texts.setdefault(key, solution)
+        if first is not solution:
             dropped["duplicates"] += 1
-            if first.labels != one.labels:
-                doubtful.add(place)
+            if first.labels != solution.labels:
+                doubtful.add(key)
     dropped.update({"with contradictory labels": len(doubtful)} if doubtful else {})
     solved: dict[str, list[Solved]] = defaultdict(list)
-    for place, one in texts.items():
-        if place not in doubtful:
-            solved[one.question].append(one)
+    for key, solution in texts.items():
+        if key not in doubtful:
+            solved[solution.question].append(solution)
     return Questions(dict(solved), names)
 
 
 def divide(questions: Questions, share: float, seed: int) -> tuple[Questions, Questions]:
-    """(for training, held out), by question; the same questions are held out whatever else is in the file's order."""
+    """(for training, held out), split by question; the order of the file does not matter."""
     keys = sorted(questions.solved, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
     held = set(keys[: round(len(keys) * share)])
     return without(questions, held), without(questions, questions.solved.keys() - held)
@@ -134,9 +134,10 @@ def build(
     card = Card(name, dropped=dropped)
     items: list[Item] = []
     used: set[str] = set()
-    for key, found in questions.solved.items():
-        fitting = [(one, encoded) for one in found if (encoded := _encode(one, codec, overlong, dropped)) is not None]
-        if mixed and not is_mixed(label for one, _ in fitting for label in one.labels):
+    for key, candidates in questions.solved.items():
+        pairs = [(solution, _encode(solution, codec, overlong, dropped)) for solution in candidates]
+        fitting = [(solution, encoded) for solution, encoded in pairs if encoded is not None]
+        if mixed and not is_mixed(label for solution, _ in fitting for label in solution.labels):
             dropped["of questions without right and wrong ones"] += len(fitting)
             continue
         if limit is not None and items and len(items) + len(fitting) > limit:
@@ -144,8 +145,8 @@ def build(
         if not fitting:
             continue
         used |= questions.names[key]
-        for one, encoded in fitting:
-            items.append(Item(one.id, card.questions, encoded.ids, encoded.ends, list(one.labels)))
+        for solution, encoded in fitting:
+            items.append(Item(solution.id, card.questions, encoded.ids, encoded.ends, list(solution.labels)))
             card.truncated += encoded.cut > 0
         card.questions += 1
     card.solutions = len(items)
@@ -156,9 +157,9 @@ def build(
     return Dataset(items, sorted(used), card)
 
 
-def _encode(one: Solved, codec: StepCodec, overlong: Overlong, dropped: Counter[str]) -> Encoded | None:
+def _encode(solution: Solved, codec: StepCodec, overlong: Overlong, dropped: Counter[str]) -> Encoded | None:
     try:
-        encoded = codec.encode(one.prompt, one.steps)
+        encoded = codec.encode(solution.prompt, solution.steps)
     except TooLong:
         dropped["too long without their prompt"] += 1
         return None
@@ -169,7 +170,7 @@ def _encode(one: Solved, codec: StepCodec, overlong: Overlong, dropped: Counter[
 
 
 class DataSettings(Struct, frozen=True, kw_only=True):
-    """What is trained on and what is held out."""
+    """What to train on and what to hold out."""
 
     train: str
     split: str = "train"
@@ -194,8 +195,8 @@ def load(settings: DataSettings, codec: StepCodec) -> tuple[Dataset, Dataset | N
     kept, held = divide(everything, settings.eval_ratio, settings.seed)
     held_dropped: Counter[str] = Counter()
     if settings.eval is not None:
-        found = solutions(settings.eval, codec, settings.label, held_dropped, "--eval_data_path", settings.split)
-        held = gather(found, held_dropped)
+        pairs = solutions(settings.eval, codec, settings.label, held_dropped, "--eval_data_path", settings.split)
+        held = gather(pairs, held_dropped)
         shared = held.solved.keys() & kept.solved.keys()
         dropped["of questions in --eval_data_path"] += sum(len(kept.solved[key]) for key in shared)
         kept = without(kept, shared)
@@ -215,7 +216,7 @@ def load(settings: DataSettings, codec: StepCodec) -> tuple[Dataset, Dataset | N
 
 
 def sha256(source: str) -> str | None:
-    """Of a file; None of a dataset on the hub."""
+    """Hash of a file; None for a dataset on the hub."""
     path = Path(source)
     return file_sha256(path) if path.is_file() else None
 

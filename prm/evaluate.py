@@ -36,7 +36,7 @@ HUB = {
     "prmbench": ("hitsmr/PRMBench_Preview", ("train",)),
 }
 SURE = 1.96
-"""Standard errors that a gap must exceed."""
+"""How many standard errors a gap must exceed."""
 Row = dict[str, Any]
 
 
@@ -75,12 +75,12 @@ def score_steps(scorer: Scorer, problems: Sequence[tuple[str, Sequence[str]]]) -
 
 
 def first_wrong(scores: Sequence[float]) -> int:
-    """Place of the first step below the threshold; -1 where there is none."""
-    return next((place for place, score in enumerate(scores) if score < THRESHOLD), -1)
+    """Index of the first step below the threshold; -1 if there is none."""
+    return next((index for index, score in enumerate(scores) if score < THRESHOLD), -1)
 
 
 def processbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, Any]:
-    """Accuracy on solutions with an error (its place found), on right ones (none found), and their harmonic mean.
+    """Accuracy on solutions with an error (the step named), on right ones (none named), and their harmonic mean.
 
     Source: Zheng et al. 2024, arXiv 2412.06559, section 2.
     """
@@ -90,10 +90,10 @@ def processbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, A
     hits: dict[bool, list[float]] = {True: [], False: []}
     for label, steps in zip(labels, scores, strict=True):
         hits[label >= 0].append(float(steps is not None and first_wrong(steps) == label))
-    wrong, right = (sum(found) / len(found) if found else 0.0 for found in (hits[True], hits[False]))
+    wrong, right = (sum(graded) / len(graded) if graded else 0.0 for graded in (hits[True], hits[False]))
     return {
         "n": len(rows),
-        "too_long": sum(one is None for one in scores),
+        "too_long": scores.count(None),
         "accuracy_wrong": wrong,
         "accuracy_right": right,
         "f1": 2 * wrong * right / (wrong + right) if wrong + right else 0.0,
@@ -113,15 +113,15 @@ def prmbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, Any]:
     for row, wrong, steps in zip(rows, errors, scores, strict=True):
         for name in ("all", str(row.get("classification", "unnamed"))):
             said[name] += [score >= THRESHOLD for score in steps or []]
-            true[name] += [place not in wrong for place in range(1, len(steps or []) + 1)]
+            true[name] += [number not in wrong for number in range(1, len(steps or []) + 1)]
 
     def figures(name: str) -> dict[str, float]:
         right = f1(said[name], true[name])
-        wrong = f1([not one for one in said[name]], [not one for one in true[name]])
+        wrong = f1([not right_step for right_step in said[name]], [not right_step for right_step in true[name]])
         return {"steps": len(said[name]), "f1_right": right, "f1_wrong": wrong, "prm_score": (right + wrong) / 2}
 
     classes = {name: figures(name) for name in sorted(said) if name != "all"}
-    return {"n": len(rows), "too_long": sum(one is None for one in scores), **figures("all"), "classes": classes}
+    return {"n": len(rows), "too_long": scores.count(None), **figures("all"), "classes": classes}
 
 
 BENCHMARKS: dict[str, Callable[[Scorer, Sequence[Row], str], dict[str, Any]]] = {
@@ -138,27 +138,34 @@ def best_of_n(scorer: Scorer, asked: Sequence[Question]) -> dict[str, Any]:
 
     Over questions all of whose solutions have a verdict.
     """
-    known = [one for one in asked if one.candidates and all(c.verdict is not None for c in one.candidates)]
-    flat = iter(scorer.score([(one.prompt, candidate.text) for one in known for candidate in one.candidates]))
-    found: dict[str, list[float]] = defaultdict(list)
-    for one in known:
-        scores = [next(flat) for _ in one.candidates]
-        right = [float(candidate.verdict is True) for candidate in one.candidates]
+    known = [
+        question
+        for question in asked
+        if question.candidates and all(c.verdict is not None for c in question.candidates)
+    ]
+    solutions = [(question.prompt, candidate.text) for question in known for candidate in question.candidates]
+    flat = iter(scorer.score(solutions))
+    outcomes: dict[str, list[float]] = defaultdict(list)
+    for question in known:
+        scores = [next(flat) for _ in question.candidates]
+        right = [float(candidate.verdict is True) for candidate in question.candidates]
         for name in AGGREGATES:
-            place = best(scores, name)
-            found[f"best by {name}"].append(0.0 if place is None else right[place])
-        given = [candidate.answer or _answer(one, candidate.text) for candidate in one.candidates]
-        voted = asyncio.run(answers.majority(given, one.answer_type))
-        found["majority vote"].append(0.0 if voted is None else right[voted])
-        found["random"].append(sum(right) / len(right))
-        found["oracle"].append(max(right))
-    figures = {name: dict(zip(("accuracy", "se"), mean_and_se(values), strict=True)) for name, values in found.items()}
+            choice = best(scores, name)
+            outcomes[f"best by {name}"].append(0.0 if choice is None else right[choice])
+        given = [candidate.answer or _answer(question, candidate.text) for candidate in question.candidates]
+        voted = asyncio.run(answers.majority(given, question.answer_type))
+        outcomes["majority vote"].append(0.0 if voted is None else right[voted])
+        outcomes["random"].append(sum(right) / len(right))
+        outcomes["oracle"].append(max(right))
+    figures = {
+        name: dict(zip(("accuracy", "se"), mean_and_se(values), strict=True)) for name, values in outcomes.items()
+    }
     return {"n": len(known), "without_verdicts": len(asked) - len(known), **figures}
 
 
 def _answer(question: Question, text: str) -> str | None:
-    found = answers.extract(text, question.answer_type)
-    return found.value if found else None
+    answer = answers.extract(text, question.answer_type)
+    return answer.value if answer else None
 
 
 def probes(steps: Sequence[str], stranger: str, draw: random.Random) -> dict[str, list[str]]:
@@ -190,24 +197,25 @@ def probe(scorer: Scorer, asked: Sequence[Question], most: int, seed: int) -> di
     """Score gaps (solution less probe, by the least step) over right solutions, and whether each probe is passed."""
     draw = random.Random(seed)
     right = [
-        (one.prompt, steps)
-        for one in asked
-        for candidate in one.candidates
+        (question.prompt, steps)
+        for question in asked
+        for candidate in question.candidates
         if candidate.verdict and len(steps := scorer.codec.steps(candidate.text)) > 1
     ][:most]
     if not right:
         return {"n": 0}
-    spoiled = [probes(steps, right[(place + 1) % len(right)][1][0], draw) for place, (_, steps) in enumerate(right)]
+    spoiled = [probes(steps, right[(index + 1) % len(right)][1][0], draw) for index, (_, steps) in enumerate(right)]
     whole = score_steps(scorer, right)
-    found: dict[str, Any] = {"n": len(right)}
+    report: dict[str, Any] = {"n": len(right)}
     for name in spoiled[0]:
-        scores = score_steps(scorer, [(prompt, one[name]) for (prompt, _), one in zip(right, spoiled, strict=True)])
+        problems = [(prompt, probed[name]) for (prompt, _), probed in zip(right, spoiled, strict=True)]
+        scores = score_steps(scorer, problems)
         gaps = [min(a) - min(b) for a, b in zip(whole, scores, strict=True) if a and b]
         mean, se = mean_and_se(gaps)
         margin = SURE * (se or 0.0)
         passed = mean + margin >= 0 if name in HARMLESS else mean - margin > 0
-        found[name] = {"gap": mean, "se": se, "passed": passed}
-    return found
+        report[name] = {"gap": mean, "se": se, "passed": passed}
+    return report
 
 
 # ---------------------------------------------------------------- command line
@@ -248,16 +256,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def lines(report: dict[str, Any]) -> list[str]:
     """The report in words."""
-    found = []
+    text = []
     for name, figures in report.items():
-        found.append(f"{name} (n = {figures['n']})")
+        text.append(f"{name} (n = {figures['n']})")
         for key, value in figures.items():
             if isinstance(value, dict) and key != "classes":
-                shown = ", ".join(f"{what} {_shown(one)}" for what, one in value.items())
-                found.append(f"  {key}: {shown}")
+                shown = ", ".join(f"{what} {_shown(figure)}" for what, figure in value.items())
+                text.append(f"  {key}: {shown}")
             elif key not in ("n", "classes"):
-                found.append(f"  {key}: {_shown(value)}")
-    return found
+                text.append(f"  {key}: {_shown(value)}")
+    return text
 
 
 def _shown(value: Any) -> str:

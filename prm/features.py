@@ -26,15 +26,15 @@ class Features:
         from safetensors import safe_open
 
         index = json.loads((folder / INDEX).read_bytes())
-        self.places: list[tuple[int, int, int]] = [tuple(place) for place in index["places"]]
+        self.spans: list[tuple[int, int, int]] = [tuple(span) for span in index["places"]]
         self._shards = [
             safe_open(folder / shard_name(number), framework="pt").get_slice("states")  # type: ignore[no-untyped-call]
             for number in range(index["shards"])
         ]
 
-    def __getitem__(self, place: int) -> Any:
+    def __getitem__(self, number: int) -> Any:
         """(S, H) of one sequence."""
-        shard, start, count = self.places[place]
+        shard, start, count = self.spans[number]
         return self._shards[shard][start : start + count]
 
 
@@ -59,15 +59,15 @@ def prepare(
         return Features(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.backbone.eval()
-    places: list[tuple[int, int, int]] = [(0, 0, 0)] * len(items)
+    spans: list[tuple[int, int, int]] = [(0, 0, 0)] * len(items)
     held: list[Any] = []
     rows = shard = 0
     with torch.inference_mode():
         for chunk, states in _computed(model, items, device, max_tokens):
             start = 0
-            for place in chunk:
-                count = len(items[place].ends)
-                places[place] = (shard, rows, count)
+            for number in chunk:
+                count = len(items[number].ends)
+                spans[number] = (shard, rows, count)
                 held.append(states[start : start + count])
                 start += count
                 rows += count
@@ -77,7 +77,7 @@ def prepare(
     if held:
         _write(held, folder / shard_name(shard))
         shard += 1
-    write_atomically(folder / INDEX, json.dumps({"key": key, "shards": shard, "places": places}).encode() + b"\n")
+    write_atomically(folder / INDEX, json.dumps({"key": key, "shards": shard, "places": spans}).encode() + b"\n")
     return Features(folder)
 
 
@@ -85,7 +85,7 @@ def _computed(
     model: RewardModel, items: Sequence[Item], device: Any, max_tokens: int
 ) -> Iterator[tuple[list[int], Any]]:
     for chunk in chunked([len(item.ids) for item in items], max_tokens):
-        batch = {name: value.to(device) for name, value in collate([items[place] for place in chunk]).items()}
+        batch = {name: value.to(device) for name, value in collate([items[number] for number in chunk]).items()}
         yield chunk, model.states(batch["input_ids"], batch["lengths"], batch["rows"], batch["ends"]).cpu()
 
 

@@ -19,8 +19,8 @@ def auroc(scores: Sequence[float], labels: Sequence[int]) -> float:
         stop = start
         while stop < len(order) and scores[order[stop]] == scores[order[start]]:
             stop += 1
-        for place in order[start:stop]:
-            ranks[place] = (start + stop + 1) / 2
+        for index in order[start:stop]:
+            ranks[index] = (start + stop + 1) / 2
         start = stop
     right = sum(labels)
     wrong = len(labels) - right
@@ -36,13 +36,13 @@ def calibration_error(scores: Sequence[float], labels: Sequence[int]) -> float:
     bins: list[list[tuple[float, int]]] = [[] for _ in range(BINS)]
     for score, label in zip(scores, labels, strict=True):
         bins[min(BINS - 1, int(score * BINS))].append((score, label))
-    gaps = [abs(sum(score - label for score, label in found)) for found in bins]
+    gaps = [abs(sum(score - label for score, label in pairs)) for pairs in bins]
     return sum(gaps) / max(1, len(scores))
 
 
 def f1(predicted: Sequence[bool], actual: Sequence[bool]) -> float:
     """Harmonic mean of precision and recall; 0 where nothing is both predicted and actual."""
-    hits = sum(one and other for one, other in zip(predicted, actual, strict=True))
+    hits = sum(guess and truth for guess, truth in zip(predicted, actual, strict=True))
     return 2 * hits / max(1, sum(predicted) + sum(actual))
 
 
@@ -59,7 +59,7 @@ def step_figures(scores: Sequence[float], labels: Sequence[int]) -> dict[str, fl
     both = bool(right and wrong)
     return {
         "steps": len(known),
-        "accuracy": sum(one == (not label) for one, label in zip(said, y, strict=True)) / max(1, len(known)),
+        "accuracy": sum(guess == (not label) for guess, label in zip(said, y, strict=True)) / max(1, len(known)),
         "f1_wrong": f1(said, [not label for label in y]),
         "auroc": auroc(p, y),
         "calibration_error": calibration_error(p, y),

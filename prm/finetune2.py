@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def say(line: str) -> None:
-    """At once, so that it stands before what the trainer prints."""
+    """Print at once, so that the line comes before what the trainer prints."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

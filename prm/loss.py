@@ -27,7 +27,7 @@ from prm.reading import IGNORED
 
 
 class Term(NamedTuple):
-    """A loss before it is divided."""
+    """The sum of a loss, not divided yet."""
 
     total: Tensor
     """(), with gradient."""
@@ -67,7 +67,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Term:
 
 
 def compared(labels: Tensor, questions: Tensor, wrong_only: bool = False) -> Tensor:
-    """(S, S) booleans: whom i is compared with (not itself, nobody unknown).
+    """(S, S) booleans: the separators that i is compared with; not itself, and none without a label.
 
     Args:
         labels, questions: (S,).
@@ -131,18 +131,18 @@ def terms(
     Args:
         logits: (S, 2). embeddings: (S, P), needed for supcon. labels, questions: (S,).
     """
-    found = {"ce": cross_entropy(logits, labels)} if objective.ce else {}
+    parts = {"ce": cross_entropy(logits, labels)} if objective.ce else {}
     if objective.contrastive == "supcon":
         assert embeddings is not None, "supcon needs a projector"
-        found["supcon"] = supcon(embeddings, labels, questions, objective.tau)
+        parts["supcon"] = supcon(embeddings, labels, questions, objective.tau)
     elif objective.contrastive == "ranking":
-        found["ranking"] = ranking(logits, labels, questions, objective.tau)
-    return found
+        parts["ranking"] = ranking(logits, labels, questions, objective.tau)
+    return parts
 
 
-def total(objective: Objective, found: dict[str, Term], counted: Tensor) -> Tensor:
+def total(objective: Objective, named: dict[str, Term], counted: Tensor) -> Tensor:
     """The loss: weighted sums over the counted terms. Args: counted (2,), of the whole optimiser step."""
     weights = {"ce": objective.ce, "supcon": objective.weight, "ranking": objective.weight}
-    places = {"ce": 0, "supcon": 1, "ranking": 1}
-    parts = [weights[name] * term.total / counted[places[name]].clamp(min=1) for name, term in found.items()]
+    columns = {"ce": 0, "supcon": 1, "ranking": 1}
+    parts = [weights[name] * term.total / counted[columns[name]].clamp(min=1) for name, term in named.items()]
     return torch.stack(parts).sum()

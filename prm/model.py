@@ -19,7 +19,7 @@ from agentark.types import UserError
 
 LABELS = {0: "wrong", 1: "right"}
 PROJECTED = 256
-"""Width of what the contrastive loss compares."""
+"""Width of the vectors that the contrastive loss compares."""
 PROJECTOR = "projector.safetensors"
 ADAPTER = "adapter.safetensors"
 FILL = 0.9
@@ -45,7 +45,7 @@ class RewardModel(nn.Module):  # type: ignore[misc]
         self.split = True
         """Run rows of different lengths apart. Off where all ranks must make the same calls (ZeRO-3)."""
         self.max_tokens = 1 << 16
-        """Tokens in one call of a frozen backbone, padding included."""
+        """The most tokens in one call of a frozen backbone, padding included."""
 
     @property
     def config(self) -> Any:
@@ -88,10 +88,10 @@ class RewardModel(nn.Module):  # type: ignore[misc]
             states = self.states(input_ids, lengths, rows, ends)
         with torch.autocast(states.device.type, enabled=False):
             states = states.to(self.head.weight.dtype)
-            found = {"logits": self.head(states).float()}
+            outputs = {"logits": self.head(states).float()}
             if self.projector is not None:
-                found["embeddings"] = self.projector(states).float()
-        return found
+                outputs["embeddings"] = self.projector(states).float()
+        return outputs
 
     def states(self, input_ids: Tensor, lengths: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
         """The backbone's last hidden states at the separators: (S, H). Without gradient where it is frozen.
@@ -101,7 +101,7 @@ class RewardModel(nn.Module):  # type: ignore[misc]
         sizes = lengths.tolist()
         most = self.max_tokens if self.frozen else None
         chunks = chunked(sizes, most, 0.0 if self.packed else FILL) if self.split else [list(range(len(sizes)))]
-        pieces, places = [], []
+        pieces, positions = [], []
         with torch.no_grad() if self.frozen else nullcontext():
             for chunk in chunks:
                 picked = torch.tensor(chunk, device=rows.device)
@@ -110,8 +110,8 @@ class RewardModel(nn.Module):  # type: ignore[misc]
                 mine = (local[rows] >= 0).nonzero().squeeze(1)
                 hidden = self._run(input_ids, chunk, sizes)
                 pieces.append(hidden[local[rows[mine]], ends[mine]])
-                places.append(mine)
-        return torch.cat(pieces)[torch.cat(places).argsort()]
+                positions.append(mine)
+        return torch.cat(pieces)[torch.cat(positions).argsort()]
 
     def _run(self, input_ids: Tensor, chunk: Sequence[int], sizes: Sequence[int]) -> Tensor:
         """(b, T, H) of the rows in `chunk`, T their longest."""
@@ -197,7 +197,7 @@ def freeze(model: RewardModel, stage: int, last_layer: bool) -> None:
             raise UserError(f"--unfreeze_last_layer: {type(model.backbone).__name__} has no list of layers")
         layers[-1].requires_grad_(True)
     for part in (model.head, model.projector):  # what is trained from nothing is kept exact
-        if part is not None and not any(hasattr(one, "ds_id") for one in part.parameters()):  # ZeRO-3 has its own types
+        if part is not None and not any(hasattr(weight, "ds_id") for weight in part.parameters()):  # ZeRO-3: own types
             part.float()
 
 
@@ -226,7 +226,7 @@ def plain(state: Mapping[str, Tensor], scaling: float = 1.0) -> dict[str, Tensor
         scaling: alpha / rank of the adapters, if there are any.
     """
     mine = {name.removeprefix("classifier."): value for name, value in state.items() if name.startswith("classifier.")}
-    found = {}
+    named = {}
     for name, value in mine.items():
         if ".lora_" in name:
             continue
@@ -234,8 +234,8 @@ def plain(state: Mapping[str, Tensor], scaling: float = 1.0) -> dict[str, Tensor
         down, up = mine.get(f"{stem}.lora_A.default.weight"), mine.get(f"{stem}.lora_B.default.weight")
         if down is not None and up is not None and name.endswith(".weight"):
             value = (value.float() + scaling * (up.float() @ down.float())).to(value.dtype)
-        found[name.replace(".base_layer.", ".")] = value
-    return found
+        named[name.replace(".base_layer.", ".")] = value
+    return named
 
 
 def save(model: RewardModel, folder: Path, state: Mapping[str, Tensor] | None, scaling: float | None) -> None:

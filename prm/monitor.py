@@ -40,7 +40,7 @@ class NanMonitor:
     def gradients(self, model: nn.Module, step: int) -> None:
         """Before the optimiser. In skip mode the gradients of a bad step are gone afterwards, so that it changes
         nothing."""
-        named = [(name, one.grad) for name, one in model.named_parameters() if one.grad is not None]
+        named = [(name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None]
         if self._pending is None and (bad := _first(named)):
             self._found(f"gradient of {bad}", step, model)
         if self._pending is not None:
@@ -54,43 +54,45 @@ class NanMonitor:
 
     def parameters(self, model: nn.Module, step: int) -> None:
         """After the optimiser. What is already in the parameters cannot be skipped."""
-        if bad := _first((name, one) for name, one in model.named_parameters() if one.requires_grad and one.numel()):
+        named = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+        if bad := _first((name, weight) for name, weight in named if weight.numel()):
             self._save(f"parameter {bad}", step, model)
-            raise RunError(f"step {step}: parameter {bad} is not finite; saved in {self._place(step)}")
+            raise RunError(f"step {step}: parameter {bad} is not finite; saved in {self._folder(step)}")
 
     def _found(self, what: str, step: int, model: nn.Module) -> None:
         self._save(what, step, model)
         if self.action == "stop":
-            raise RunError(f"step {step}: {what} is not finite; batch and state saved in {self._place(step)}")
+            raise RunError(f"step {step}: {what} is not finite; batch and state saved in {self._folder(step)}")
         if self.skipped >= self.most:
             raise RunError(
-                f"step {step}: {what} is not finite, after {self.skipped} skipped steps; see {self._place(step)}"
+                f"step {step}: {what} is not finite, after {self.skipped} skipped steps; see {self._folder(step)}"
             )
         self.skipped += 1
         self._pending = what
 
-    def _place(self, step: int) -> Path:
+    def _folder(self, step: int) -> Path:
         return self.folder / f"step-{step}-rank-{self.rank}"
 
     def _save(self, what: str, step: int, model: nn.Module) -> None:
         from safetensors.torch import save_file
 
-        place = self._place(step)
-        place.mkdir(parents=True, exist_ok=True)
+        folder = self._folder(step)
+        folder.mkdir(parents=True, exist_ok=True)
         batch = {name: value.detach().cpu().contiguous() for name, value in self.batch.items()}
-        trained = {name: one.detach().cpu().contiguous() for name, one in model.named_parameters() if one.requires_grad}
-        save_file(batch, place / "batch.safetensors")
-        save_file(trained, place / "trained.safetensors")
+        named = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+        trained = {name: weight.detach().cpu().contiguous() for name, weight in named}
+        save_file(batch, folder / "batch.safetensors")
+        save_file(trained, folder / "trained.safetensors")
         report = {"step": step, "rank": self.rank, "found": what, "action": self.action}
-        (place / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _first(named: Iterable[tuple[str, Tensor]]) -> str | None:
     """Name of the first tensor that is not finite; one check over all norms where nothing is wrong."""
-    found = list(named)
-    if not found:
+    tensors = list(named)
+    if not tensors:
         return None
-    norms = torch._foreach_norm([value for _, value in found])
+    norms = torch._foreach_norm([value for _, value in tensors])
     if bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all()):
         return None
-    return next((name for name, value in found if not bool(torch.isfinite(value).all())), None)
+    return next((name for name, value in tensors if not bool(torch.isfinite(value).all())), None)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 WINDOW = 64
-"""Batches' worth of sequences that are sorted by length together; the rest of the order stays random."""
+"""How many batches' worth of sequences are sorted by length together; apart from that the order is random."""
 
 
 class QuestionBatches:
@@ -35,12 +35,12 @@ class QuestionBatches:
         self.shuffle = shuffle
         self.epoch = 0
         members: dict[int, list[int]] = defaultdict(list)
-        for place, question in enumerate(questions):
-            members[question].append(place)
+        for index, question in enumerate(questions):
+            members[question].append(index)
         self.units: list[list[int]] = []
-        for found in members.values():  # a question that is too large is dealt out evenly
-            parts = math.ceil(len(found) / batch_size)
-            self.units += [found[part::parts] for part in range(parts)]
+        for group in members.values():  # a question that is too large is dealt out evenly
+            parts = math.ceil(len(group) / batch_size)
+            self.units += [group[part::parts] for part in range(parts)]
         most = max(len(self._packed(epoch)) for epoch in range(self.epochs))
         self.count = math.ceil(most / world) * world
 
@@ -62,13 +62,13 @@ class QuestionBatches:
                 packed.append(min(packed, key=self._tokens))
         if self.shuffle:
             self._random(epoch, "batches").shuffle(packed)
-        return [[place for unit in batch for place in unit] for batch in packed]
+        return [[index for unit in batch for index in unit] for batch in packed]
 
     def _random(self, epoch: int, what: str) -> random.Random:
         return random.Random(f"{self.seed}/{epoch}/{what}")
 
     def _tokens(self, batch: list[list[int]]) -> int:
-        return sum(self.lengths[place] for unit in batch for place in unit)
+        return sum(self.lengths[index] for unit in batch for index in unit)
 
     def _packed(self, epoch: int) -> list[list[list[int]]]:
         """Batches of whole questions."""
@@ -84,7 +84,7 @@ class QuestionBatches:
                 taken += len(units[stop])
                 stop += 1
             size = self.batch_size  # full: the next unit opens a batch
-            for unit in sorted(units[start:stop], key=lambda unit: -max(self.lengths[place] for place in unit)):
+            for unit in sorted(units[start:stop], key=lambda unit: -max(self.lengths[index] for index in unit)):
                 if size + len(unit) > self.batch_size:
                     packed.append([])
                     size = 0

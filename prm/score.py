@@ -28,7 +28,7 @@ AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
     "product": math.prod,
     "last": lambda steps: steps[-1],
 }
-"""What makes one score of a solution's p(right) per step; (S,) -> number."""
+"""Ways to make one score of a solution's p(right) per step; (S,) -> number."""
 MAX_TOKENS = 1 << 14
 Score = Callable[[Sequence[Encoded | None]], list[list[float] | None]]
 
@@ -73,7 +73,7 @@ class Scorer:
     def score_responses(
         self, prompts: Sequence[str], responses: Sequence[Sequence[int]], policy: Any = None
     ) -> list[tuple[list[float] | None, Response]]:
-        """The same of what a policy wrote, as token ids without the prompt's, with the places of its steps among them.
+        """The same for what a policy wrote, as token ids without the prompt's, with the positions of its steps.
 
         Args:
             policy: its tokenizer; None: the reward model's.
@@ -81,33 +81,35 @@ class Scorer:
         from prm.steps import response_steps
 
         tokenizer = policy or self.codec.tokenizer
-        found = [response_steps(tokenizer, ids, self.codec.settings.step_unit) for ids in responses]
-        encoded = [fitting_steps(self.codec, prompt, one.steps) for prompt, one in zip(prompts, found, strict=True)]
-        return list(zip(self.score_encoded(encoded), found, strict=True))
+        replies = [response_steps(tokenizer, ids, self.codec.settings.step_unit) for ids in responses]
+        encoded = [
+            fitting_steps(self.codec, prompt, reply.steps) for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+        return list(zip(self.score_encoded(encoded), replies, strict=True))
 
     def score_encoded(self, sequences: Sequence[Encoded | None]) -> list[list[float] | None]:
-        """p(right) at the separators of each sequence; None of None."""
+        """p(right) at the separators of each sequence; None for None."""
         import torch
 
         from prm.model import chunked
 
-        places = [place for place, one in enumerate(sequences) if one is not None]
-        known = [one for one in sequences if one is not None]
+        indices = [index for index, sequence in enumerate(sequences) if sequence is not None]
+        known = [sequence for sequence in sequences if sequence is not None]
         scores: list[list[float] | None] = [None] * len(sequences)
         device = next(self.model.parameters()).device
         with torch.inference_mode():
-            for chunk in chunked([len(one.ids) for one in known], self.max_tokens):
-                rows = [(row, end) for row, place in enumerate(chunk) for end in known[place].ends]
-                width = max(len(known[place].ids) for place in chunk)
-                ids = [known[place].ids + [0] * (width - len(known[place].ids)) for place in chunk]
-                lengths = [len(known[place].ids) for place in chunk]
+            for chunk in chunked([len(sequence.ids) for sequence in known], self.max_tokens):
+                rows = [(row, end) for row, index in enumerate(chunk) for end in known[index].ends]
+                width = max(len(known[index].ids) for index in chunk)
+                ids = [known[index].ids + [0] * (width - len(known[index].ids)) for index in chunk]
+                lengths = [len(known[index].ids) for index in chunk]
                 at = torch.tensor(rows, device=device)
                 logits = self.model(
                     at[:, 0], at[:, 1], torch.tensor(ids, device=device), torch.tensor(lengths, device=device)
                 )["logits"]
                 right = iter(logits.softmax(-1)[:, 1].tolist())
-                for place in chunk:
-                    scores[places[place]] = [next(right) for _ in known[place].ends]
+                for index in chunk:
+                    scores[indices[index]] = [next(right) for _ in known[index].ends]
         return scores
 
 
@@ -139,8 +141,8 @@ def vllm_scores(folder: Path, sequences: Sequence[Encoded | None]) -> list[list[
         from vllm import LLM, PoolingParams
     except ImportError as error:
         raise UserError(f"--engine vllm: {error.name or 'vllm'} is not installed; use --engine transformers") from None
-    known = [one for one in sequences if one is not None]
-    longest = max((len(one.ids) for one in known), default=1)
+    known = [sequence for sequence in sequences if sequence is not None]
+    longest = max((len(sequence.ids) for sequence in known), default=1)
     engine = LLM(
         model=str(folder),
         runner="pooling",
@@ -152,36 +154,36 @@ def vllm_scores(folder: Path, sequences: Sequence[Encoded | None]) -> list[list[
         enable_chunked_prefill=False,
     )
     outputs = engine.encode(
-        [{"prompt_token_ids": one.ids} for one in known],
+        [{"prompt_token_ids": sequence.ids} for sequence in known],
         pooling_params=PoolingParams(use_activation=False),
         pooling_task="token_classify",
     )
-    found = iter(
-        output.outputs.data[one.ends].float().softmax(-1)[:, 1].tolist()
-        for one, output in zip(known, outputs, strict=True)
+    right = iter(
+        output.outputs.data[sequence.ends].float().softmax(-1)[:, 1].tolist()
+        for sequence, output in zip(known, outputs, strict=True)
     )
-    return [None if one is None else next(found) for one in sequences]
+    return [None if sequence is None else next(right) for sequence in sequences]
 
 
 def aggregates(steps: Sequence[float]) -> dict[str, float]:
-    """A solution's score, each way of making one."""
+    """A solution's score by each aggregate."""
     return {name: make(steps) for name, make in AGGREGATES.items()}
 
 
 def best(scores: Sequence[Sequence[float] | None], aggregate: str) -> int | None:
-    """Place of the best of n solutions, the first of equals; None where none has a score."""
-    known = [(AGGREGATES[aggregate](steps), -place) for place, steps in enumerate(scores) if steps]
+    """Index of the best of n solutions, the first of equals; None if none has a score."""
+    known = [(AGGREGATES[aggregate](steps), -index) for index, steps in enumerate(scores) if steps]
     return -max(known)[1] if known else None
 
 
 def scored_row(question: Question, scores: Sequence[Sequence[float] | None]) -> dict[str, Any]:
     """A line of the output."""
     listed = [
-        {"id": one.id, "verdict": one.verdict, "steps": steps, **(aggregates(steps) if steps else {})}
-        for one, steps in zip(question.candidates, scores, strict=True)
+        {"id": candidate.id, "verdict": candidate.verdict, "steps": steps, **(aggregates(steps) if steps else {})}
+        for candidate, steps in zip(question.candidates, scores, strict=True)
     ]
     chosen = {name: best(scores, name) for name in AGGREGATES}
-    ids = {name: None if place is None else question.candidates[place].id for name, place in chosen.items()}
+    ids = {name: None if index is None else question.candidates[index].id for name, index in chosen.items()}
     return {"id": question.name, "scores": listed, "best": ids}
 
 
@@ -204,13 +206,15 @@ def main(argv: list[str] | None = None) -> int:
     else:
         scorer = Scorer.load(args.prm, max_tokens=args.max_tokens)
         codec, score = scorer.codec, scorer.score_encoded
-    sequences = [fitting(codec, one.prompt, candidate.text) for one in asked for candidate in one.candidates]
+    sequences = [
+        fitting(codec, question.prompt, candidate.text) for question in asked for candidate in question.candidates
+    ]
     scores = iter(score(sequences))
-    rows = [scored_row(one, [next(scores) for _ in one.candidates]) for one in asked]
+    rows = [scored_row(question, [next(scores) for _ in question.candidates]) for question in asked]
     output = args.output or args.input.with_name(f"{args.input.stem}_scored.jsonl")
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-    left_out = sum(one is None for one in sequences)
+    left_out = sum(sequence is None for sequence in sequences)
     sys.stdout.write(
         f"{len(sequences)} solutions of {len(asked)} questions scored"
         + f", {left_out} of them too long for the model" * bool(left_out)

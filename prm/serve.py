@@ -19,7 +19,7 @@ from agentark import cli
 from agentark.types import UserError
 
 MAX_BODY = 1 << 28
-"""Bytes of a request."""
+"""The most bytes of a request."""
 Score = Callable[[Sequence[str], Sequence[Sequence[int]]], list[Any]]
 
 
@@ -57,15 +57,15 @@ class Batcher:
             self.batches += 1
             prompts, responses, waiting = zip(*batch, strict=True)
             try:
-                found = await asyncio.to_thread(self._score, prompts, responses)
+                scored = await asyncio.to_thread(self._score, prompts, responses)
             except Exception as error:  # noqa: BLE001 - handed to whoever waits for this batch
-                for one in waiting:
-                    if not one.done():
-                        one.set_exception(error)
+                for future in waiting:
+                    if not future.done():
+                        future.set_exception(error)
                 continue
-            for one, value in zip(waiting, found, strict=True):
-                if not one.done():
-                    one.set_result(value)
+            for future, value in zip(waiting, scored, strict=True):
+                if not future.done():
+                    future.set_result(value)
 
 
 def application(scorer: Any, about: dict[str, Any]) -> Any:
@@ -83,12 +83,12 @@ def application(scorer: Any, about: dict[str, Any]) -> Any:
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
         pairs = zip(prompts, responses, strict=True)
-        found = await asyncio.gather(*(batcher.submit(prompt, ids) for prompt, ids in pairs))
+        scored = await asyncio.gather(*(batcher.submit(prompt, ids) for prompt, ids in pairs))
         return web.json_response(
             {
-                "scores": [scores for scores, _ in found],
-                "steps": [steps.steps for _, steps in found],
-                "ends": [steps.ends for _, steps in found],
+                "scores": [scores for scores, _ in scored],
+                "steps": [steps.steps for _, steps in scored],
+                "ends": [steps.ends for _, steps in scored],
             }
         )
 
@@ -98,15 +98,15 @@ def application(scorer: Any, about: dict[str, Any]) -> Any:
 
 
 def check(body: Any) -> tuple[list[str], list[list[int]]]:
-    """The request's prompts and responses. Raises ValueError when it is none."""
+    """The request's prompts and responses. Raises ValueError for anything else."""
     if not isinstance(body, dict) or body.keys() != {"prompts", "responses"}:
         raise ValueError("expected an object with 'prompts' and 'responses'")
     prompts, responses = body["prompts"], body["responses"]
-    if not isinstance(prompts, list) or not all(isinstance(one, str) for one in prompts):
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError("'prompts' must be a list of texts")
     if not isinstance(responses, list) or len(responses) != len(prompts):
         raise ValueError("'responses' must be a list as long as 'prompts'")
-    if not all(isinstance(ids, list) and ids and all(type(one) is int for one in ids) for ids in responses):
+    if not all(isinstance(ids, list) and ids and all(type(token) is int for token in ids) for ids in responses):
         raise ValueError("each of 'responses' must be a list of token ids, none of them empty")
     return prompts, responses
 

@@ -1,19 +1,23 @@
-"""What prm/finetune2.py can be told: our flags beside all of transformers' TrainingArguments."""
+"""The flags of prm/finetune2.py: ours, and all of transformers' TrainingArguments."""
 
 import dataclasses
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal
 
 from pydantic import Field
 
-from agentark.config import ROOT, Config, build, nearest, parse_overrides, read_yaml
+from agentark.config import ROOT, Config, build, parse_overrides, read_yaml
+from agentark.flags import parser_beside, refuse_unknown, settings_of
 from agentark.types import UserError
+from prm.data import Overlong
 from prm.distributed import launch_alone
 from prm.loss import LOSSES
+from prm.reading import StepLabel
+from prm.steps import StepUnit
 
 TWO_STAGE = ROOT / "configs" / "prm" / "two_stage.yaml"
 PER_STAGE = {
@@ -28,81 +32,78 @@ BESIDE = {
     *("enable_nan_monitoring", "max_forward_tokens", "per_device_eval_batch_size", "eval_strategy", "eval_steps"),
     *("cache_features", "features_dir", "include_num_input_tokens_seen"),
 }
-"""Flags that do not decide what comes out."""
+"""Flags that do not affect the result."""
 
 
-@dataclass
-class PRMArguments:
-    """Flags of our own."""
+class PRMConfig(Config):
+    """Our own flags."""
 
-    model_name_or_path: str = field(metadata={"help": "base model: hub id, folder, or smollm2-135m-instruct"})
-    train_data_path: str = field(
-        metadata={"help": "labelled file of label.py, stepwise JSONL, or such a dataset's hub id"}
-    )
-    train_split: str = field(default="train", metadata={"help": "split, for a dataset on the hub"})
-    eval_data_path: str | None = field(default=None, metadata={"help": "held-out data of the same kinds"})
-    eval_ratio: float = field(default=0.0, metadata={"help": "share of the questions that is held out"})
-    step_unit: str = field(
-        default="step",
-        metadata={
-            "help": "solution: a question's whole solutions are the steps of one sequence",
-            "choices": ["step", "solution"],
-        },
-    )
-    step_label: str = field(
-        default="inherit",
-        metadata={
-            "help": "inherit: the solution's verdict; judge: the row's step_labels",
-            "choices": ["inherit", "judge"],
-        },
-    )
-    require_mixed: bool | None = field(
-        default=None, metadata={"help": "only questions with right and wrong ones (default: on unless --loss ce)"}
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "solutions to train on, at most"})
-    max_length: int | None = field(
-        default=None, metadata={"help": "tokens of a sequence (default: the model's context)"}
-    )
-    overlong: str = field(
-        default="cut", metadata={"help": "cut the prompt's middle, or drop the solution", "choices": ["cut", "drop"]}
-    )
-    step_separator_token: str = field(default="\n", metadata={"help": "text after each step; must be one token"})
-    loss: str = field(default=LOSSES[0], metadata={"help": "objective", "choices": list(LOSSES)})
-    contrastive_weight: float = field(default=0.5, metadata={"help": "weight of supcon beside the cross entropy"})
-    tau: float = field(default=0.1, metadata={"help": "temperature of supcon and ranking"})
-    fix_llm: bool | None = field(default=None, metadata={"help": "True: stage 1, False: stage 2"})
-    stage: str | None = field(
-        default=None,
-        metadata={
-            "help": "1: the head over a frozen backbone; 2: everything; both: 1, then 2 (default: 2, or --fix_llm)",
-            "choices": ["1", "2", "both"],
-        },
-    )
-    two_stage_config: Path = field(default=TWO_STAGE, metadata={"help": "settings of the stages with --stage both"})
-    stage_1: list[str] = field(default_factory=list, metadata={"help": "key=value over that file's stage_1"})
-    stage_2: list[str] = field(default_factory=list, metadata={"help": "key=value over that file's stage_2"})
-    unfreeze_last_layer: bool = field(default=False, metadata={"help": "stage 1 trains the last layer too"})
-    cache_features: bool = field(
-        default=False, metadata={"help": "stage 1 runs the backbone once and keeps its states"}
-    )
-    features_dir: Path | None = field(default=None, metadata={"help": "where these states are (default: output_dir)"})
-    lora_rank: int = field(default=0, metadata={"help": "stage 2 through adapters of this rank; 0: none"})
-    lora_alpha: int | None = field(default=None, metadata={"help": "scale of the adapters (default: twice the rank)"})
-    attn_implementation: str | None = field(
-        default=None, metadata={"help": "default: flash_attention_2 where it is installed, else sdpa"}
-    )
-    max_forward_tokens: int = field(default=1 << 16, metadata={"help": "tokens in one call of a frozen backbone"})
-    enable_nan_monitoring: bool = field(
-        default=False, metadata={"help": "watch loss, gradients and parameters for NaN"}
-    )
-    on_nan: str = field(
-        default="stop",
-        metadata={"help": "what the monitor does: exit 1, or skip the step", "choices": ["stop", "skip"]},
-    )
-    max_nan_skips: int = field(default=3, metadata={"help": "steps that may be skipped"})
-    warmup_ratio: float = field(default=0.0, metadata={"help": "share of the steps that warm up"})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "replace the run in output_dir"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "run code that comes with the base model"})
+    model_name_or_path: str
+    """Base model: hub id, folder, or smollm2-135m-instruct."""
+    train_data_path: str
+    """Labelled file of label.py, stepwise JSONL, or such a dataset's hub id."""
+    train_split: str = "train"
+    """Split, for a dataset on the hub."""
+    eval_data_path: str | None = None
+    """Held-out data of the same kinds."""
+    eval_ratio: float = Field(0.0, ge=0, le=0.9)
+    """Share of the questions to hold out."""
+    step_unit: StepUnit = "step"
+    """solution: a question's whole solutions are the steps of one sequence."""
+    step_label: StepLabel = "inherit"
+    """inherit: the solution's verdict; judge: the row's step_labels."""
+    require_mixed: bool | None = None
+    """Only questions with right and wrong ones (default: on unless --loss ce)."""
+    max_train_samples: int | None = Field(None, ge=1)
+    """The most solutions to train on."""
+    max_length: int | None = Field(None, ge=16)
+    """Tokens of a sequence (default: the model's context)."""
+    overlong: Overlong = "cut"
+    """Cut the prompt's middle, or drop the solution."""
+    step_separator_token: str = "\n"
+    """Text after each step; must be one token."""
+    loss: Literal[LOSSES] = LOSSES[0]  # type: ignore[valid-type]
+    """Objective."""
+    contrastive_weight: float = Field(0.5, ge=0, le=1e6)
+    """Weight of supcon beside the cross entropy."""
+    tau: float = Field(0.1, ge=1e-4, le=1e4)
+    """Temperature of supcon and ranking."""
+    fix_llm: bool | None = None
+    """True: stage 1, False: stage 2"""
+    stage: Literal["1", "2", "both"] | None = None
+    """1: the head over a frozen backbone; 2: everything; both: 1, then 2 (default: 2, or --fix_llm)."""
+    two_stage_config: Path = TWO_STAGE
+    """Settings of the two stages of --stage both."""
+    stage_1: list[str] = Field([])
+    """key=value over that file's stage_1."""
+    stage_2: list[str] = Field([])
+    """key=value over that file's stage_2."""
+    unfreeze_last_layer: bool = False
+    """Stage 1 trains the last layer too."""
+    cache_features: bool = False
+    """Stage 1 runs the backbone once and keeps its states."""
+    features_dir: Path | None = None
+    """Folder for these states (default: output_dir)."""
+    lora_rank: int = Field(0, ge=0, le=4096)
+    """Train stage 2 through adapters of this rank; 0: no adapters."""
+    lora_alpha: int | None = None
+    """Scale of the adapters (default: twice the rank)."""
+    attn_implementation: str | None = None
+    """default: flash_attention_2 where it is installed, else sdpa."""
+    max_forward_tokens: int = Field(1 << 16, ge=1)
+    """The most tokens in one call of a frozen backbone."""
+    enable_nan_monitoring: bool = False
+    """Watch loss, gradients and parameters for NaN."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What the monitor does: exit 1, or skip the step."""
+    max_nan_skips: int = Field(3, ge=0)
+    """The most steps that may be skipped."""
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises."""
+    overwrite_output_dir: bool = False
+    """Replace a run that is in output_dir."""
+    trust_remote_code: bool = False
+    """Run code that comes with the base model."""
 
 
 class StageSettings(Config):
@@ -131,7 +132,7 @@ def stage_settings(path: Path, stage: int, overrides: list[str]) -> StageSetting
 class Flags:
     """A checked command line."""
 
-    prm: PRMArguments
+    prm: PRMConfig
     values: dict[str, Any]
     """Of TrainingArguments."""
 
@@ -153,14 +154,15 @@ class Flags:
         return self.prm.loss != "ce" if self.prm.require_mixed is None else self.prm.require_mixed
 
     def identity(self) -> dict[str, Any]:
-        """What decides the outcome: of ours everything, of transformers' what is not its default."""
+        """What decides the result: all our flags, and transformers' where they are not at their default."""
         from transformers import TrainingArguments
 
-        default = {one.name: one.default for one in dataclasses.fields(TrainingArguments)}
-        ours = dataclasses.asdict(self.prm)
-        path, one, two = ours.pop("two_stage_config"), ours.pop("stage_1"), ours.pop("stage_2")
+        default = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+        ours = self.prm.model_dump()
+        path = ours.pop("two_stage_config")
+        overrides = {stage: ours.pop(f"stage_{stage}") for stage in (1, 2)}
         if self.prm.stage == "both":
-            ours["stages"] = [stage_settings(path, stage, given).model_dump() for stage, given in ((1, one), (2, two))]
+            ours["stages"] = [stage_settings(path, stage, given).model_dump() for stage, given in overrides.items()]
         theirs = {
             name: value
             for name, value in self.values.items()
@@ -177,25 +179,18 @@ def parse(argv: list[str] | None) -> tuple[Flags, list[str]]:
     """
     from transformers import HfArgumentParser, TrainingArguments
 
-    class Parser(HfArgumentParser):  # type: ignore[misc]
-        def error(self, message: str) -> NoReturn:
-            raise UserError(message)
-
-    parser = Parser((PRMArguments, TrainingArguments), allow_abbrev=False, description=__doc__)
+    parser = parser_beside(PRMConfig, HfArgumentParser, TrainingArguments, description=__doc__)
     namespace, unknown = parser.parse_known_args(argv)
-    if unknown:
-        known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-        hint = nearest(unknown[0], known).rpartition("; ")[2] if unknown[0].startswith("--") else "see --help"
-        raise UserError(f"unknown argument {unknown[0]} ({hint if 'mean' in hint else 'see --help'})")
+    refuse_unknown(unknown, parser)
     values = vars(namespace)
-    own = {one.name for one in dataclasses.fields(PRMArguments)}
-    flags = Flags(PRMArguments(**{name: values.pop(name) for name in own}), values)
+    own = {name: values.pop(name) for name in PRMConfig.model_fields if name in values}
+    flags = Flags(settings_of(PRMConfig, own), values)
     notes = check(flags, argv)
     return flags, notes
 
 
 def check(flags: Flags, argv: list[str] | None) -> list[str]:
-    """Refuse what does not go together, adapt what this machine lacks. Returns lines to print."""
+    """Refuse flags that do not go together, adapt them to this machine. Returns lines to print."""
     prm, values = flags.prm, flags.values
     if values["output_dir"] is None:
         raise UserError("--output_dir: where the reward model goes is missing")
@@ -203,8 +198,7 @@ def check(flags: Flags, argv: list[str] | None) -> list[str]:
         said = "1" if prm.fix_llm else "2"
         if prm.stage not in (None, said):
             raise UserError(f"--fix_llm {prm.fix_llm}: means --stage {said}, but --stage is {prm.stage}")
-        prm.stage = said
-    _check_numbers(prm)
+        flags.prm = prm = prm.model_copy(update={"stage": said})
     if prm.stage == "both":
         words = sys.argv[1:] if argv is None else argv
         given = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in words if word.startswith("--")}
@@ -228,18 +222,6 @@ def check(flags: Flags, argv: list[str] | None) -> list[str]:
             raise UserError("--warmup_ratio: does not go together with --warmup_steps")
         values["warmup_steps"] = prm.warmup_ratio
     return _check_deepspeed(values) + _precision(values)
-
-
-def _check_numbers(prm: PRMArguments) -> None:
-    bounds = {
-        "eval_ratio": (0, 0.9), "contrastive_weight": (0, 1e6), "tau": (1e-4, 1e4), "warmup_ratio": (0, 0.999),
-        "lora_rank": (0, 4096), "max_length": (16, 1 << 24), "max_train_samples": (1, 1 << 40),
-        "max_nan_skips": (0, 1 << 20), "max_forward_tokens": (1, 1 << 30),
-    }  # fmt: skip
-    for name, (least, most) in bounds.items():
-        value = getattr(prm, name)
-        if value is not None and not least <= value <= most:
-            raise UserError(f"--{name} {value}: must be from {least} to {most}")
 
 
 def _check_deepspeed(values: dict[str, Any]) -> list[str]:

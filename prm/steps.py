@@ -41,11 +41,11 @@ class StepSettings(Struct, frozen=True, kw_only=True):
     separator_id: int
     step_unit: StepUnit = "step"
     max_length: int
-    """Tokens of a sequence, at most."""
+    """The most tokens of a sequence."""
 
 
 class Encoded(NamedTuple):
-    """A sequence with the places of its steps."""
+    """A sequence with the positions of its steps."""
 
     ids: list[int]
     """(T,)"""
@@ -120,9 +120,9 @@ class StepCodec:
         except msgspec.DecodeError as error:
             raise UserError(f"{path}: {error}") from None
         codec = cls(load_tokenizer(str(folder), "--prm"), settings)
-        found = codec.tokenizer.encode(settings.separator, add_special_tokens=False)
-        if found != [settings.separator_id]:
-            raise UserError(f"{path}: separator id {settings.separator_id}, but its tokenizer says {found}")
+        ids = codec.tokenizer.encode(settings.separator, add_special_tokens=False)
+        if ids != [settings.separator_id]:
+            raise UserError(f"{path}: separator id {settings.separator_id}, but its tokenizer says {ids}")
         return codec
 
     def save(self, folder: Path) -> None:
@@ -192,10 +192,10 @@ def response_steps(tokenizer: Any, ids: Sequence[int], unit: StepUnit = "step") 
     for (_, end), (following, _) in pairwise(spans):
         while offsets[token] < end:  # the token with the step's last character,
             token += 1
-        place = token
-        while place + 1 < len(offsets) and offsets[place + 1] <= following:  # then all that lies before the next step,
-            place += 1
-            token = place if pieces[place] else token  # whose first character may begin with a token without text
+        last = token
+        while last + 1 < len(offsets) and offsets[last + 1] <= following:  # then all that lies before the next step,
+            last += 1
+            token = last if pieces[last] else token  # whose first character may begin with a token without text
         ends.append(token)
     return Response([text[start:end] for start, end in spans], [*ends, len(ids) - 1])
 
@@ -206,32 +206,32 @@ def _pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     Decoded in pieces that end with a line, because a token alone may be a part of a character.
     """
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    plain = [tokenizer.decode([one], **options) for one in ids]
-    found: list[str] = []
+    plain = [tokenizer.decode([token], **options) for token in ids]
+    pieces: list[str] = []
     start = 0
     for position, piece in enumerate(plain):
         if "\n" not in piece and position + 1 < len(plain):
             continue
         line = tokenizer.decode(list(ids[start : position + 1]), **options)
         parts = plain[start : position + 1]
-        found += parts if "".join(parts) == line else _by_prefix(tokenizer, ids[start : position + 1], options)
+        pieces += parts if "".join(parts) == line else _by_prefix(tokenizer, ids[start : position + 1], options)
         start = position + 1
     whole = tokenizer.decode(list(ids), **options)
-    return found if "".join(found) == whole else _by_prefix(tokenizer, ids, options)
+    return pieces if "".join(pieces) == whole else _by_prefix(tokenizer, ids, options)
 
 
 def _by_prefix(tokenizer: Any, ids: Sequence[int], options: dict[str, Any]) -> list[str]:
     """What each token adds to the text of all before it; slow, and right for every tokenizer."""
-    found: list[str] = []
+    pieces: list[str] = []
     before = ""
     for position in range(1, len(ids) + 1):
         text = tokenizer.decode(list(ids[:position]), **options)
         if position < len(ids) and text.endswith("\ufffd"):  # a character that is not complete yet
-            found.append("")
+            pieces.append("")
             continue
-        found.append(text[len(before) :])
+        pieces.append(text[len(before) :])
         before = text
-    return found
+    return pieces
 
 
 def load_tokenizer(name: str, flag: str) -> Any:

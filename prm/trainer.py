@@ -25,7 +25,7 @@ METRICS = "metrics.jsonl"
 
 
 class Sequences(torch.utils.data.Dataset):  # type: ignore[misc]
-    """Sequences with their places."""
+    """Sequences with their indices."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = items
@@ -33,19 +33,19 @@ class Sequences(torch.utils.data.Dataset):  # type: ignore[misc]
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, place: int) -> tuple[int, Item]:
-        return place, self.items[place]
+    def __getitem__(self, index: int) -> tuple[int, Item]:
+        return index, self.items[index]
 
 
 def batch_of(features: Features | None) -> Callable[[Sequence[tuple[int, Item]]], dict[str, Tensor]]:
-    """A collator: token ids, or the cached states instead of them; `places` says which sequences."""
+    """A collator: token ids, or the cached states instead of them; `indices` says which sequences."""
 
     def make(rows: Sequence[tuple[int, Item]]) -> dict[str, Tensor]:
         batch = collate([item for _, item in rows])
         if features is not None:
             del batch["input_ids"], batch["lengths"]
-            batch["states"] = torch.cat([features[place] for place, _ in rows])
-        return batch | {"places": torch.tensor([place for place, _ in rows])}
+            batch["states"] = torch.cat([features[index] for index, _ in rows])
+        return batch | {"indices": torch.tensor([index for index, _ in rows])}
 
     return make
 
@@ -134,17 +134,17 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:  # fmt: skip
         inputs = dict(inputs)
         labels, questions = inputs.pop("labels"), inputs.pop("questions")
-        inputs.pop("places", None)
+        inputs.pop("indices", None)
         outputs = model(**inputs)
-        found = loss.terms(self.objective, outputs["logits"], outputs.get("embeddings"), labels, questions)
+        terms = loss.terms(self.objective, outputs["logits"], outputs.get("embeddings"), labels, questions)
         if num_items_in_batch is None:
             num_items_in_batch = loss.counts(labels, questions, self.objective)
-        value = loss.total(self.objective, found, num_items_in_batch)
+        value = loss.total(self.objective, terms, num_items_in_batch)
         if self.monitor is not None:
-            parts = {name: term.total for name, term in found.items()}
+            parts = {name: term.total for name, term in terms.items()}
             self.monitor.loss(parts, self.state.global_step + 1, self.model)
         if model.training:
-            for name, term in found.items():
+            for name, term in terms.items():
                 self.seen[f"loss_{name}"].append(float(term.total.detach()) / max(1, term.terms))
             self.seen["scores"] += outputs["logits"].detach().softmax(-1)[:, 1].tolist()
             self.seen["labels"] += labels.tolist()
@@ -202,9 +202,9 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
             known = len(batch["labels"])
             sums += torch.tensor([float(value) / self.args.world_size * known, known])
             scores = outputs["logits"].softmax(-1)[:, 1].tolist()
-            for row, place in enumerate(batch["places"].tolist()):
+            for row, index in enumerate(batch["indices"].tolist()):
                 at = (batch["rows"] == row).nonzero().squeeze(1).tolist()
-                mine[place] = ([scores[one] for one in at], [int(batch["labels"][one]) for one in at])
+                mine[index] = ([scores[k] for k in at], [int(batch["labels"][k]) for k in at])
         reward.train(was_training)
         if self.args.world_size > 1:
             from accelerate.utils import gather_object
@@ -212,8 +212,8 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
             for other in gather_object([mine]):
                 mine |= other
             sums = self.accelerator.gather(sums.to(self.args.device)[None]).sum(0).cpu()
-        scores = [score for place in sorted(mine) for score in mine[place][0]]
-        labels = [label for place in sorted(mine) for label in mine[place][1]]
+        scores = [score for index in sorted(mine) for score in mine[index][0]]
+        labels = [label for index in sorted(mine) for label in mine[index][1]]
         figures = {"loss": float(sums[0] / sums[1]), **step_figures(scores, labels)}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(dict(metrics))

@@ -19,7 +19,7 @@ from agentark.types import RunError, UserError
 from prm import data, distributed, features, loss, model
 from prm.figures import plot
 from prm.monitor import NanMonitor
-from prm.settings import Flags, stage_settings
+from prm.settings import Flags, PRMConfig, stage_settings
 from prm.steps import StepCodec, load_tokenizer
 from prm.trainer import METRICS, PRMTrainer, read_curves
 
@@ -59,13 +59,13 @@ def run(flags: Flags, say: Say) -> Path:
     codec = make_codec(base, prm)
     wanted = data.DataSettings(
         train=prm.train_data_path, split=prm.train_split, eval=prm.eval_data_path, eval_ratio=prm.eval_ratio,
-        label=prm.step_label, mixed=flags.mixed, limit=prm.max_train_samples,  # type: ignore[arg-type]
-        overlong=prm.overlong, seed=flags.values["seed"],  # type: ignore[arg-type]
+        label=prm.step_label, mixed=flags.mixed, limit=prm.max_train_samples, overlong=prm.overlong,
+        seed=flags.values["seed"],
     )  # fmt: skip
     train, held_out = data.load(wanted, codec)
-    for found in (train, held_out):
-        if found is not None:
-            tell(found.card.text())
+    for dataset in (train, held_out):
+        if dataset is not None:
+            tell(dataset.card.text())
     tell(data.check_batch(data.collate(train.items[:8]), codec))
     loaded = partial(
         output.claim,
@@ -81,35 +81,51 @@ def run(flags: Flags, say: Say) -> Path:
         sessions=[*output.values.get("sessions", []),
                   {"started": now(), "command": cli.command_line(), "versions": cli.provenance()}],
     )  # fmt: skip
-    stages = flags.stages
-    metrics: dict[str, Any] = {}
-    for number in stages:
-        last = number == stages[-1]
-        folder = out if len(stages) == 1 else out / f"stage_{number}"
-        start = base if number == stages[0] else str(out / f"stage_{stages[0]}")
-        if output.continued and (folder / DONE).is_file():
-            tell(f"stage {number} is done already")
-            metrics |= json_of(folder / DONE)
-            continue
-        figures = train_stage(flags, number, start, folder, output.continued, codec, train, held_out, loaded, tell)
-        metrics |= {f"stage_{number}": figures}
-        if main and folder != out:
-            write_atomically(folder / DONE, msgspec.json.encode({f"stage_{number}": figures}))
-            if last:
-                for file in folder.iterdir():
-                    if file.is_file() and file.name not in (METRICS, PLOT, DONE):
-                        shutil.copy2(file, out / file.name)
+    metrics = train_stages(flags, base, out, output.continued, codec, train, held_out, loaded, tell)
     loaded()
     output.write(status="done", metrics=metrics)
     tell(f"written to {out}")
     return out
 
 
+def train_stages(
+    flags: Flags,
+    base: str,
+    out: Path,
+    continued: bool,
+    codec: StepCodec,
+    train: data.Dataset,
+    held_out: data.Dataset | None,
+    loaded: Callable[[], None],
+    tell: Say,
+) -> dict[str, Any]:
+    """Train every stage that is not done yet, each from the one before. Returns figures per stage."""
+    main = int(os.environ.get("RANK", "0")) == 0
+    metrics: dict[str, Any] = {}
+    for number in flags.stages:
+        folder = out if len(flags.stages) == 1 else out / f"stage_{number}"
+        start = base if number == flags.stages[0] else str(out / f"stage_{flags.stages[0]}")
+        if continued and (folder / DONE).is_file():
+            tell(f"stage {number} is done already")
+            metrics |= json_of(folder / DONE)
+            continue
+        trained = train_stage(flags, number, start, folder, continued, codec, train, held_out, loaded, tell)
+        figures = {f"stage_{number}": trained}
+        metrics |= figures
+        if main and folder != out:
+            write_atomically(folder / DONE, msgspec.json.encode(figures))
+            if number == flags.stages[-1]:
+                for file in folder.iterdir():
+                    if file.is_file() and file.name not in (METRICS, PLOT, DONE):
+                        shutil.copy2(file, out / file.name)
+    return metrics
+
+
 def _silent(_: str) -> None:
     """What the other processes say."""
 
 
-def make_codec(base: str, prm: Any) -> StepCodec:
+def make_codec(base: str, prm: PRMConfig) -> StepCodec:
     """The codec of a run: separator checked, length bounded by the model's context."""
     from transformers import AutoConfig
 
@@ -172,7 +188,6 @@ def train_stage(
     Returns:
         Figures for the manifest.
     """
-    import torch
     from transformers import set_seed
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -185,26 +200,7 @@ def train_stage(
         tell(f"resuming from {checkpoint}")
     set_seed(args.seed)
     objective = loss.Objective.named(prm.loss, prm.contrastive_weight, prm.tau)
-    lora = prm.lora_rank if stage == 2 else 0
-    frozen = stage == 1 or bool(lora)
-    reward = model.load(
-        start if checkpoint is None or lora else checkpoint,
-        "--model_name_or_path",
-        projected=model.PROJECTED if objective.contrastive == "supcon" else 0,
-        dtype="auto" if frozen and args.bf16 else torch.float32,
-        attention=_attention(prm.attn_implementation, args.bf16),
-        trust_remote_code=prm.trust_remote_code,
-    )
-    reward.max_tokens = prm.max_forward_tokens
-    scaling = None
-    if lora:
-        alpha = prm.lora_alpha or 2 * lora
-        scaling = alpha / lora
-        model.add_lora(reward, lora, alpha)
-        if checkpoint:
-            model.restore_adapter(reward, Path(checkpoint))
-    else:
-        model.freeze(reward, stage, prm.unfreeze_last_layer and stage == 1)
+    reward, scaling = _reward_model(prm, stage, args, start, checkpoint, objective)
     _liger(args, reward, tell)
     if prm.enable_nan_monitoring and prm.on_nan == "skip" and args.deepspeed:
         raise UserError("--on_nan skip: DeepSpeed steps before gradients can be seen; use --on_nan stop")
@@ -214,9 +210,7 @@ def train_stage(
     cached = None
     if prm.cache_features and stage == 1:
         cached = _cache(flags, args, reward, folder, start, train, held_out, tell)
-    monitor = None
-    if prm.enable_nan_monitoring:
-        monitor = NanMonitor(folder / "nan", args.process_index, prm.on_nan, prm.max_nan_skips)  # type: ignore[arg-type]
+    monitor = _monitor(flags, args, folder)
     try:
         trainer = PRMTrainer(
             reward, args, objective, codec, train.items, held_out.items if held_out else None, cached, monitor, scaling
@@ -226,7 +220,7 @@ def train_stage(
     engine = str(trainer.accelerator.distributed_type).rpartition(".")[2]
     if args.deepspeed and engine != "DEEPSPEED":
         raise RunError(f"--deepspeed {args.deepspeed}: asked for, but the run would be {engine}")
-    trained = sum(getattr(one, "ds_numel", one.numel()) for one in reward.parameters() if one.requires_grad)
+    trained = sum(getattr(weight, "ds_numel", weight.numel()) for weight in reward.parameters() if weight.requires_grad)
     tell(f"stage {stage}: {trained} parameters are trained with {prm.loss}, {args.world_size} processes ({engine})")
     result = trainer.train(resume_from_checkpoint=checkpoint)
     figures = {"train_loss": result.training_loss, "optimizer_steps": result.global_step, "engine": engine}
@@ -242,6 +236,40 @@ def train_stage(
         tell(f"no {PLOT}: matplotlib is not installed")
     trainer.accelerator.wait_for_everyone()
     return figures
+
+
+def _reward_model(
+    prm: PRMConfig, stage: int, args: Any, start: str, checkpoint: str | None, objective: loss.Objective
+) -> tuple[model.RewardModel, float | None]:
+    """(the model with what this stage trains unfrozen, alpha / rank of its adapters if it has any)."""
+    import torch
+
+    lora = prm.lora_rank if stage == 2 else 0
+    frozen = stage == 1 or bool(lora)
+    reward = model.load(
+        start if checkpoint is None or lora else checkpoint,
+        "--model_name_or_path",
+        projected=model.PROJECTED if objective.contrastive == "supcon" else 0,
+        dtype="auto" if frozen and args.bf16 else torch.float32,
+        attention=_attention(prm.attn_implementation, args.bf16),
+        trust_remote_code=prm.trust_remote_code,
+    )
+    reward.max_tokens = prm.max_forward_tokens
+    if lora:
+        alpha = prm.lora_alpha or 2 * lora
+        model.add_lora(reward, lora, alpha)
+        if checkpoint:
+            model.restore_adapter(reward, Path(checkpoint))
+        return reward, alpha / lora
+    model.freeze(reward, stage, prm.unfreeze_last_layer and stage == 1)
+    return reward, None
+
+
+def _monitor(flags: Flags, args: Any, folder: Path) -> NanMonitor | None:
+    prm = flags.prm
+    if not prm.enable_nan_monitoring:
+        return None
+    return NanMonitor(folder / "nan", args.process_index, prm.on_nan, prm.max_nan_skips)
 
 
 def _checkpoint(flags: Flags, folder: Path | None, last: Callable[[str], str | None]) -> str | None:
@@ -288,12 +316,12 @@ def _cache(
     if flags.values["deepspeed"]:
         raise UserError("--cache_features: the head needs no DeepSpeed; leave out --deepspeed")
     reward.to(args.device)
-    place = flags.prm.features_dir or folder / "features"
+    states = flags.prm.features_dir or folder / "features"
     with args.main_process_first(desc="states"):
         made = [
-            features.prepare(reward, found.items, place / name, args.device, origin)
-            for name, found in (("train", train), ("held_out", held_out))
-            if found is not None
+            features.prepare(reward, dataset.items, states / name, args.device, origin)
+            for name, dataset in (("train", train), ("held_out", held_out))
+            if dataset is not None
         ]
-    tell(f"the backbone's states are in {place}")
+    tell(f"the backbone's states are in {states}")
     return made[0], made[1] if held_out is not None else None

@@ -29,7 +29,7 @@ def choose_backend(config: GRPOConfig) -> tuple[str, str]:
     """(`trl` or `openrlhf`, why).
 
     Raises:
-        UserError: the asked one cannot run here, or cannot do what the flags ask for.
+        UserError: the backend that was asked for cannot run here, or cannot do what the flags ask for.
     """
     gpu = gpu_name()
     missing = [name.partition(".")[0] for name in PACKAGES if not _installed(name)]
@@ -58,9 +58,9 @@ def _installed(name: str) -> bool:
 
 
 def missing_inputs(config: GRPOConfig) -> list[str]:
-    """What the flags name and is not there yet, one line each."""
+    """What the flags name but does not exist yet, one line each."""
     lines = []
-    if config.reward_pretrain is not None and config.uses_prm and not Path(config.reward_pretrain).is_dir():
+    if config.reward_pretrain is not None and config.mode.process and not Path(config.reward_pretrain).is_dir():
         lines.append(f"--reward_pretrain {config.reward_pretrain}: no such folder")
     if not config.prompt_data:
         lines.append("--prompt_data: not given; the questions of the reward model's manifest would be used")
@@ -78,8 +78,9 @@ def missing_inputs(config: GRPOConfig) -> list[str]:
 
 
 def dry_run(config: GRPOConfig) -> int:
-    """Print what would run: OpenRLHF's command, all settings, and what is missing."""
-    from distill.grpo.on_openrlhf.run import Layout, command, parse_upstream
+    """Print what would run: OpenRLHF's command, all settings, what is missing."""
+    from distill.grpo.on_openrlhf.flags import Layout
+    from distill.grpo.on_openrlhf.run import command, parse_upstream
 
     layout = Layout.planned(config)
     context = local_context(config.pretrain)

@@ -2,21 +2,18 @@
 
 import argparse
 import sys
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic.fields import FieldInfo
+from typing import Any
 
 from agentark import cli
-from agentark.config import build, nearest, parse_overrides, read_yaml
+from agentark.config import build, parse_overrides, read_yaml
+from agentark.flags import flags_of, settings_of
 from agentark.types import UserError
 from distill.grpo.config import GRPOConfig
 
 SMALL_GROUP = 4
-"""Smallest group whose leave-one-out baseline is worth training on (keep n_samples_per_prompt >= 4)."""
+"""Smallest group with a leave-one-out baseline worth training on."""
 
 
 REFUSED: Mapping[str, str] = {
@@ -57,35 +54,11 @@ def parser() -> cli.Parser:
         argument_default=argparse.SUPPRESS,
     )
     made.add_argument("--config", type=Path, help="YAML file of the same keys; flags override it")
-    for name, field in GRPOConfig.model_fields.items():
-        made.add_argument(f"--{name}", help=_help(field), **_argument(field))
+    for name, reading in flags_of(GRPOConfig):
+        made.add_argument(f"--{name}", **reading)
         if name == "enable_thinking":
             made.add_argument("--no_enable_thinking", action="store_false", dest=name, help="ask the template for none")
     return made
-
-
-def _help(field: FieldInfo) -> str:
-    default = "" if field.is_required() or field.default in (None, False, "", []) else f" [{field.default}]"
-    return f"{field.description}{default}".replace("%", "%%")
-
-
-def _argument(field: FieldInfo) -> dict[str, Any]:
-    """How argparse reads a field; ranges are the config's to check."""
-    kind = field.annotation
-    if isinstance(kind, types.UnionType):
-        kind = next(one for one in typing.get_args(kind) if one is not type(None))
-    if kind is bool:
-        return {"action": "store_true"}
-    origin, inside = typing.get_origin(kind), typing.get_args(kind)
-    if origin is dict:
-        return {"nargs": "*", "metavar": "KEY=VALUE"}
-    if origin is list:
-        return {"nargs": "*", **_argument(FieldInfo(annotation=inside[0]))}
-    if origin is Literal:
-        return {"type": type(inside[0]), "choices": inside}
-    if kind is int:
-        return {"type": cli.integer(-1)}
-    return {"type": cli.number(float("-inf")) if kind is float else str}
 
 
 def read(argv: Sequence[str] | None = None) -> GRPOConfig:
@@ -106,27 +79,24 @@ def read(argv: Sequence[str] | None = None) -> GRPOConfig:
         if key in given:
             given[key] = parse_overrides(given[key], f"--{key}")
     values |= given
-    for key in ("pretrain", "save_path"):
-        if key not in values:
-            raise UserError(f"--{key}: is missing ({GRPOConfig.model_fields[key].description})")
-    config = build(GRPOConfig, values, "command line")
+    config = settings_of(GRPOConfig, values)
     check(config)
     return config
 
 
 def _without_upstream(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The command line without --upstream, and its value, which argparse would take for flags of ours."""
-    words, found = [], {}
+    words, given = [], {}
     rest = iter(argv)
     for word in rest:
         name, separator, value = word.partition("=")
         if name != "--upstream":
             words.append(word)
         elif separator or (value := next(rest, "")):
-            found["upstream"] = value
+            given["upstream"] = value
         else:
             raise UserError("--upstream: expected one argument, OpenRLHF's flags in quotes")
-    return words, found
+    return words, given
 
 
 def _explain_strangers(words: Sequence[str]) -> None:
@@ -142,11 +112,10 @@ def _explain_strangers(words: Sequence[str]) -> None:
             raise UserError(f"{word}: a flag of OpenRLHF itself; pass it on with --upstream '{word} ...'")
         if name in REFUSED:
             raise UserError(f"{word}: {REFUSED[name]}")
-        raise UserError(f"unknown argument {word} ({nearest(name, known).rpartition('; ')[2]}; see --help)")
 
 
 def check(config: GRPOConfig, world_size: int | None = None) -> None:
-    """Settings that do not go together.
+    """Check that the settings go together.
 
     Args:
         world_size: processes that train, where it is known.
@@ -165,7 +134,7 @@ def check(config: GRPOConfig, world_size: int | None = None) -> None:
             f"--n_samples_per_prompt {n}: baselines of fewer than {SMALL_GROUP} samples are noise; use at least "
             f"{SMALL_GROUP}, or --force_small_groups to go on"
         )
-    if config.uses_prm and config.reward_pretrain is None:
+    if config.mode.process and config.reward_pretrain is None:
         raise UserError(f"--reward_pretrain: is missing, and --reward_mode {config.reward_mode} needs it (or use VR)")
     if config.use_kl_loss and config.init_kl_coef == 0:
         raise UserError("--use_kl_loss: needs --init_kl_coef above 0")

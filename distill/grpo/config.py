@@ -7,29 +7,30 @@ micro_train_batch_size    samples per GPU during training
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from agentark.config import Config, build
+from distill.grpo.credit import MODES, Baseline, Estimator, ModeSpec
 
 Guard = Literal["empty", "one_step", "long_step", "no_answer", "unstated", "truncated"]
-GUARDS: tuple[Guard, ...] = ("empty", "one_step", "long_step", "no_answer", "unstated", "truncated")
+GUARDS: tuple[Guard, ...] = get_args(Guard)
 
 
 class Bounds(Config):
-    """Where a run is called unhealthy; null: never."""
+    """The bounds beyond which a run counts as unhealthy; null: no bound."""
 
     kl: float | None = Field(None, gt=0)
-    """Mean KL to the reference per token, nats, above which it is."""
+    """Highest mean KL to the reference per token, in nats."""
     reward_jump: float | None = Field(None, gt=0)
-    """Rise of the mean reward over the running mean of the rollouts before it, in their standard deviations."""
+    """Largest rise of the mean reward above the mean of the rollouts before, in their standard deviations."""
     mean_steps: float | None = Field(None, ge=1)
-    """Mean steps per response below which it is, where the first rollout had more."""
+    """Fewest mean steps per response, if the first rollout had more."""
     length_drop: float | None = Field(None, gt=0, lt=1)
-    """Share of the first rollout's mean length below which it is."""
+    """Shortest mean length, as a share of the first rollout's."""
     truncated: float | None = Field(None, gt=0, le=1)
-    """Share of truncated responses above which it is."""
+    """Largest share of truncated responses."""
 
 
 ALARMS = {"kl": 0.2, "reward_jump": 6.0, "mean_steps": 1.1, "length_drop": 0.5, "truncated": 0.5}
@@ -37,7 +38,7 @@ STOPS = {"kl": 2.0, "length_drop": 0.1}
 
 
 class GRPOConfig(Config):
-    """Everything a run is decided by."""
+    """All settings of a run."""
 
     pretrain: str
     """Policy to finetune: hub id, local folder, or smollm2-135m-instruct."""
@@ -50,11 +51,11 @@ class GRPOConfig(Config):
     backend: Literal["auto", "trl", "openrlhf"] = "auto"
     """auto: OpenRLHF where CUDA and its packages are, else TRL."""
     dry_run: bool = False
-    """Only check and map the flags: prints OpenRLHF's full command and the resolved settings."""
+    """Train nothing: check the flags, print OpenRLHF's full command and the resolved settings."""
     upstream: str = ""
     """More flags of OpenRLHF's own, in one string, passed on as they are."""
     overwrite: bool = False
-    """Start anew where save_path holds a run of other settings."""
+    """Start over if save_path holds a run with other settings."""
 
     prompt_data: list[str] = Field([])
     """Questions: labelled or results files, plain jsonl (query, gt), task names, hub sets; default: the PRM's own."""
@@ -63,11 +64,11 @@ class GRPOConfig(Config):
     data_dir: str | None = None
     """Folder with the files of tasks, instead of the hub."""
     max_samples: int | None = Field(None, ge=1)
-    """Questions at most."""
+    """The most questions to train on."""
     prompt_max_len: int = Field(1024, ge=1)
-    """Tokens of a prompt at most; longer ones are dropped and counted."""
+    """The longest prompt, in tokens; longer ones are dropped and counted."""
     generate_max_len: int = Field(1024, ge=1)
-    """New tokens per response at most."""
+    """The most new tokens per response."""
     enable_thinking: bool | None = None
     """What the chat template is told about thinking; default: nothing."""
     eval_data: list[str] = Field([])
@@ -75,24 +76,24 @@ class GRPOConfig(Config):
     eval_split: str | None = None
     """Split of the held-out questions; default: the task's evaluation split."""
     eval_samples: int = Field(200, ge=1)
-    """Held-out questions at most."""
+    """The most held-out questions."""
     eval_steps: int = Field(0, ge=0)
-    """Optimizer steps between two looks at the held-out questions; 0: only before and after."""
+    """Optimizer steps between evaluations on the held-out questions; 0: only before and after training."""
 
     temperature: float = Field(1.0, gt=0, le=10)
-    """Of sampling; the policy's log-probabilities are taken at it too."""
+    """Sampling temperature; the policy's log-probabilities use it too."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus of sampling."""
+    """Nucleus sampling: share of the probability mass."""
     n_samples_per_prompt: int = Field(8, ge=1)
-    """Group size of the baseline (keep >= 4)."""
+    """Group size for the baseline (keep >= 4)."""
     force_small_groups: bool = False
-    """Go on with fewer than 4 samples per prompt."""
+    """Allow fewer than 4 samples per prompt."""
 
-    advantage_estimator: Literal["rloo", "reinforce", "gae", "group_norm"] = "rloo"
+    advantage_estimator: Estimator = "rloo"
     """rloo: leave-one-out baseline; reinforce: none; gae: value head; group_norm: the paper's Eq. 5."""
-    reward_baseline: Literal["token", "step"] = "token"
-    """Unit of the leave-one-out baseline of process rewards."""
-    reward_mode: Literal["PRM", "VR", "PRMVR", "ORM"] = "PRMVR"
+    reward_baseline: Baseline = "token"
+    """Unit of the leave-one-out baseline for process rewards."""
+    reward_mode: Literal[tuple(MODES)] = "PRMVR"  # type: ignore[valid-type]
     """Process reward, verifiable reward, both, or one PRM score for the whole response."""
     verifiable_reward_coef: float = Field(1.0, ge=0)
     """Weight of the verifiable reward."""
@@ -101,26 +102,26 @@ class GRPOConfig(Config):
     weight_temperature: float = Field(0.1, gt=0)
     """Temperature of the min-form weights (PURE: 0.1)."""
     nomask_separator_adv: bool = False
-    """Leave advantages on step separators."""
+    """Keep the advantages of step separators."""
     mask_eos_adv: bool = False
     """Zero the advantage of the end-of-sequence token (published behaviour: stopping is never trained)."""
     no_advantage_norm: bool = False
-    """Leave advantages as they are, instead of normalising them over the rollout."""
+    """Do not normalise advantages over the rollout."""
     init_kl_coef: float = Field(0.001, ge=0)
     """Weight of the KL to the reference; 0: no reference model."""
     use_kl_loss: bool = False
     """KL as a loss term instead of in the reward."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    """Of the KL in the reward."""
+    """Estimator of the KL in the reward."""
     gamma: float = Field(1.0, gt=0, le=1)
-    """Discount per token of gae; the other estimators do not discount."""
+    """Discount per token for gae; the other estimators do not discount."""
     lambd: float = Field(1.0, ge=0, le=1)
-    """Lambda of gae."""
+    """Lambda for gae."""
     guards: list[Guard] = Field([guard for guard in GUARDS if guard != "unstated"])
-    """Responses of these kinds get the worst process score of their group. unstated: no answer is named as one (boxed,
-    "answer is"), only a last number found; for policies that do name theirs, since one that stops early does not."""
+    """Responses of these kinds get the worst process score of their group. unstated: the answer is only a last number,
+    not marked as the answer (boxed, "answer is"); for policies that normally mark it, but not when they stop early."""
     max_step_tokens: int = Field(512, ge=1)
-    """A step of more tokens than this hits the guard long_step."""
+    """A step with more tokens than this hits the guard long_step."""
     alarms: dict[str, float | None] = Field({})
     """key=value changes of the bounds that warn: kl, reward_jump, mean_steps, length_drop, truncated."""
     stops: dict[str, float | None] = Field({})
@@ -139,18 +140,18 @@ class GRPOConfig(Config):
     num_episodes: int = Field(1, ge=1)
     """Passes over the prompts."""
     max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps at most (TRL)."""
+    """The most optimizer steps (TRL)."""
 
     actor_learning_rate: float = Field(5e-7, gt=0)
     """Peak learning rate of the policy."""
     critic_learning_rate: float = Field(9e-6, gt=0)
     """Peak learning rate of the value model (gae)."""
     lr_scheduler: str = "cosine_with_min_lr"
-    """Schedule of transformers, by its name there."""
+    """Learning rate schedule, by its name in transformers."""
     lr_warmup_ratio: float = Field(0.03, ge=0, lt=1)
     """Share of the steps over which the learning rate rises."""
     min_lr_ratio: float = Field(0.1, ge=0, le=1)
-    """Last learning rate over the peak (cosine_with_min_lr)."""
+    """Final learning rate as a share of the peak (cosine_with_min_lr)."""
     adam_betas: list[float] = Field([0.9, 0.95], min_length=2, max_length=2)
     """Adam's betas."""
     l2: float = Field(0.0, ge=0)
@@ -160,14 +161,14 @@ class GRPOConfig(Config):
     eps_clip: float = Field(0.2, gt=0, lt=1)
     """PPO's clip range."""
     seed: int = Field(42, ge=0)
-    """Of sampling, order and initialisation."""
+    """Seed of sampling, order and initialisation."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed ZeRO stage; on TRL only where there is a GPU or more than one process."""
+    """DeepSpeed ZeRO stage; on TRL only with a GPU or several processes."""
     bf16: bool = False
-    """Train in bfloat16; where the machine cannot, float32 with one line."""
+    """Train in bfloat16; a machine that cannot says so and trains in float32."""
     flash_attn: bool = False
-    """FlashAttention 2; on TRL without the package, torch's attention with one line."""
+    """FlashAttention 2; on TRL without the package, a line says so and torch's attention is used."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     adam_offload: bool = False
@@ -184,7 +185,7 @@ class GRPOConfig(Config):
     logging_steps: int = Field(1, ge=1)
     """Optimizer steps between log lines."""
     report_to: list[Literal["wandb", "tensorboard"]] = Field([])
-    """Also log there; wandb's key comes from WANDB_API_KEY."""
+    """Where else to log; wandb's key comes from WANDB_API_KEY."""
     run_name: str = "grpo"
     """Name of the run there."""
 
@@ -218,12 +219,8 @@ class GRPOConfig(Config):
         return build(Bounds, ALARMS | self.alarms, "--alarms"), build(Bounds, STOPS | self.stops, "--stops")
 
     @property
-    def uses_prm(self) -> bool:
-        return self.reward_mode != "VR"
-
-    @property
-    def uses_gold(self) -> bool:
-        return self.reward_mode in ("VR", "PRMVR")
+    def mode(self) -> ModeSpec:
+        return MODES[self.reward_mode]
 
     @property
     def checkpoints(self) -> Path:
@@ -241,6 +238,6 @@ class GRPOConfig(Config):
 
 
 def resolved(config: GRPOConfig) -> dict[str, Any]:
-    """All settings as they stand, defaults included."""
+    """All settings, defaults included."""
     alarms, stops = config.bounds()
     return config.model_dump() | {"alarms": alarms.model_dump(), "stops": stops.model_dump()}

@@ -11,24 +11,43 @@ never trained).
 Dimension letters: B samples (whole groups of G, one after the other), S steps, T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 Estimator = Literal["rloo", "reinforce", "gae", "group_norm"]
-Mode = Literal["PRM", "VR", "PRMVR", "ORM"]
 Baseline = Literal["token", "step"]
 EPSILON = 1e-8
 """Keeps a standard deviation of 0 from dividing."""
+
+
+class ModeSpec(NamedTuple):
+    """What a reward mode rewards."""
+
+    process: bool
+    """Scores of a process reward model."""
+    verified: bool
+    """Whether the answer is right."""
+    whole_response: bool
+    """One process score for the whole response, instead of one per step."""
+
+
+MODES: Mapping[str, ModeSpec] = {
+    "PRM": ModeSpec(process=True, verified=False, whole_response=False),
+    "VR": ModeSpec(process=False, verified=True, whole_response=False),
+    "PRMVR": ModeSpec(process=True, verified=True, whole_response=False),
+    "ORM": ModeSpec(process=True, verified=False, whole_response=True),
+}
+"""The choices of --reward_mode."""
 
 
 class Rollout(NamedTuple):
     """What credit is assigned from."""
 
     rewards: Tensor
-    """r_k = p(right) - p(wrong) of each step, in [-1, 1], 0 where padded; (B, S). For ORM: one step, the response."""
+    """r_k = p(right) - p(wrong) of each step, in [-1, 1], 0 where padded; (B, S). Whole responses have one step."""
     ends: Tensor
     """c_k, the token that each step ends at; -1 where padded; (B, S), integers."""
     lengths: Tensor
@@ -47,7 +66,7 @@ class Settings(NamedTuple):
     """How credit is assigned."""
 
     estimator: Estimator = "rloo"
-    mode: Mode = "PRMVR"
+    mode: ModeSpec = MODES["PRMVR"]
     baseline: Baseline = "token"
     """Unit of the leave-one-out baseline of process rewards (rloo)."""
     temperature: float | None = 0.1
@@ -97,16 +116,16 @@ def pack(
     Raises:
         ValueError: a response without steps, ends that don't increase up to its last token, or lists that don't match.
     """
-    for place, (scores, stops, length) in enumerate(zip(rewards, ends, lengths, strict=True)):
+    for index, (scores, stops, length) in enumerate(zip(rewards, ends, lengths, strict=True)):
         rising = all(a < b for a, b in zip([-1, *stops], stops, strict=False))
         if not scores or len(scores) != len(stops) or not rising or stops[-1] != length - 1:
-            raise ValueError(f"response {place}: {len(scores)} step rewards, ends {list(stops)}, {length} tokens")
+            raise ValueError(f"response {index}: {len(scores)} step rewards, ends {list(stops)}, {length} tokens")
     width = max(map(len, ends))
     return Rollout(
-        torch.tensor([[*one, *[0.0] * (width - len(one))] for one in rewards], dtype=dtype),
-        torch.tensor([[*one, *[-1] * (width - len(one))] for one in ends]),
+        torch.tensor([[*scores, *[0.0] * (width - len(scores))] for scores in rewards], dtype=dtype),
+        torch.tensor([[*stops, *[-1] * (width - len(stops))] for stops in ends]),
         torch.tensor(list(lengths)),
-        torch.tensor([float("nan") if one is None else one for one in solved], dtype=dtype),
+        torch.tensor([float("nan") if verdict is None else verdict for verdict in solved], dtype=dtype),
         torch.tensor(list(truncated), dtype=torch.bool),
         kl,
         values,
@@ -173,8 +192,8 @@ def process_baseline(
     """
     steps = ends >= 0
     if unit == "step":
-        found = others(outcomes / steps.sum(-1), group) / (group - 1)
-        return found[:, None] * steps
+        baseline = others(outcomes / steps.sum(-1), group) / (group - 1)
+        return baseline[:, None] * steps
     per_token = others(outcomes, group) / others(lengths.to(outcomes.dtype), group)
     return per_token[:, None] * content_tokens(ends, truncated)
 
@@ -201,12 +220,12 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     values = values * mask
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     deltas = (rewards + gamma * following - values) * mask
-    found = torch.zeros_like(deltas)
+    advantages = torch.zeros_like(deltas)
     running = torch.zeros_like(deltas[:, 0])
-    for place in range(deltas.size(1) - 1, -1, -1):
-        running = deltas[:, place] + gamma * lam * running
-        found[:, place] = running
-    return found * mask
+    for token in range(deltas.size(1) - 1, -1, -1):
+        running = deltas[:, token] + gamma * lam * running
+        advantages[:, token] = running
+    return advantages * mask
 
 
 def masked_normalise(values: Tensor, mask: Tensor) -> Tensor:
@@ -222,6 +241,25 @@ def group_normalise(scores: Tensor, group: int) -> Tensor:
     grouped = scores.view(_groups(scores, group), group)
     mean, deviation = grouped.mean(1, keepdim=True), grouped.std(1, keepdim=True, correction=0)
     return ((grouped - mean) / (deviation + EPSILON)).flatten()
+
+
+def trained_tokens(rollout: Rollout, response: Tensor, settings: Settings) -> Tensor:
+    """The tokens that advantages are not forced to 0 on.
+
+    Args:
+        response: which tokens are a response's; (B, T), bool.
+
+    Returns:
+        (B, T), bool.
+    """
+    ends, last = rollout.ends, (rollout.lengths - 1)[:, None]
+    mask = response.clone()
+    if settings.mask_separators:
+        separators = ((ends >= 0) & (ends != last)).to(rollout.rewards.dtype)
+        mask &= torch.zeros_like(response, dtype=separators.dtype).scatter_add_(1, ends.clamp(min=0), separators) == 0
+    if settings.mask_eos:
+        mask &= (torch.arange(response.size(1), device=ends.device) != last) | rollout.truncated[:, None]
+    return mask
 
 
 # ---------------------------------------------------------------- the whole
@@ -245,22 +283,21 @@ def assign(rollout: Rollout, group: int, settings: Settings) -> Credit:
     rewards, ends, lengths, solved, truncated, kl, values = rollout
     steps = ends >= 0
     width = next((given.size(1) for given in (kl, values) if given is not None), int(lengths.max()))
-    tokens = torch.arange(width, device=ends.device)
-    response = tokens < lengths[:, None]  # (B, T)
+    response = torch.arange(width, device=ends.device) < lengths[:, None]  # (B, T)
     _groups(lengths, group)
 
     parts = step_weights(rewards, steps, settings.temperature) * rewards  # (B, S): w_k r_k
     outcomes = parts.sum(-1)  # (B,)
     checked = verifiable(solved)  # (B,)
     if settings.estimator == "rloo":
-        if settings.mode != "VR":
+        if settings.mode.process:
             parts = parts - process_baseline(outcomes, ends, lengths, truncated, group, settings.baseline)
         checked = checked - others(checked, group) / (group - 1)
     process = torch.zeros(response.shape, dtype=rewards.dtype, device=rewards.device)
     verified = process.clone()
-    if settings.mode != "VR":
+    if settings.mode.process:
         process.scatter_add_(1, ends.clamp(min=0), parts * steps)
-    if settings.mode in ("VR", "PRMVR"):
+    if settings.mode.verified:
         verified.scatter_(1, (lengths - 1)[:, None], settings.verifiable_coef * checked[:, None])
     penalty = settings.kl_coef * kl * response if kl is not None else torch.zeros_like(process)
 
@@ -280,12 +317,6 @@ def assign(rollout: Rollout, group: int, settings: Settings) -> Credit:
         else:
             advantages = returns = reverse_cumsum(per_token)
 
-    mask = response.clone()
-    if settings.mask_separators:
-        last = ends == (lengths - 1)[:, None]
-        held = torch.zeros_like(process).scatter_add_(1, ends.clamp(min=0), (steps & ~last).to(process.dtype))
-        mask &= held == 0
-    if settings.mask_eos:
-        mask &= ~((tokens == (lengths - 1)[:, None]) & ~truncated[:, None])
+    mask = trained_tokens(rollout, response, settings)
     advantages = masked_normalise(advantages, mask) if settings.normalise else advantages * mask
     return Credit(advantages, returns * response, per_token * response, mask)

@@ -19,8 +19,8 @@ from distill.grpo.config import GRPOConfig
 from distill.grpo.reward import Scored, guarded
 
 
-class Credit(NamedTuple):
-    """Per token of every response; B responses, T the width."""
+class GuardedCredit(NamedTuple):
+    """Credit with the guards applied; B responses, T the width."""
 
     advantages: Tensor
     """(B, T)"""
@@ -30,21 +30,21 @@ class Credit(NamedTuple):
     """R = sum_k w_k r_k after the guards, (B,)."""
     figures: dict[str, float]
 
-    def rows(self, first: int, last: int, width: int) -> "Credit":
+    def rows(self, first: int, last: int, width: int) -> "GuardedCredit":
         """Those of some responses, in another width (what is cut off or added is outside every response)."""
 
         def resized(values: Tensor) -> Tensor:
-            found = values[first:last, :width]
-            return torch.nn.functional.pad(found, (0, width - found.size(1)))
+            kept = values[first:last, :width]
+            return torch.nn.functional.pad(kept, (0, width - kept.size(1)))
 
-        return Credit(resized(self.advantages), resized(self.returns), self.outcomes[first:last], self.figures)
+        return GuardedCredit(resized(self.advantages), resized(self.returns), self.outcomes[first:last], self.figures)
 
 
 def settings(config: GRPOConfig) -> credit.Settings:
     """How credit is assigned, as the flags say."""
     return credit.Settings(
         estimator=config.advantage_estimator,
-        mode=config.reward_mode,
+        mode=config.mode,
         baseline=config.reward_baseline,
         temperature=None if config.disable_weighted_reward else config.weight_temperature,
         verifiable_coef=config.verifiable_reward_coef,
@@ -58,30 +58,32 @@ def settings(config: GRPOConfig) -> credit.Settings:
 
 
 def behind_baseline(
-    rollout: credit.Rollout, group: int, chosen: credit.Settings, found: credit.Credit, hit: Tensor
+    rollout: credit.Rollout, group: int, chosen: credit.Settings, assigned: credit.Credit, hit: Tensor
 ) -> credit.Credit:
     """Credit with the process return of guarded responses at the lowest of the unguarded ones of their group.
 
     Args:
-        found: as credit.py assigned it.
+        assigned: credit before the guards.
         hit: which responses are guarded; (B,), bool.
     """
-    mode: credit.Mode = "ORM" if chosen.mode == "ORM" else "PRM"
-    process = credit.assign(rollout._replace(kl=None), group, chosen._replace(mode=mode, normalise=False)).returns
-    if process.size(1) < found.returns.size(1):
-        process = torch.nn.functional.pad(process, (0, found.returns.size(1) - process.size(1)))
+    process_only = chosen._replace(mode=chosen.mode._replace(verified=False), normalise=False)
+    process = credit.assign(rollout._replace(kl=None), group, process_only).returns
+    if process.size(1) < assigned.returns.size(1):
+        process = torch.nn.functional.pad(process, (0, assigned.returns.size(1) - process.size(1)))
     totals = process[:, 0].masked_fill(hit, torch.inf).view(-1, group)
     worst = totals.min(1, keepdim=True).values.expand(-1, group).flatten()  # (B,)
     worst = worst.masked_fill(worst.isinf(), 0.0)
     response = torch.arange(process.size(1)) < rollout.lengths[:, None]  # (B, T)
     change = torch.where(hit[:, None], worst[:, None] - process, 0.0) * response
-    returns = found.returns + change
+    returns = assigned.returns + change
     rewards = returns - torch.nn.functional.pad(returns[:, 1:], (0, 1))
-    masked = credit.masked_normalise(returns, found.mask) if chosen.normalise else returns * found.mask
-    return credit.Credit(masked, returns, rewards, found.mask)
+    masked = credit.masked_normalise(returns, assigned.mask) if chosen.normalise else returns * assigned.mask
+    return credit.Credit(masked, returns, rewards, assigned.mask)
 
 
-def assign(config: GRPOConfig, scored: Sequence[Scored], kl: Tensor | None, values: Tensor | None = None) -> Credit:
+def guarded_credit(
+    config: GRPOConfig, scored: Sequence[Scored], kl: Tensor | None, values: Tensor | None = None
+) -> GuardedCredit:
     """Advantages of whole groups of `n_samples_per_prompt`, one after the other.
 
     Args:
@@ -91,24 +93,24 @@ def assign(config: GRPOConfig, scored: Sequence[Scored], kl: Tensor | None, valu
     group = config.n_samples_per_prompt
     rollout = credit.pack(
         guarded(scored, group),
-        [one.steps.ends for one in scored],
-        [one.length for one in scored],
-        [one.solved for one in scored],
-        [one.truncated for one in scored],
+        [response.steps.ends for response in scored],
+        [response.length for response in scored],
+        [response.solved for response in scored],
+        [response.truncated for response in scored],
         kl,
         values,
     )
     chosen = settings(config)
-    found = credit.assign(rollout, group, chosen)
-    hit = torch.tensor([bool(one.hits) for one in scored])
-    if config.advantage_estimator == "rloo" and config.uses_prm and hit.any():
-        found = behind_baseline(rollout, group, chosen, found, hit)
+    assigned = credit.assign(rollout, group, chosen)
+    hit = torch.tensor([bool(response.hits) for response in scored])
+    if config.advantage_estimator == "rloo" and config.mode.process and hit.any():
+        assigned = behind_baseline(rollout, group, chosen, assigned, hit)
     weights = credit.step_weights(rollout.rewards, rollout.ends >= 0, chosen.temperature)
     outcomes = (weights * rollout.rewards).sum(-1)
     grouped = outcomes.view(-1, group)
     figures = {
         "outcome": outcomes.mean().item(),
         "outcome_spread": grouped.std(1, correction=0).mean().item(),
-        "return": found.rewards.sum(-1).mean().item(),
+        "return": assigned.rewards.sum(-1).mean().item(),
     }
-    return Credit(found.advantages, found.returns, outcomes, figures)
+    return GuardedCredit(assigned.advantages, assigned.returns, outcomes, figures)

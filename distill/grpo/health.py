@@ -14,27 +14,27 @@ from distill.grpo.config import Bounds
 from distill.grpo.reward import Scored, counts
 
 WINDOW = 20
-"""Rollouts before this one that the reward is compared with."""
+"""How many earlier rollouts the reward is compared with."""
 LEAST = 4
-"""Rollouts that must be known before a jump can be one."""
+"""Earlier rollouts needed before a rise can count as a jump."""
 
 
-def total(one: Scored) -> float:
+def total(response: Scored) -> float:
     """A response's mean step reward plus its verdict: what is watched and plotted, not what is trained on."""
-    return sum(one.rewards) / len(one.rewards) + (one.solved or 0.0)
+    return sum(response.rewards) / len(response.rewards) + (response.solved or 0.0)
 
 
 def summary(scored: Sequence[Scored]) -> dict[str, float]:
     """Means over responses, and how many hit each guard."""
-    known = [one.solved for one in scored if one.solved is not None]
+    known = [response.solved for response in scored if response.solved is not None]
     size = len(scored)
     figures = {
         "total_reward": sum(map(total, scored)) / size,
-        "process_reward": sum(sum(one.rewards) / len(one.rewards) for one in scored) / size,
-        "process_reward_min": sum(min(one.rewards) for one in scored) / size,
-        "steps": sum(len(one.steps.steps) for one in scored) / size,
-        "length": sum(one.length for one in scored) / size,
-        "truncated": sum(one.truncated for one in scored) / size,
+        "process_reward": sum(sum(response.rewards) / len(response.rewards) for response in scored) / size,
+        "process_reward_min": sum(min(response.rewards) for response in scored) / size,
+        "steps": sum(len(response.steps.steps) for response in scored) / size,
+        "length": sum(response.length for response in scored) / size,
+        "truncated": sum(response.truncated for response in scored) / size,
     }
     if known:
         figures["solved"] = sum(known) / len(known)
@@ -77,17 +77,17 @@ class Watch:
 
     def add(self, vitals: Vitals) -> tuple[list[str], list[str]]:
         """(alarms, reasons to stop) after one more rollout; one line each, empty when all is well."""
-        found = crossed(vitals, self.history, self.alarms), crossed(vitals, self.history, self.stops)
+        crossings = crossed(vitals, self.history, self.alarms), crossed(vitals, self.history, self.stops)
         self.history.append(vitals)
-        return found
+        return crossings
 
 
 def crossed(now: Vitals, before: Sequence[Vitals], bounds: Bounds) -> list[str]:
-    """What is beyond its bound, one line each."""
+    """The bounds that were crossed, one line each."""
     lines = []
     if bounds.kl is not None and now.kl > bounds.kl:
         lines.append(f"KL {now.kl:.3f} per token is above {bounds.kl}")
-    recent = [one.reward for one in before[-WINDOW:]]
+    recent = [vitals.reward for vitals in before[-WINDOW:]]
     if bounds.reward_jump is not None and len(recent) >= LEAST:
         mean, spread = statistics.fmean(recent), statistics.stdev(recent)
         if now.reward - mean > bounds.reward_jump * max(spread, 1e-3):

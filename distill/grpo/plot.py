@@ -14,7 +14,7 @@ PANELS = (
     ("guard hits", tuple(f"guard/{name}" for name in GUARDS)),
     ("truncated", ("truncated",)),
 )
-"""Of a GRPO run: title, figures."""
+"""Title and figures of each panel."""
 
 
 def grpo_curves(metrics: Sequence[dict[str, Any]], dev: Sequence[dict[str, Any]], path: Path) -> None:

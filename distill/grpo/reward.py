@@ -36,15 +36,15 @@ class StepScores(Struct, frozen=True):
     """p(right) of each, in [0, 1], (S,)."""
 
 
-def distinct(found: StepScores) -> StepScores:
-    """Steps that end in one and the same token as one step, with the lowest of their scores."""
+def distinct(steps: StepScores) -> StepScores:
+    """Merge steps that end in the same token into one, with the lowest of their scores."""
     merged: list[tuple[str, int, float]] = []
-    for text, end, score in zip(found.steps, found.ends, found.scores, strict=True):
+    for text, end, score in zip(steps.steps, steps.ends, steps.scores, strict=True):
         if merged and end <= merged[-1][1]:
             before, last, lowest = merged.pop()
             text, end, score = f"{before}\n\n{text}", last, min(lowest, score)
         merged.append((text, end, score))
-    return StepScores([one[0] for one in merged], [one[1] for one in merged], [one[2] for one in merged])
+    return StepScores([part[0] for part in merged], [part[1] for part in merged], [part[2] for part in merged])
 
 
 class StepScorer(Protocol):
@@ -54,7 +54,7 @@ class StepScorer(Protocol):
 
 
 class Scored(Struct, frozen=True, kw_only=True):
-    """One response and all that credit assignment needs to know about it."""
+    """One response, with all that credit assignment needs."""
 
     text: str
     length: int
@@ -102,8 +102,8 @@ class Rewarder:
         """Only the process part."""
         if self.scorer is not None:
             return self.scorer(questions, responses)
-        found = [response_steps(self.tokenizer, ids) for ids in responses]
-        return [distinct(StepScores(one.steps, one.ends, [0.5] * len(one.steps))) for one in found]
+        splits = [response_steps(self.tokenizer, ids) for ids in responses]
+        return [distinct(StepScores(split.steps, split.ends, [0.5] * len(split.steps))) for split in splits]
 
     def finish(
         self, samples: Sequence[Sample], responses: Sequence[Sequence[int]], steps: Sequence[StepScores]
@@ -112,29 +112,29 @@ class Rewarder:
         texts = [self.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in responses]
         grades = grade(samples, texts)
         return [
-            self._scored(sample, text, ids, found, grade)
-            for sample, text, ids, found, grade in zip(samples, texts, responses, steps, grades, strict=True)
+            self._scored(sample, text, ids, step_scores, grade)
+            for sample, text, ids, step_scores, grade in zip(samples, texts, responses, steps, grades, strict=True)
         ]
 
-    def _scored(self, sample: Sample, text: str, ids: Sequence[int], found: StepScores, grade: float | None) -> Scored:
+    def _scored(self, sample: Sample, text: str, ids: Sequence[int], steps: StepScores, grade: float | None) -> Scored:
         truncated = not ids or ids[-1] not in self.eos
-        if self.config.reward_mode == "ORM":
-            found = StepScores(found.steps, found.ends[-1:], found.scores[-1:])
-        hits = tuple(guard for guard in GUARDS if guard in self._hits(sample, text, found, grade, truncated))
+        if self.config.mode.whole_response:
+            steps = StepScores(steps.steps, steps.ends[-1:], steps.scores[-1:])
+        hits = tuple(guard for guard in GUARDS if guard in self._hits(sample, text, steps, grade, truncated))
         solved = None
         if has_gold(sample):
             solved = 0.0 if grade is None or UNANSWERED & set(hits) else grade
-        return Scored(text=text, length=len(ids), steps=found, solved=solved, hits=hits, truncated=truncated)
+        return Scored(text=text, length=len(ids), steps=steps, solved=solved, hits=hits, truncated=truncated)
 
-    def _hits(self, sample: Sample, text: str, found: StepScores, grade: float | None, truncated: bool) -> set[Guard]:
-        """All guards this response meets, those that are turned off left out."""
+    def _hits(self, sample: Sample, text: str, steps: StepScores, grade: float | None, truncated: bool) -> set[Guard]:
+        """The guards, of those turned on, that this response hits."""
         hits: set[Guard] = set()
         if not (answers.visible(text) or "").strip():
             hits.add("empty")
-        if self.config.reward_mode != "ORM":
-            if len(found.ends) == 1:
+        if not self.config.mode.whole_response:
+            if len(steps.ends) == 1:
                 hits.add("one_step")
-            sizes = (len(self.tokenizer.encode(step, add_special_tokens=False)) for step in found.steps)
+            sizes = (len(self.tokenizer.encode(step, add_special_tokens=False)) for step in steps.steps)
             if max(sizes) > self.config.max_step_tokens:  # thinking is in none of the texts
                 hits.add("long_step")
         if grade is None and grader_of(sample) is not None:
@@ -149,18 +149,19 @@ class Rewarder:
 
 
 def grade(samples: Sequence[Sample], texts: Sequence[str]) -> list[float | None]:
-    """The metric of each reply by its own task's grader; None where it gives no answer or nothing can check it."""
-    found: list[float | None] = [None] * len(samples)
+    """The metric of each reply, by the grader of its task; None without an answer or without a grader."""
+    grades: list[float | None] = [None] * len(samples)
     by_task: dict[str, list[int]] = defaultdict(list)
-    for place, sample in enumerate(samples):
+    for index, sample in enumerate(samples):
         if (task := grader_of(sample)) is not None:
-            by_task[task.name].append(place)
-    for places in by_task.values():
-        task = grader_of(samples[places[0]])
+            by_task[task.name].append(index)
+    for indices in by_task.values():
+        task = grader_of(samples[indices[0]])
         assert task is not None
-        for place, score in zip(places, task.score_many([(samples[p], texts[p]) for p in places]), strict=True):
-            found[place] = score
-    return found
+        replies = [(samples[index], texts[index]) for index in indices]
+        for index, score in zip(indices, task.score_many(replies), strict=True):
+            grades[index] = score
+    return grades
 
 
 def guarded(scored: Sequence[Scored], group: int) -> list[list[float]]:
@@ -173,18 +174,18 @@ def guarded(scored: Sequence[Scored], group: int) -> list[list[float]]:
     Returns:
         Rewards per step, (B, S).
     """
-    rewards = [one.rewards for one in scored]
+    rewards = [response.rewards for response in scored]
     for start in range(0, len(scored), group):
-        worst = min(min(one) for one in rewards[start : start + group])
-        for place in range(start, start + group):
-            if scored[place].hits:
-                rewards[place] = [worst] * len(rewards[place])
+        worst = min(map(min, rewards[start : start + group]))
+        for index in range(start, start + group):
+            if scored[index].hits:
+                rewards[index] = [worst] * len(rewards[index])
     return rewards
 
 
 def counts(scored: Sequence[Scored]) -> dict[str, int]:
     """How many responses hit each guard."""
-    hits = Counter(hit for one in scored for hit in one.hits)
+    hits = Counter(hit for response in scored for hit in response.hits)
     return {guard: hits[guard] for guard in GUARDS}
 
 

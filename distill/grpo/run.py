@@ -19,14 +19,16 @@ from distill.grpo.config import GRPOConfig, resolved
 from distill.grpo.questions import Prompt, fit, has_gold, questions, questions_of_prm, render
 from prm.steps import StepCodec, load_tokenizer
 
+STOPPED = 3
+"""Exit code of a run that crossed a bound of --stops."""
 FEW_VERIFIABLE = 0.1
-"""Share of verifiable prompts below which process rewards are on their own."""
+"""Share of verifiable prompts below which a run gets a warning."""
 BESIDE = {
     *("dry_run", "overwrite", "logging_steps", "save_steps", "max_ckpt_num", "report_to", "run_name", "eval_steps"),
     *("alarms", "stops", "data_dir", "ray_address", "vllm_server_url", "vllm_gpu_memory_utilization", "scorer"),
     *("scorer_replicas", "scorer_batch_tokens", "backend", "max_steps"),
 }
-"""Settings that do not decide what comes out, and may change when a run goes on."""
+"""Settings that do not affect the result, and may change when a run continues."""
 
 
 def say(line: str) -> None:
@@ -62,8 +64,8 @@ def prepare(config: GRPOConfig) -> Inputs:
     model, label = cli.resolve_model(config.pretrain, "--pretrain")
     tokenizer = load_tokenizer(model, "--pretrain")
     context, eos = _about(model, tokenizer)
-    codec = reward_codec(Path(config.reward_pretrain or ""), tokenizer) if config.uses_prm else None
-    if codec is not None and codec.settings.step_unit == "solution" and config.reward_mode != "ORM":
+    codec = reward_codec(Path(config.reward_pretrain or ""), tokenizer) if config.mode.process else None
+    if codec is not None and codec.settings.step_unit == "solution" and not config.mode.whole_response:
         raise UserError(
             f"--reward_pretrain {config.reward_pretrain}: was trained with --step_unit solution and scores whole "
             "responses; use --reward_mode ORM"
@@ -91,10 +93,10 @@ def prepare(config: GRPOConfig) -> Inputs:
 
 
 def ask(config: GRPOConfig) -> tuple[list[Sample], list[Sample]]:
-    """(questions to train on, questions held out). None is in both."""
+    """(questions to train on, questions held out). No question is in both."""
     if config.prompt_data:
         asked = questions(config.prompt_data, config.prompt_split, config.data_dir, "--prompt_data")
-    elif config.uses_prm:
+    elif config.mode.process:
         asked = questions_of_prm(Path(config.reward_pretrain or ""))
     else:
         raise UserError("--prompt_data: is missing (without a reward model there are no questions to fall back on)")
@@ -109,12 +111,12 @@ def ask(config: GRPOConfig) -> tuple[list[Sample], list[Sample]]:
 
 def _check_gold(config: GRPOConfig, asked: Sequence[Sample]) -> None:
     gold = sum(map(has_gold, asked))
-    if config.uses_gold and not gold:
+    if config.mode.verified and not gold:
         raise UserError(
             f"--reward_mode {config.reward_mode}: none of the {len(asked)} questions has a gold answer that can be "
             "checked; use PRM, or other --prompt_data"
         )
-    if config.uses_prm and gold < FEW_VERIFIABLE * len(asked):
+    if config.mode.process and gold < FEW_VERIFIABLE * len(asked):
         say(f"warning: {gold} of {len(asked)} questions can be verified; below {FEW_VERIFIABLE:.0%} rewards drift")
 
 

@@ -18,7 +18,7 @@ TRIES = 5
 
 
 def step_scores(scores: Sequence[float] | None, steps: Sequence[str], ends: Sequence[int]) -> StepScores:
-    """As one value. A response that does not fit the reward model has 0 at every step."""
+    """The scores of a response; 0 at every step if it does not fit the reward model."""
     return distinct(StepScores(list(steps), list(ends), list(scores) if scores is not None else [0.0] * len(steps)))
 
 
@@ -36,12 +36,12 @@ class LocalScorer:
         return cls(Scorer.load(folder, device, dtype, max_tokens))
 
     def __call__(self, questions: Sequence[str], responses: Sequence[Sequence[int]]) -> list[StepScores]:
-        found = self.scorer.score_responses(questions, responses)
-        return [step_scores(scores, one.steps, one.ends) for scores, one in found]
+        scored = self.scorer.score_responses(questions, responses)
+        return [step_scores(scores, steps.steps, steps.ends) for scores, steps in scored]
 
 
 class HttpScorer:
-    """One response at a time to a `python -m prm.serve`, which makes batches of what comes in together."""
+    """Sends one response at a time to a `python -m prm.serve`, which batches what arrives together."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -58,8 +58,8 @@ class HttpScorer:
             try:
                 async with self._session.post(f"{self.url}/score", json=body) as answer:
                     if answer.status == 200:
-                        found = await answer.json()
-                        return step_scores(found["scores"][0], found["steps"][0], found["ends"][0])
+                        scored = await answer.json()
+                        return step_scores(scored["scores"][0], scored["steps"][0], scored["ends"][0])
                     problem = f"status {answer.status}: {await answer.text():.200}"
                     if answer.status < 500:
                         break
@@ -74,14 +74,14 @@ class HttpScorer:
 
 
 class ReplicaScorer:
-    """One response at a time to the replicas in Ray, in turn."""
+    """Sends one response at a time to the replicas in Ray, in turn."""
 
     def __init__(self, handles: Sequence[Any]) -> None:
         self._turn = itertools.cycle(handles)
 
     async def score(self, question: str, response: Sequence[int]) -> StepScores:
-        found: StepScores = await next(self._turn).score.remote(question, list(response))
-        return found
+        scored: StepScores = await next(self._turn).score.remote(question, list(response))
+        return scored
 
 
 def remote_scorer(config: GRPOConfig) -> HttpScorer | ReplicaScorer:
@@ -110,12 +110,12 @@ class Replica:
         self._batcher = Batcher(self._scorer)
 
     async def score(self, question: str, response: Sequence[int]) -> StepScores:
-        found: StepScores = await self._batcher.submit(question, response)
-        return found
+        scored: StepScores = await self._batcher.submit(question, response)
+        return scored
 
 
 def start_replicas(config: GRPOConfig, gpus: int) -> list[Any]:
-    """The replicas, loaded and named; they live as long as what is returned.
+    """Start and load the replicas; they live as long as the handles that are returned.
 
     Args:
         gpus: on this machine.

@@ -14,21 +14,20 @@ from agentark.records import now
 from agentark.run_folder import MANIFEST, RunFolder
 from agentark.types import UserError
 from distill.sft.data import TrainRow, context_of, fit, read_rows, shown_example
-from distill.sft.flags import BESIDE, Arguments
+from distill.sft.flags import BESIDE, SFTFlags
 from distill.sft.in_training_eval import Exam
 
 
-def run_folder(ours: Arguments, training: Any, data_sha256: str) -> RunFolder:
+def run_folder(ours: SFTFlags, training: Any, data_sha256: str) -> RunFolder:
     """The output folder, and what decides the run."""
-    own = vars(ours).items()
-    config = {name: value for name, value in (training.to_dict() | dict(own)).items() if name not in BESIDE}
+    config = {name: value for name, value in (training.to_dict() | ours.model_dump()).items() if name not in BESIDE}
     return RunFolder(
         Path(training.output_dir), config | {"data_sha256": data_sha256}, kind="sft", flag="--output_dir",
         replaces=ours.overwrite,
     )  # fmt: skip
 
 
-def train(ours: Arguments, training: Any) -> int:
+def train(ours: SFTFlags, training: Any) -> int:
     """Train, evaluate, save. Returns the exit code."""
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -106,7 +105,7 @@ def _tokenizer(model: str, training: Any) -> Any:
     return tokenizer
 
 
-def _exam(ours: Arguments, training: Any, trained: list[str], label: str) -> Exam | None:
+def _exam(ours: SFTFlags, training: Any, trained: list[str], label: str) -> Exam | None:
     if ours.eval_task is None:
         return None
     exam = Exam.of(
@@ -126,7 +125,7 @@ def _trainer(
     model: str,
     tokenizer: Any,
     rows: list[TrainRow],
-    ours: Arguments,
+    ours: SFTFlags,
     training: Any,
     exam: Exam | None,
     trained: list[str],
@@ -189,7 +188,7 @@ def _trainer(
     return trainer
 
 
-def save(trainer: Any, base: str, ours: Arguments, folder: Path) -> None:
+def save(trainer: Any, base: str, ours: SFTFlags, folder: Path) -> None:
     """The model, or the adapter, or the model with the adapter merged in, and the tokenizer."""
     target = folder / "adapter" if ours.merge_lora else folder
     trainer.save_model(str(target))

@@ -36,7 +36,7 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
     def __init__(self, scorer: Any = None) -> None:
         super().__init__()
         self.config = settings()
-        self._scorer = scorer if scorer is not None or not self.config.uses_prm else remote_scorer(self.config)
+        self._scorer = scorer if scorer is not None or not self.config.mode.process else remote_scorer(self.config)
 
     async def execute(
         self, prompt: str, label: str, sampling_params: Any, max_length: int, hf_tokenizer: Any, llm_engine: Any,
@@ -62,5 +62,5 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
 
     @staticmethod
     def _ends(tokenizer: Any, ids: list[int], truncated: bool) -> set[int]:
-        """Ids that end a response; where vLLM says that this one did, its last token is one (models have several)."""
+        """Ids that end a response; its last token is one of them if vLLM says that it ended (models have several)."""
         return {tokenizer.eos_token_id} | (set(ids[-1:]) if not truncated else set())

@@ -1,109 +1,200 @@
 """What each of our settings becomes on OpenRLHF, which has renamed its flags into dotted ones since the paper.
 
-Every field of `GRPOConfig` stands in exactly one of `UPSTREAM` and `OURS` (a test holds them to it).
+Every field of `GRPOConfig` decides flags of `FLAGS` or stands in `OURS`, never both (a test checks it).
 """
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from agentark.config import ROOT
 from distill.grpo.cli import REFUSED
 from distill.grpo.config import GRPOConfig
+from distill.grpo.questions import fit, local_context
 
-UPSTREAM: Mapping[str, tuple[str, ...]] = {
-    "pretrain": ("--actor.model_name_or_path",),
-    "save_path": ("--ckpt.output_dir",),
-    "ckpt_path": ("--ckpt.path",),
-    "prompt_data": ("--data.prompt_dataset", "--data.input_key", "--data.label_key"),
-    "prompt_max_len": ("--data.max_len",),
-    "generate_max_len": ("--rollout.max_new_tokens", "--data.max_len"),
-    "eval_data": ("--eval.dataset",),
-    "eval_steps": ("--eval.steps",),
-    "temperature": ("--rollout.temperature",),
-    "top_p": ("--rollout.top_p",),
-    "n_samples_per_prompt": ("--rollout.n_samples_per_prompt",),
-    "advantage_estimator": ("--algo.advantage.estimator",),
-    "reward_pretrain": ("--train.agent_func_path",),
-    "init_kl_coef": ("--algo.kl.init_coef",),
-    "use_kl_loss": ("--algo.kl.use_loss",),
-    "kl_estimator": ("--algo.kl.estimator",),
-    "gamma": ("--algo.advantage.gamma",),
-    "lambd": ("--algo.advantage.lambd",),
-    "rollout_batch_size": ("--rollout.batch_size",),
-    "micro_rollout_batch_size": ("--rollout.micro_batch_size",),
-    "train_batch_size": ("--train.batch_size",),
-    "micro_train_batch_size": ("--train.micro_batch_size",),
-    "max_epochs": ("--train.max_epochs",),
-    "num_episodes": ("--train.num_episodes",),
-    "actor_learning_rate": ("--actor.adam.lr",),
-    "critic_learning_rate": ("--critic.adam.lr",),
-    "lr_scheduler": ("--actor.lr_scheduler",),
-    "lr_warmup_ratio": ("--actor.lr_warmup_ratio",),
-    "min_lr_ratio": ("--actor.min_lr_ratio",),
-    "adam_betas": ("--actor.adam.betas",),
-    "l2": ("--actor.adam.weight_decay",),
-    "max_norm": ("--actor.max_norm",),
-    "eps_clip": ("--actor.eps_clip",),
-    "seed": ("--train.seed",),
-    "zero_stage": ("--ds.zero_stage",),
-    "bf16": ("--ds.param_dtype",),
-    "flash_attn": ("--ds.attn_implementation",),
-    "gradient_checkpointing": ("--actor.gradient_checkpointing_enable",),
-    "adam_offload": ("--ds.adam_offload",),
-    "lora_rank": ("--ds.lora.rank",),
-    "lora_alpha": ("--ds.lora.alpha",),
-    "save_steps": ("--ckpt.save_steps", "--ckpt.load_enable"),
-    "max_ckpt_num": ("--ckpt.max_num",),
-    "logging_steps": ("--logger.logging_steps",),
-    "report_to": ("--logger.wandb.key", "--logger.tensorboard_dir"),
-    "run_name": ("--logger.wandb.run_name",),
-    "vllm_gpu_memory_utilization": ("--vllm.gpu_memory_utilization",),
-    "vllm_tensor_parallel_size": ("--vllm.tensor_parallel_size",),
-    "vllm_num_engines": ("--vllm.num_engines",),
-    "actor_num_nodes": ("--actor.num_nodes", "--ref.num_nodes", "--critic.num_nodes"),
-    "actor_num_gpus_per_node": ("--actor.num_gpus_per_node", "--ref.num_gpus_per_node", "--critic.num_gpus_per_node"),
-    "separate": ("--train.colocate_all",),
-}
-"""Field -> the flags of OpenRLHF 0.11.2 that it decides."""
+AGENT = Path(__file__).with_name("agent.py")
+DEFAULT_GPUS = 1
+"""GPUs assumed if there are none to count (a dry run)."""
+
+
+class Layout(NamedTuple):
+    """What the machine and the inputs add to the settings."""
+
+    model: str
+    prompt_limit: int
+    prompts: Path
+    held_out: Path | None
+    gpus: int
+    """Per machine."""
+    resume: bool
+
+    @classmethod
+    def planned(cls, config: GRPOConfig) -> "Layout":
+        """For a dry run: reads nothing but a local policy's config, and takes the GPUs that the flags name."""
+        limit, _ = fit(config.prompt_max_len, config.generate_max_len, local_context(config.pretrain))
+        folder = Path(config.save_path)
+        held_out = folder / "held_out.jsonl" if config.eval_data else None
+        gpus = config.actor_num_gpus_per_node or DEFAULT_GPUS
+        return cls(config.pretrain, limit, folder / "prompts.jsonl", held_out, gpus, False)
+
+
+class Flag(NamedTuple):
+    """A flag of OpenRLHF 0.11.2."""
+
+    name: str
+    fields: str
+    """Our settings that decide it, separated by spaces."""
+    value_of: Callable[[GRPOConfig, Layout], Any] | None = None
+    """Its value: true or false for a switch, None to leave it out. Default: that of the field."""
+
+    def words(self, config: GRPOConfig, layout: Layout) -> list[str]:
+        """The flag as it stands in the command."""
+        value = getattr(config, self.fields) if self.value_of is None else self.value_of(config, layout)
+        if value is None or isinstance(value, bool):
+            return [self.name] * bool(value)
+        return [self.name, *map(str, value if isinstance(value, list) else [value])]
+
+
+def _engines(config: GRPOConfig, layout: Layout) -> int:
+    """How many vLLM engines to start; default: as many as the GPUs hold."""
+    return config.vllm_num_engines or max(1, config.actor_num_nodes * layout.gpus // config.vllm_tensor_parallel_size)
+
+
+FLAGS = (
+    Flag("--actor.model_name_or_path", "pretrain", lambda config, layout: layout.model),
+    Flag(
+        "--train.agent_func_path",
+        "reward_pretrain",
+        lambda config, _: AGENT.relative_to(ROOT) if config.dry_run else AGENT,
+    ),
+    Flag("--data.prompt_dataset", "prompt_data", lambda config, layout: layout.prompts),
+    Flag("--data.input_key", "prompt_data", lambda config, layout: "input"),
+    Flag("--data.label_key", "prompt_data", lambda config, layout: "label"),
+    Flag(
+        "--data.max_len",
+        "prompt_max_len generate_max_len",
+        lambda config, layout: layout.prompt_limit + config.generate_max_len,
+    ),
+    Flag("--rollout.max_new_tokens", "generate_max_len"),
+    Flag("--rollout.temperature", "temperature"),
+    Flag("--rollout.top_p", "top_p"),
+    Flag("--rollout.n_samples_per_prompt", "n_samples_per_prompt"),
+    Flag("--rollout.batch_size", "rollout_batch_size"),
+    Flag(
+        "--rollout.micro_batch_size",
+        "micro_rollout_batch_size n_samples_per_prompt",
+        lambda config, _: config.samples_per_forward,
+    ),
+    Flag("--train.batch_size", "train_batch_size"),
+    Flag("--train.micro_batch_size", "micro_train_batch_size"),
+    Flag("--train.max_epochs", "max_epochs"),
+    Flag("--train.num_episodes", "num_episodes"),
+    Flag("--train.seed", "seed"),
+    Flag("--algo.advantage.estimator", "advantage_estimator"),
+    Flag("--algo.advantage.gamma", "gamma"),
+    Flag("--algo.advantage.lambd", "lambd"),
+    Flag("--algo.kl.init_coef", "init_kl_coef"),
+    Flag("--algo.kl.estimator", "kl_estimator"),
+    Flag("--actor.adam.lr", "actor_learning_rate"),
+    Flag("--actor.adam.betas", "adam_betas"),
+    Flag("--actor.adam.weight_decay", "l2"),
+    Flag("--actor.lr_scheduler", "lr_scheduler"),
+    Flag("--actor.lr_warmup_ratio", "lr_warmup_ratio"),
+    Flag("--actor.min_lr_ratio", "min_lr_ratio"),
+    Flag("--actor.max_norm", "max_norm"),
+    Flag("--actor.eps_clip", "eps_clip"),
+    Flag("--critic.adam.lr", "critic_learning_rate"),
+    Flag("--ds.zero_stage", "zero_stage"),
+    Flag("--ds.param_dtype", "bf16", lambda config, _: "bf16" if config.bf16 else "fp16"),
+    Flag(
+        "--ds.attn_implementation", "flash_attn", lambda config, _: "flash_attention_2" if config.flash_attn else "sdpa"
+    ),
+    Flag("--ds.lora.rank", "lora_rank"),
+    Flag("--ds.lora.alpha", "lora_alpha"),
+    Flag("--ckpt.output_dir", "save_path"),
+    Flag("--ckpt.path", "ckpt_path", lambda config, _: config.checkpoints),
+    Flag("--ckpt.save_steps", "save_steps"),
+    Flag("--ckpt.max_num", "max_ckpt_num"),
+    Flag("--logger.logging_steps", "logging_steps"),
+    Flag("--logger.wandb.run_name", "run_name"),
+    Flag("--actor.num_nodes", "actor_num_nodes"),
+    Flag("--actor.num_gpus_per_node", "actor_num_gpus_per_node", lambda config, layout: layout.gpus),
+    Flag("--ref.num_nodes", "actor_num_nodes"),
+    Flag("--ref.num_gpus_per_node", "actor_num_gpus_per_node", lambda config, layout: layout.gpus),
+    Flag("--critic.num_nodes", "actor_num_nodes"),
+    Flag("--critic.num_gpus_per_node", "actor_num_gpus_per_node", lambda config, layout: layout.gpus),
+    Flag("--vllm.num_engines", "vllm_num_engines", _engines),
+    Flag("--vllm.tensor_parallel_size", "vllm_tensor_parallel_size"),
+    Flag("--vllm.gpu_memory_utilization", "vllm_gpu_memory_utilization"),
+    Flag("--vllm.enable_prefix_caching", "", lambda config, layout: True),
+    Flag("--train.colocate_all", "separate", lambda config, _: not config.separate),
+    Flag("--vllm.enable_sleep", "separate", lambda config, _: not config.separate),
+    Flag("--ds.enable_sleep", "separate", lambda config, _: not config.separate),
+    Flag("--algo.kl.use_loss", "use_kl_loss"),
+    Flag("--actor.gradient_checkpointing_enable", "gradient_checkpointing"),
+    Flag("--ds.adam_offload", "adam_offload"),
+    Flag("--ckpt.load_enable", "save_steps", lambda config, layout: layout.resume),
+    Flag("--eval.dataset", "eval_data", lambda config, layout: layout.held_out),
+    Flag("--eval.steps", "eval_steps", lambda config, layout: (config.eval_steps or -1) if layout.held_out else None),
+    Flag("--eval.temperature", "eval_data", lambda config, layout: 0.0 if layout.held_out else None),
+    Flag("--eval.n_samples_per_prompt", "eval_data", lambda config, layout: 1 if layout.held_out else None),
+    Flag(  # upstream looks at WANDB_API_KEY first
+        "--logger.wandb.key",
+        "report_to",
+        lambda config, _: "from-the-environment" if "wandb" in config.report_to else None,
+    ),
+    Flag(
+        "--logger.tensorboard_dir",
+        "report_to",
+        lambda config, _: Path(config.save_path) / "tensorboard" if "tensorboard" in config.report_to else None,
+    ),
+)
+"""In the order of the command."""
 
 OURS: Mapping[str, str] = {
-    "backend": "chooses between TRL and OpenRLHF",
-    "dry_run": "starts nothing",
-    "upstream": "holds flags of OpenRLHF itself",
-    "overwrite": "about our own output folder",
-    "prompt_split": "questions are read and rendered before OpenRLHF starts",
-    "data_dir": "questions are read and rendered before OpenRLHF starts",
-    "max_samples": "questions are read and rendered before OpenRLHF starts",
-    "enable_thinking": "questions are read and rendered before OpenRLHF starts",
-    "eval_split": "questions are read and rendered before OpenRLHF starts",
-    "eval_samples": "questions are read and rendered before OpenRLHF starts",
-    "force_small_groups": "a check of ours",
-    "reward_baseline": "credit assignment (distill/grpo/credit.py), in our experience maker",
-    "reward_mode": "credit assignment (distill/grpo/credit.py), in our experience maker",
-    "verifiable_reward_coef": "credit assignment (distill/grpo/credit.py), in our experience maker",
-    "disable_weighted_reward": "credit assignment (distill/grpo/credit.py), in our experience maker",
-    "weight_temperature": "credit assignment (distill/grpo/credit.py), in our experience maker",
-    "nomask_separator_adv": "credit assignment (distill/grpo/credit.py), in our experience maker",
-    "mask_eos_adv": "credit assignment (distill/grpo/credit.py), in our experience maker",
-    "no_advantage_norm": "credit assignment (distill/grpo/credit.py), in our experience maker",
-    "guards": "the reward (distill/grpo/reward.py), in our agent file",
-    "max_step_tokens": "the reward (distill/grpo/reward.py), in our agent file",
-    "alarms": "the watch over every rollout (distill/grpo/health.py)",
-    "stops": "the watch over every rollout (distill/grpo/health.py)",
-    "max_steps": "TRL only: OpenRLHF trains on all prompts",
-    "generation": "TRL only: OpenRLHF always rolls out in vLLM",
-    "vllm_server_url": "TRL only",
-    "ray_address": "given to ray.init",
-    "scorer": "the agent file scores steps itself",
-    "scorer_replicas": "the agent file scores steps itself",
-    "scorer_batch_tokens": "the agent file scores steps itself",
+    name: reason
+    for names, reason in {
+        "backend": "chooses between TRL and OpenRLHF",
+        "dry_run": "starts nothing",
+        "upstream": "holds flags of OpenRLHF itself",
+        "overwrite": "about our own output folder",
+        "prompt_split data_dir max_samples enable_thinking eval_split eval_samples": (
+            "questions are read and rendered before OpenRLHF starts"
+        ),
+        "force_small_groups": "a check of ours",
+        "reward_baseline reward_mode verifiable_reward_coef disable_weighted_reward weight_temperature "
+        "nomask_separator_adv mask_eos_adv no_advantage_norm": (
+            "credit assignment (distill/grpo/credit.py), in our experience maker"
+        ),
+        "guards max_step_tokens": "the reward (distill/grpo/reward.py), in our agent file",
+        "alarms stops": "the watch over every rollout (distill/grpo/health.py)",
+        "max_steps": "TRL only: OpenRLHF trains on all prompts",
+        "generation": "TRL only: OpenRLHF always rolls out in vLLM",
+        "vllm_server_url": "TRL only",
+        "ray_address": "given to ray.init",
+        "scorer scorer_replicas scorer_batch_tokens": "the agent file scores steps itself",
+    }.items()
+    for name in names.split()
 }
 """Field -> why OpenRLHF has no flag for it."""
+
+
+def arguments(config: GRPOConfig, layout: Layout) -> list[str]:
+    """OpenRLHF's command line for these settings."""
+    return [word for flag in FLAGS for word in flag.words(config, layout)] + shlex.split(config.upstream)
+
+
+def decided_by(field: str) -> list[str]:
+    """OpenRLHF's flags that a setting decides."""
+    return [flag.name for flag in FLAGS if field in flag.fields.split()]
 
 
 def table() -> str:
     """Every flag and what becomes of it, as markdown."""
     rows = ["| Flag | OpenRLHF 0.11.2 | Meaning |", "|---|---|---|"]
     for name, field in GRPOConfig.model_fields.items():
-        theirs = ", ".join(f"`{flag}`" for flag in UPSTREAM[name]) if name in UPSTREAM else f"ours: {OURS[name]}"
+        theirs = ", ".join(f"`{flag}`" for flag in decided_by(name)) or f"ours: {OURS[name]}"
         rows.append(f"| `--{name}` | {theirs} | {field.description} |")
     rows += [f"| `--{name}` | refused | {reason} |" for name, reason in REFUSED.items()]
     return "\n".join(rows)

@@ -29,18 +29,18 @@ _log = logging.getLogger(__name__)
 def check_version() -> None:
     """Raises UserError unless the pinned OpenRLHF is installed."""
     try:
-        found = importlib.metadata.version("openrlhf")
+        installed = importlib.metadata.version("openrlhf")
     except importlib.metadata.PackageNotFoundError:
         raise UserError("openrlhf: is not installed; see requirements-flash-attn.txt") from None
-    if found != PINNED:
-        raise UserError(f"openrlhf {found}: this code replaces a private class of {PINNED} and knows no other version")
+    if installed != PINNED:
+        raise UserError(f"openrlhf {installed}: this code replaces a private class of {PINNED}; install that version")
 
 
-def extra_logs(one: Scored, total: int, first: int) -> dict[str, Any]:
+def extra_logs(response: Scored, total: int, first: int) -> dict[str, Any]:
     """What the agent leaves for the experience maker.
 
     Args:
-        one: the scored response.
+        response: the scored response.
         total: tokens of prompt and response.
         first: tokens of the prompt.
 
@@ -49,15 +49,15 @@ def extra_logs(one: Scored, total: int, first: int) -> dict[str, Any]:
         at its position less one), and numbers.
     """
     scores, ends = [0.0] * (total - 1), [0.0] * (total - 1)
-    for end, score in zip(one.steps.ends, one.steps.scores, strict=True):
+    for end, score in zip(response.steps.ends, response.steps.scores, strict=True):
         scores[first + end - 1] = score
         ends[first + end - 1] = 1.0
     numbers: dict[str, Any] = {
-        "solved": UNKNOWN if one.solved is None else one.solved,
-        "truncated_response": float(one.truncated),
-        "steps": float(len(one.steps.steps)),
+        "solved": UNKNOWN if response.solved is None else response.solved,
+        "truncated_response": float(response.truncated),
+        "steps": float(len(response.steps.steps)),
     }
-    hits = {f"guard_{name}": float(name in one.hits) for name in GUARDS}
+    hits = {f"guard_{name}": float(name in response.hits) for name in GUARDS}
     return {"step_score": scores, "step_end": ends} | numbers | hits
 
 
@@ -68,25 +68,25 @@ def responses(experience: Any) -> list[Scored]:
     """
     info = experience.info
     scores, ends = (info.pop(name) for name in PER_TOKEN)
-    found = []
+    scored = []
     for row, mask in enumerate(experience.action_mask.bool()):
         at = mask.nonzero().flatten().tolist()
         first = at[0]
-        places = [place - first for place in at if ends[row, place] > 0]
+        step_ends = [position - first for position in at if ends[row, position] > 0]
         solved = float(info["solved"][row])
-        found.append(
+        scored.append(
             Scored(
                 text="",
                 length=at[-1] - first + 1,
                 steps=StepScores(
-                    [""] * int(info["steps"][row]), places, [float(scores[row, first + p]) for p in places]
+                    [""] * int(info["steps"][row]), step_ends, [float(scores[row, first + end]) for end in step_ends]
                 ),
                 solved=None if solved == UNKNOWN else solved,
                 hits=tuple(name for name in GUARDS if info[f"guard_{name}"][row] > 0),
                 truncated=bool(info["truncated_response"][row]),
             )
         )
-    return found
+    return scored
 
 
 def experience_maker(config: GRPOConfig) -> type:
@@ -94,43 +94,43 @@ def experience_maker(config: GRPOConfig) -> type:
     import torch
     from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-    from distill.grpo.guards import assign
+    from distill.grpo.guards import guarded_credit
 
     class StepExperienceMaker(RemoteExperienceMaker):  # type: ignore[misc]
         watch: Watch
         stopped: list[str]
 
         def compute_advantages_and_returns(self, experiences: list[Any]) -> list[Any]:
-            """Upstream's, then in their place advantages and returns per token, over all experiences at once."""
-            places = [place for one in experiences for place in one.index]
-            scored: list[Any] = [None] * len(places)
-            kls: list[Any] = [None] * len(places)
-            values: list[Any] = [None] * len(places)
-            for one in experiences:
-                mine = responses(one)
-                for row, place in enumerate(one.index):
-                    at = one.action_mask[row].bool()
-                    scored[place] = mine[row]
-                    kls[place] = one.kl[row][at].float()
-                    values[place] = None if one.values is None else one.values[row][at].float()
+            """Run upstream's, then replace advantages and returns by ours per token, over all experiences at once."""
+            size = sum(len(experience.index) for experience in experiences)
+            scored: list[Any] = [None] * size
+            kls: list[Any] = [None] * size
+            values: list[Any] = [None] * size
+            for experience in experiences:
+                mine = responses(experience)
+                for row, index in enumerate(experience.index):
+                    at = experience.action_mask[row].bool()
+                    scored[index] = mine[row]
+                    kls[index] = experience.kl[row][at].float()
+                    values[index] = None if experience.values is None else experience.values[row][at].float()
             experiences = super().compute_advantages_and_returns(experiences)
             pad = torch.nn.utils.rnn.pad_sequence
             kl = pad(kls, batch_first=True)
-            found = assign(config, scored, kl, None if values[0] is None else pad(values, batch_first=True))
-            for one in experiences:
-                for name, source in (("advantages", found.advantages), ("returns", found.returns)):
-                    target = torch.zeros_like(one.action_mask, dtype=torch.float32)
-                    for row, place in enumerate(one.index):
-                        target[row, one.action_mask[row].bool()] = source[place, : scored[place].length]
-                    setattr(one, name, target)
-                one.info["outcome"] = found.outcomes[one.index]
-                one.info["solved"] = one.info["solved"].clamp(min=0)  # upstream logs its mean
+            credit = guarded_credit(config, scored, kl, None if values[0] is None else pad(values, batch_first=True))
+            for experience in experiences:
+                for name, source in (("advantages", credit.advantages), ("returns", credit.returns)):
+                    target = torch.zeros_like(experience.action_mask, dtype=torch.float32)
+                    for row, index in enumerate(experience.index):
+                        target[row, experience.action_mask[row].bool()] = source[index, : scored[index].length]
+                    setattr(experience, name, target)
+                experience.info["outcome"] = credit.outcomes[experience.index]
+                experience.info["solved"] = experience.info["solved"].clamp(min=0)  # upstream logs its mean
             self.look(scored, kl)
             return experiences
 
         def look(self, scored: Sequence[Scored], kl: Any) -> None:
             """Metrics, alarms and stops over this rollout."""
-            tokens = sum(one.length for one in scored)
+            tokens = sum(response.length for response in scored)
             figures = summary(scored) | {"kl": float(kl.sum()) / max(1, tokens)}
             folder = Path(config.save_path)
             folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def trainer(config: GRPOConfig, plain: type) -> type:
                 raise StopRun
 
         def fit(self, *args: Any, **kwargs: Any) -> None:
-            """Upstream's; what it returns from, its caller saves the model after."""
+            """Run upstream's; when it returns, its caller saves the model."""
             try:
                 super().fit(*args, **kwargs)
             except StopRun:

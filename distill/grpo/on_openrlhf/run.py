@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -24,10 +24,9 @@ from agentark.lock import RunLock
 from agentark.types import UserError
 from distill.grpo.cli import check
 from distill.grpo.config import GRPOConfig
-from distill.grpo.questions import fit, local_context
-from distill.grpo.run import Inputs, Run, prepare, rows, say
+from distill.grpo.on_openrlhf.flags import DEFAULT_GPUS, Layout, arguments
+from distill.grpo.run import STOPPED, Inputs, Run, prepare, rows, say
 
-AGENT = Path(__file__).with_name("agent.py")
 SETTINGS = "AGENTARK_GRPO"
 """Environment variable: path of the file with the settings of the run."""
 UPSTREAM_MAIN = "openrlhf.cli.train_ppo_ray"
@@ -44,113 +43,6 @@ NOT_OURS = {
     "--data.apply_chat_template": "prompts are rendered already",
 }
 """Flags of upstream that would silently undo what we put in."""
-STOPPED = 3
-DEFAULT_GPUS = 1
-"""GPUs assumed where there are none to count (a dry run)."""
-
-
-class Layout(NamedTuple):
-    """What the machine and the inputs add to the settings."""
-
-    model: str
-    prompt_limit: int
-    prompts: Path
-    held_out: Path | None
-    gpus: int
-    """Per machine."""
-    resume: bool
-
-    @classmethod
-    def planned(cls, config: GRPOConfig) -> "Layout":
-        """For a dry run: only a policy that lies in a folder is looked at, GPUs are those asked for."""
-        limit, _ = fit(config.prompt_max_len, config.generate_max_len, local_context(config.pretrain))
-        folder = Path(config.save_path)
-        held_out = folder / "held_out.jsonl" if config.eval_data else None
-        gpus = config.actor_num_gpus_per_node or DEFAULT_GPUS
-        return cls(config.pretrain, limit, folder / "prompts.jsonl", held_out, gpus, False)
-
-
-def arguments(config: GRPOConfig, layout: Layout) -> list[str]:
-    """Upstream's command line for these settings."""
-    nodes, gpus = str(config.actor_num_nodes), str(layout.gpus)
-    engines = config.vllm_num_engines
-    if engines is None:
-        engines = max(1, config.actor_num_nodes * layout.gpus // config.vllm_tensor_parallel_size)
-    flags: list[tuple[str, Any]] = [
-        ("--actor.model_name_or_path", layout.model),
-        ("--train.agent_func_path", AGENT.relative_to(ROOT) if config.dry_run else AGENT),
-        ("--data.prompt_dataset", layout.prompts),
-        ("--data.input_key", "input"),
-        ("--data.label_key", "label"),
-        ("--data.max_len", layout.prompt_limit + config.generate_max_len),
-        ("--rollout.max_new_tokens", config.generate_max_len),
-        ("--rollout.temperature", config.temperature),
-        ("--rollout.top_p", config.top_p),
-        ("--rollout.n_samples_per_prompt", config.n_samples_per_prompt),
-        ("--rollout.batch_size", config.rollout_batch_size),
-        ("--rollout.micro_batch_size", config.samples_per_forward),
-        ("--train.batch_size", config.train_batch_size),
-        ("--train.micro_batch_size", config.micro_train_batch_size),
-        ("--train.max_epochs", config.max_epochs),
-        ("--train.num_episodes", config.num_episodes),
-        ("--train.seed", config.seed),
-        ("--algo.advantage.estimator", config.advantage_estimator),
-        ("--algo.advantage.gamma", config.gamma),
-        ("--algo.advantage.lambd", config.lambd),
-        ("--algo.kl.init_coef", config.init_kl_coef),
-        ("--algo.kl.estimator", config.kl_estimator),
-        ("--actor.adam.lr", config.actor_learning_rate),
-        ("--actor.adam.betas", config.adam_betas),
-        ("--actor.adam.weight_decay", config.l2),
-        ("--actor.lr_scheduler", config.lr_scheduler),
-        ("--actor.lr_warmup_ratio", config.lr_warmup_ratio),
-        ("--actor.min_lr_ratio", config.min_lr_ratio),
-        ("--actor.max_norm", config.max_norm),
-        ("--actor.eps_clip", config.eps_clip),
-        ("--critic.adam.lr", config.critic_learning_rate),
-        ("--ds.zero_stage", config.zero_stage),
-        ("--ds.param_dtype", "bf16" if config.bf16 else "fp16"),
-        ("--ds.attn_implementation", "flash_attention_2" if config.flash_attn else "sdpa"),
-        ("--ds.lora.rank", config.lora_rank),
-        ("--ds.lora.alpha", config.lora_alpha),
-        ("--ckpt.output_dir", config.save_path),
-        ("--ckpt.path", config.checkpoints),
-        ("--ckpt.save_steps", config.save_steps),
-        ("--ckpt.max_num", config.max_ckpt_num),
-        ("--logger.logging_steps", config.logging_steps),
-        ("--logger.wandb.run_name", config.run_name),
-        ("--actor.num_nodes", nodes),
-        ("--actor.num_gpus_per_node", gpus),
-        ("--ref.num_nodes", nodes),
-        ("--ref.num_gpus_per_node", gpus),
-        ("--critic.num_nodes", nodes),
-        ("--critic.num_gpus_per_node", gpus),
-        ("--vllm.num_engines", engines),
-        ("--vllm.tensor_parallel_size", config.vllm_tensor_parallel_size),
-        ("--vllm.gpu_memory_utilization", config.vllm_gpu_memory_utilization),
-        ("--vllm.enable_prefix_caching", True),
-        ("--train.colocate_all", not config.separate),
-        ("--vllm.enable_sleep", not config.separate),
-        ("--ds.enable_sleep", not config.separate),
-        ("--algo.kl.use_loss", config.use_kl_loss),
-        ("--actor.gradient_checkpointing_enable", config.gradient_checkpointing),
-        ("--ds.adam_offload", config.adam_offload),
-        ("--ckpt.load_enable", layout.resume),
-    ]
-    if layout.held_out is not None:
-        flags += [("--eval.dataset", layout.held_out), ("--eval.steps", config.eval_steps or -1)]
-        flags += [("--eval.temperature", 0.0), ("--eval.n_samples_per_prompt", 1)]
-    if "wandb" in config.report_to:
-        flags.append(("--logger.wandb.key", "from-the-environment"))  # upstream looks at WANDB_API_KEY first
-    if "tensorboard" in config.report_to:
-        flags.append(("--logger.tensorboard_dir", Path(config.save_path) / "tensorboard"))
-    words: list[str] = []
-    for name, value in flags:
-        if isinstance(value, bool):
-            words += [name] * value
-        else:
-            words += [name, *map(str, value if isinstance(value, list) else [value])]
-    return words + shlex.split(config.upstream)
 
 
 def command(config: GRPOConfig, layout: Layout) -> str:
@@ -178,16 +70,16 @@ def upstream_parser() -> argparse.ArgumentParser:
     assert spec is not None
     assert spec.origin is not None
     body = main_block(Path(spec.origin).read_text(encoding="utf-8"))
-    ends = [place for place, node in enumerate(body) if "parse_args" in ast.dump(node)]
+    ends = [index for index, node in enumerate(body) if "parse_args" in ast.dump(node)]
     made = compile(ast.Module(body=body[: ends[0]], type_ignores=[]), spec.origin, "exec")
     names: dict[str, Any] = {"__name__": "upstream_parser", "argparse": argparse}
     from datetime import datetime
 
     names["datetime"] = datetime
     exec(made, names)  # noqa: S102 - the installed package's own code, nothing of a model or a data file
-    found = names["parser"]
-    assert isinstance(found, argparse.ArgumentParser)
-    return found
+    parser = names["parser"]
+    assert isinstance(parser, argparse.ArgumentParser)
+    return parser
 
 
 def main_block(source: str) -> list[ast.stmt]:
@@ -261,12 +153,11 @@ def write_inputs(config: GRPOConfig, inputs: Inputs, folder: Path, gpus: int) ->
     paths: list[Path | None] = []
     for name, prompts in (("prompts", inputs.prompts), ("held_out", inputs.held_out)):
         path = (folder / f"{name}.jsonl").resolve()
-        lines = [
-            msgspec.json.encode({"input": one.text, "label": label(one.sample, one.question, name == "held_out")})
-            + b"\n"
-            for one in prompts
-        ]
-        write_atomically(path, b"".join(lines))
+        lines = []
+        for prompt in prompts:
+            told = label(prompt.sample, prompt.question, name == "held_out")
+            lines.append(msgspec.json.encode({"input": prompt.text, "label": told}))
+        write_atomically(path, b"".join(line + b"\n" for line in lines))
         paths.append(path if lines else None)
     assert paths[0] is not None
     resume = (config.checkpoints / "_actor").is_dir()
@@ -297,9 +188,9 @@ def launch(words: Sequence[str], config: GRPOConfig) -> list[str]:
     marker.unlink(missing_ok=True)
     ray.init(address=config.ray_address, namespace=NAMESPACE, runtime_env=runtime_environment())
     try:
-        replicas = (
-            start_replicas(config, torch.cuda.device_count()) if config.uses_prm and config.scorer == "actors" else []
-        )
+        replicas = []
+        if config.mode.process and config.scorer == "actors":
+            replicas = start_replicas(config, torch.cuda.device_count())
         patch.install(config)
         before, sys.argv = sys.argv, [UPSTREAM_MAIN, *words]
         try:

@@ -25,12 +25,10 @@ from distill.grpo.health import Vitals, Watch
 from distill.grpo.plot import grpo_curves
 from distill.grpo.questions import Prompt
 from distill.grpo.reward import Rewarder, StepScorer, grade
-from distill.grpo.run import Inputs, Run, prepare, rows, say
+from distill.grpo.run import STOPPED, Inputs, Run, prepare, rows, say
 from prm.distributed import launch_alone
 
 DEEPSPEED = ROOT / "configs" / "deepspeed"
-STOPPED = 3
-"""Exit code of a run that crossed a bound of --stops."""
 
 
 def train(config: GRPOConfig) -> int:
@@ -50,7 +48,7 @@ def train(config: GRPOConfig) -> int:
 
 def local_scorer(config: GRPOConfig, inputs: Inputs) -> StepScorer | None:
     """The reward model in this process, on the GPU of its policy."""
-    if not config.uses_prm:
+    if not config.mode.process:
         return None
     from distill.grpo.scorer import LocalScorer
 
@@ -59,7 +57,7 @@ def local_scorer(config: GRPOConfig, inputs: Inputs) -> StepScorer | None:
 
 
 def device() -> str:
-    """Where this process computes."""
+    """The device of this process."""
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -71,7 +69,7 @@ def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | Non
 
     from distill.grpo.on_trl.trainer import Log, StepGRPOTrainer
 
-    dataset = Dataset.from_list([{"prompt": one.text, "row": row} for row, one in enumerate(inputs.prompts)])
+    dataset = Dataset.from_list([{"prompt": prompt.text, "row": row} for row, prompt in enumerate(inputs.prompts)])
     alarms, stops = config.bounds()
     log = Log(run.metrics)
     trainer = StepGRPOTrainer(
@@ -93,7 +91,7 @@ def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | Non
 
 
 def arguments(config: GRPOConfig, prompt_limit: int, world: int = 1) -> Any:
-    """TRL's settings. Says, a line each, what this machine cannot do as asked."""
+    """TRL's settings. Prints a line for each flag that this machine cannot follow."""
     import torch
     from trl import GRPOConfig as Arguments
 
@@ -167,7 +165,7 @@ def attention(config: GRPOConfig, cuda: bool) -> str:
 
 
 def _deepspeed(config: GRPOConfig, cuda: bool, world: int) -> dict[str, Any] | None:
-    """DeepSpeed's settings, where ZeRO is of use and there."""
+    """DeepSpeed's settings, where ZeRO is useful and installed."""
     if config.zero_stage == 0:
         return None
     if not cuda and world == 1:
@@ -210,7 +208,7 @@ def _adapter(config: GRPOConfig) -> Any:
 
 
 def _reference(config: GRPOConfig, inputs: Inputs) -> Any:
-    """A frozen copy of the first policy; None where no KL is taken out of the reward or an adapter can be put aside."""
+    """A frozen copy of the first policy; None if no KL is taken out of the reward or an adapter can be switched off."""
     if config.init_kl_coef == 0 or config.use_kl_loss or config.lora_rank:
         return None
     import torch
@@ -282,8 +280,8 @@ def save(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> None:
         trainer.save_model(str(folder))
     if trainer.accelerator.is_main_process:
         inputs.tokenizer.save_pretrained(folder)
-        for place in (folder, folder / "adapter"):
-            (place / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nobody needs it
+        for saved in (folder, folder / "adapter"):
+            (saved / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nobody needs it
     trainer.accelerator.wait_for_everyone()
 
 
@@ -319,7 +317,7 @@ def held_out(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> Any:
             texts = greedy(trainer, inputs.held_out, config)
             if not trainer.accelerator.is_main_process:
                 return
-            grades = grade([one.sample for one in inputs.held_out], texts)
+            grades = grade([prompt.sample for prompt in inputs.held_out], texts)
             values = [value or 0.0 for value in grades]
             mean, error = mean_and_se(values)
             row = {
@@ -345,22 +343,22 @@ def greedy(trainer: Any, prompts: Sequence[Prompt], config: GRPOConfig) -> list[
 
     accelerator, tokenizer = trainer.accelerator, trainer.processing_class
     share = range(accelerator.process_index, len(prompts), accelerator.num_processes)
-    order = sorted(share, key=lambda place: prompts[place].tokens)
+    order = sorted(share, key=lambda index: prompts[index].tokens)
     settings = GenerationConfig(
         max_new_tokens=config.generate_max_len, do_sample=False, pad_token_id=tokenizer.pad_token_id,
         eos_token_id=trainer.eos_token_ids,
     )  # fmt: skip
-    found: list[tuple[int, str]] = []
+    replies: list[tuple[int, str]] = []
     training = trainer.model.training
     with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model, torch.no_grad():
         model.eval()
         for start in range(0, len(order), config.samples_per_forward):
-            places = order[start : start + config.samples_per_forward]
+            chunk = order[start : start + config.samples_per_forward]
             batch = tokenizer(
-                [prompts[place].text for place in places], add_special_tokens=False, return_tensors="pt",
+                [prompts[index].text for index in chunk], add_special_tokens=False, return_tensors="pt",
                 padding=True, padding_side="left",
             ).to(accelerator.device)  # fmt: skip
             made = model.generate(**batch, generation_config=settings)[:, batch["input_ids"].shape[1] :]
-            found += zip(places, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True)
+            replies += zip(chunk, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True)
         model.train(training)
-    return [text for _, text in sorted(gather_object(found))]
+    return [text for _, text in sorted(gather_object(replies))]

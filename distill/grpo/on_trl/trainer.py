@@ -25,7 +25,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
 from distill.grpo.config import GRPOConfig
-from distill.grpo.guards import Credit, assign
+from distill.grpo.guards import GuardedCredit, guarded_credit
 from distill.grpo.health import Vitals, Watch, summary, total
 from distill.grpo.questions import Prompt
 from distill.grpo.reward import Rewarder, Scored, StepScores, dump
@@ -76,7 +76,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._reference = self._placed(reference)
 
     def _placed(self, reference: Any) -> Any:
-        """The reference model where and how the policy is."""
+        """The reference model, prepared like the policy."""
         if reference is None:
             return None
         add_fused_lm_head(reference, temperature=self.temperature)
@@ -102,12 +102,12 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         logprobs: list[Any] | None = None
         for start in range(0, len(prompt_ids), size):
             chunk = prompt_ids[start : start + size]
-            found, sampled = super()._generate_single_turn(chunk, images, multimodal_fields, num_generations, **more)
-            responses += found
+            ids, sampled = super()._generate_single_turn(chunk, images, multimodal_fields, num_generations, **more)
+            responses += ids
             if sampled is not None:
                 logprobs = (logprobs or []) + list(sampled)
             asked = [self.prompts[row].question for row in self._rows[start : start + size]]
-            self._pending.append(self._thread.submit(self.rewarder.steps, asked, found))
+            self._pending.append(self._thread.submit(self.rewarder.steps, asked, ids))
         return responses, logprobs
 
     def _generate(self, prompts: list[str]) -> Any:
@@ -115,7 +115,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             return super()._generate(prompts)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self._rows = [one["row"] for one in inputs]
+        self._rows = [row["row"] for row in inputs]
         self._pending = []
         out: dict[str, Any] = super()._generate_and_score_completions(inputs)
         kl = self._kl(out)
@@ -133,12 +133,12 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         """Score this process's responses and gather those of all; (N, 1) for upstream's log."""
         with self._timed("reward"):
             with self._timed("score_wait"):
-                steps = [one for pending in self._pending for one in pending.result()]
+                steps = [scores for pending in self._pending for scores in pending.result()]
             samples = [self.prompts[row].sample for row in self._rows]
             mine = self.rewarder.finish(samples, completion_ids_list, steps)
             gathered = gather_object(list(zip(self._rows, mine, strict=True)))
-        self._rows, self._everyone = [row for row, _ in gathered], [one for _, one in gathered]
-        return torch.tensor([total(one) for one in self._everyone], device=self.accelerator.device)[:, None]
+        self._rows, self._everyone = [row for row, _ in gathered], [response for _, response in gathered]
+        return torch.tensor([total(response) for response in self._everyone], device=self.accelerator.device)[:, None]
 
     def _kl(self, out: dict[str, Any]) -> Tensor | None:
         """KL of policy and reference per token, (B, T); None where none is taken out of the reward."""
@@ -159,18 +159,18 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _logps(self, model: Any, ids: Tensor, mask: Tensor, out: dict[str, Any]) -> Tensor:
         """log p of each response token, (B, T)."""
-        found, _, _ = self._get_per_token_logps_and_entropies(
+        logps, _, _ = self._get_per_token_logps_and_entropies(
             model, ids, mask, out["completion_ids"].size(1), batch_size=self.config.micro_train_batch_size
         )
-        return torch.as_tensor(found)
+        return torch.as_tensor(logps)
 
-    def _assign(self, mask: Tensor, kl: Tensor | None) -> Credit:
+    def _assign(self, mask: Tensor, kl: Tensor | None) -> GuardedCredit:
         """Credit over the groups of all processes, this one's rows of it."""
         rows, width = mask.shape
         everyones = None
         if kl is not None:
             everyones = self.accelerator.gather(self.accelerator.pad_across_processes(kl, dim=1)).cpu()
-        credit = assign(self.config, self._everyone, everyones)
+        credit = guarded_credit(self.config, self._everyone, everyones)
         first = self.accelerator.process_index * rows
         return credit.rows(first, first + rows, width)
 
@@ -184,7 +184,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
 
-    def _report(self, credit: Credit, kl: Tensor | None, mask: Tensor) -> None:
+    def _report(self, credit: GuardedCredit, kl: Tensor | None, mask: Tensor) -> None:
         """Metrics, the completions table, and the watch."""
         sums = torch.stack([(kl if kl is not None else torch.zeros_like(mask)).sum().float(), mask.sum().float()])
         total, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
@@ -205,10 +205,11 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         folder = self.folder / "completions"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"step_{self.state.global_step:06d}.jsonl").open("wb") as stream:
-            for row, one in zip(self._rows, self._everyone, strict=True):
+            for row, response in zip(self._rows, self._everyone, strict=True):
                 asked = {"id": self.prompts[row].sample.id, "question": self.prompts[row].question}
-                steps = [[text, score] for text, score in zip(one.steps.steps, one.steps.scores, strict=False)]
-                stream.write(dump(asked | {"text": one.text, "steps": steps, "solved": one.solved, "hits": one.hits}))
+                steps = list(zip(response.steps.steps, response.steps.scores, strict=False))
+                reply = {"text": response.text, "steps": steps, "solved": response.solved, "hits": response.hits}
+                stream.write(dump(asked | reply))
 
 
 def estimate(log_ratio: Tensor, kind: str) -> Tensor:

@@ -14,7 +14,17 @@ from hypothesis import given
 from hypothesis import settings as checking
 from hypothesis import strategies as st
 
-from distill.grpo.credit import Rollout, Settings, assign, content_tokens, gae, masked_normalise, pack, step_weights
+from distill.grpo.credit import (
+    MODES,
+    Rollout,
+    Settings,
+    assign,
+    content_tokens,
+    gae,
+    masked_normalise,
+    pack,
+    step_weights,
+)  # fmt: skip
 
 PLAIN = Settings(normalise=False, mask_eos=True)
 """As published, less the normalisation."""
@@ -53,7 +63,7 @@ REWARDS: dict[tuple[str, str], tuple[dict[int, float], dict[int, float]]] = {
 
 @pytest.mark.parametrize(("baseline", "mode"), list(REWARDS))
 def test_rewards_by_hand(baseline: Any, mode: Any) -> None:
-    credit = assign(example(), 2, PLAIN._replace(baseline=baseline, mode=mode))
+    credit = assign(example(), 2, PLAIN._replace(baseline=baseline, mode=MODES[mode]))
     for row, expected in zip(credit.rewards.tolist(), REWARDS[baseline, mode], strict=True):
         assert rounded(row) == [expected.get(place, 0.0) for place in range(9)]
 
@@ -92,7 +102,7 @@ def test_reinforce_has_no_baseline_and_group_norm_one_score_a_response() -> None
 
 def test_orm_is_one_step() -> None:
     rollout = pack([[0.5], [-0.5]], [[3], [2]], [4, 3], [1.0, 0.0], [False, False])
-    credit = assign(rollout, 2, PLAIN._replace(mode="ORM", baseline="step"))
+    credit = assign(rollout, 2, PLAIN._replace(mode=MODES["ORM"], baseline="step"))
     assert credit.rewards.tolist() == [[0, 0, 0, 1.0], [0, 0, -1.0, 0]]
 
 
@@ -112,7 +122,7 @@ def test_gae_by_hand() -> None:
 
 def test_kl_is_taken_out_of_every_token() -> None:
     rollout = example()._replace(kl=torch.ones(2, 9))
-    credit = assign(rollout, 2, PLAIN._replace(mode="VR", kl_coef=0.1, mask_eos=False))
+    credit = assign(rollout, 2, PLAIN._replace(mode=MODES["VR"], kl_coef=0.1, mask_eos=False))
     assert rounded(credit.rewards[1].tolist()) == [-0.1] * 4 + [0.9] + [0] * 4
     assert rounded(credit.returns[1].tolist()) == [0.5, 0.6, 0.7, 0.8, 0.9, 0, 0, 0, 0]
 
@@ -178,10 +188,10 @@ def slow(samples: list[dict[str, Any]], group: int, chosen: Settings) -> list[li
                 else:
                     lengths = sum(samples[j]["length"] for j in rest)
                     process[k] -= sum(outcome[j] for j in rest) / lengths * content
-        if chosen.mode != "VR":
+        if chosen.mode.process:
             for k, end in enumerate(one["ends"]):
                 token_rewards[end] += process[k]
-        if chosen.mode in ("VR", "PRMVR"):
+        if chosen.mode.verified:
             token_rewards[-1] += chosen.verifiable_coef * check
         scores.append(sum(token_rewards))
         if chosen.estimator == "group_norm":
@@ -256,7 +266,7 @@ CHANCE = st.randoms(use_true_random=False)
 SETTINGS = st.builds(
     Settings,
     estimator=st.sampled_from(["rloo", "reinforce", "gae", "group_norm"]),
-    mode=st.sampled_from(["PRM", "VR", "PRMVR", "ORM"]),
+    mode=st.sampled_from(list(MODES.values())),
     baseline=st.sampled_from(["token", "step"]),
     temperature=st.sampled_from([None, 0.05, 0.1, 1.0]),
     verifiable_coef=st.sampled_from([0.0, 1.0, 2.5]),
@@ -281,7 +291,7 @@ def test_against_the_slow_reading(chance: random.Random, chosen: Settings, group
 @given(CHANCE, st.integers(2, 5))
 def test_verifiable_credit_sums_to_zero_over_a_group_and_ignores_a_shift(chance: random.Random, group: int) -> None:
     samples = [{**one, "solved": chance.choice([0.0, 1.0])} for one in draw(chance, 2, group)]
-    chosen = Settings(mode="VR", normalise=False)
+    chosen = Settings(mode=MODES["VR"], normalise=False)
     rewards = assign(packed(samples), group, chosen).rewards
     assert torch.allclose(rewards.sum(-1).view(2, group).sum(-1), torch.zeros(2, dtype=torch.float64), atol=1e-9)
     shifted = assign(packed(samples, shift=0.7), group, chosen).rewards
@@ -293,7 +303,7 @@ def test_verifiable_credit_sums_to_zero_over_a_group_and_ignores_a_shift(chance:
 def test_step_baselines_leave_nothing_over_in_a_group(chance: random.Random, group: int) -> None:
     """sum over i of (R_i - baselines of i) / K_i is 0."""
     samples = draw(chance, 1, group)
-    credit = assign(packed(samples), group, Settings(mode="PRM", baseline="step", normalise=False))
+    credit = assign(packed(samples), group, Settings(mode=MODES["PRM"], baseline="step", normalise=False))
     counts = torch.tensor([len(one["ends"]) for one in samples], dtype=torch.float64)
     assert abs(float((credit.rewards.sum(-1) / counts).sum())) < 1e-9
 

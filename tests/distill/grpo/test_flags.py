@@ -16,8 +16,8 @@ from distill.grpo.cli import REFUSED
 from distill.grpo.config import GRPOConfig
 from distill.grpo.on_openrlhf import flags
 from distill.grpo.on_openrlhf import run as grpo_openrlhf
-from distill.grpo.on_openrlhf.flags import OURS, UPSTREAM
-from distill.grpo.on_openrlhf.run import Layout, arguments, upstream_parser
+from distill.grpo.on_openrlhf.flags import FLAGS, OURS, Layout, arguments
+from distill.grpo.on_openrlhf.run import upstream_parser
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).with_name("golden_dry_run.txt")
@@ -39,8 +39,10 @@ def read(*more: str) -> GRPOConfig:
 
 def test_every_field_has_one_place() -> None:
     fields = set(GRPOConfig.model_fields)
-    assert set(UPSTREAM) | set(OURS) == fields
-    assert not set(UPSTREAM) & set(OURS)
+    theirs = {field for flag in FLAGS for field in flag.fields.split()}
+    assert theirs | set(OURS) == fields
+    assert not theirs & set(OURS)
+    assert len({flag.name for flag in FLAGS}) == len(FLAGS)
     assert not set(REFUSED) & fields
     for name, field in GRPOConfig.model_fields.items():
         assert field.description, name
@@ -49,7 +51,7 @@ def test_every_field_has_one_place() -> None:
 
 def test_upstream_flags_exist_upstream() -> None:
     known = {option for action in upstream_parser()._actions for option in action.option_strings}
-    assert {flag for flags in UPSTREAM.values() for flag in flags} <= known
+    assert {flag.name for flag in FLAGS} <= known
     assert {word for word in arguments(read(), Layout.planned(read())) if word.startswith("--")} <= known
 
 
@@ -97,7 +99,7 @@ def test_upstream_takes_what_we_make(more: list[str]) -> None:
         (["--train_batch_size", "1024"], "--train_batch_size 1024: .*nearest that do: 512"),
         (["--micro_train_batch_size", "3"], "--train_batch_size 128: .*nearest that are: 126 or 129"),
         (["--micro_rollout_batch_size", "5"], "--rollout_batch_size 64: .*nearest that are: 60 or 65"),
-        (["--temprature", "1"], "unknown argument --temprature .did you mean temperature"),
+        (["--temprature", "1"], "unknown argument --temprature .did you mean --temperature"),
         (["--actor.adam.lr", "1"], "--actor.adam.lr: a flag of OpenRLHF itself; .*--upstream"),
         (["--remote_rm_url", "x"], "--remote_rm_url: rewards come from --reward_pretrain"),
         (["--temperature", "0"], "temperature = 0.0"),
@@ -172,3 +174,27 @@ def test_dry_run_is_golden() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == GOLDEN.read_text(encoding="utf-8")
     assert not (ROOT / "outputs" / "grpo_qmsum").exists()
+
+
+NEW_MODE = """
+from distill.grpo import credit
+credit.MODES["ORMVR"] = credit.ModeSpec(process=True, verified=True, whole_response=True)
+from distill.grpo import cli
+from distill.grpo.guards import guarded_credit
+from distill.grpo.reward import Scored, StepScores
+command = "--pretrain x --save_path y --reward_mode ORMVR --n_samples_per_prompt 4 --init_kl_coef 0 --no_advantage_norm"
+config = cli.read([*command.split(), "--reward_pretrain", "z", "--rollout_batch_size", "4", "--train_batch_size", "16"])
+scored = [Scored(text="", length=2, steps=StepScores([""], [1], [score]), solved=solved)
+          for score, solved in ((0.9, 1.0), (0.1, 1.0), (0.9, 0.0), (0.1, 0.0))]
+print(config.mode, *guarded_credit(config, scored, None).returns[:, 0].tolist(), sep="\\n")
+"""
+
+
+def test_a_reward_mode_is_a_line_in_the_table() -> None:
+    """Nothing else has to know a new mode: the flag takes it, and credit has both parts of it."""
+    done = subprocess.run([sys.executable, "-c", NEW_MODE], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    mode, *returns = done.stdout.splitlines()
+    assert mode == "ModeSpec(process=True, verified=True, whole_response=True)"
+    both, verdict, process, neither = map(float, returns)
+    assert both > process > verdict > neither

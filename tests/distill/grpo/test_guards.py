@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from distill.grpo import credit
-from distill.grpo.guards import assign
+from distill.grpo.guards import guarded_credit
 from distill.grpo.guards import settings as credit_settings
 from distill.grpo.reward import Scored, StepScores, guarded
 
@@ -44,7 +44,7 @@ responses = st.builds(
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(scored=st.lists(responses, min_size=2 * GROUP, max_size=2 * GROUP))
 def test_a_guarded_response_is_never_ahead(scored: list[Scored], baseline: str) -> None:
-    found = assign(made(reward_baseline=baseline), scored, None)
+    found = guarded_credit(made(reward_baseline=baseline), scored, None)
     for start in (0, GROUP):
         group = range(start, start + GROUP)
         free = [found.returns[place, 0].item() for place in group if not scored[place].hits]
@@ -69,7 +69,7 @@ def test_without_hits_it_is_credit_alone(scored: list[Scored], estimator: str, m
         [one.solved for one in free], [one.truncated for one in free], kl,
     )  # fmt: skip
     wanted = credit.assign(rollout, GROUP, credit_settings(config))
-    torch.testing.assert_close(assign(config, free, kl).advantages, wanted.advantages)
+    torch.testing.assert_close(guarded_credit(config, free, kl).advantages, wanted.advantages)
 
 
 def test_equal_scores_do_not_favour_the_short_one() -> None:
@@ -81,28 +81,28 @@ def test_equal_scores_do_not_favour_the_short_one() -> None:
         GROUP, credit_settings(made()),
     ).returns[:, 0]  # fmt: skip
     assert plain[0] > plain[1] + 0.1
-    found = assign(made(), scored, None).returns[:, 0]
+    found = guarded_credit(made(), scored, None).returns[:, 0]
     torch.testing.assert_close(found[0], found[1:].min())
 
 
 def test_a_group_of_hits_of_any_length_teaches_nothing() -> None:
     scored = [response([0.9] * (1 + k), 2 + k, hit=True) for k in range(GROUP)]
-    assert not assign(made(), scored, None).advantages.any()
+    assert not guarded_credit(made(), scored, None).advantages.any()
 
 
 def test_the_verdict_of_a_guarded_response_stays() -> None:
     """A right answer in one step has the worst process return, and its verifiable reward all the same."""
     config = made(reward_mode="PRMVR")
     scored = [response([0.9], 3, hit=True, solved=1.0), *(response([0.7, 0.6], 3, solved=0.0) for _ in range(3))]
-    verdict = assign(made(reward_mode="VR"), scored, None).returns[:, 0]
-    process = assign(made(), scored, None).returns[:, 0]
-    torch.testing.assert_close(assign(config, scored, None).returns[:, 0], verdict + process)
+    verdict = guarded_credit(made(reward_mode="VR"), scored, None).returns[:, 0]
+    process = guarded_credit(made(), scored, None).returns[:, 0]
+    torch.testing.assert_close(guarded_credit(config, scored, None).returns[:, 0], verdict + process)
     assert verdict[0] > 0
 
 
 def test_the_kl_of_a_guarded_response_stays() -> None:
     scored = [response([0.9], 3, hit=True), *(response([0.7, 0.6], 3) for _ in range(3))]
     kl = torch.rand(GROUP, 6)
-    with_kl = assign(made(init_kl_coef=0.5), scored, kl).returns[0, :3]
-    without = assign(made(), scored, None).returns[0, :3]
+    with_kl = guarded_credit(made(init_kl_coef=0.5), scored, kl).returns[0, :3]
+    without = guarded_credit(made(), scored, None).returns[0, :3]
     torch.testing.assert_close(with_kl, without - 0.5 * credit.reverse_cumsum(kl[:1, :3])[0])

@@ -31,11 +31,11 @@ def score(small_model: Path, tokenizer: Any, tmp_path: Path) -> Any:
     def of(*texts: str, cut: bool = False, sample: Sample | None = None, **changes: Any) -> list[Scored]:
         scorer = Scorer(tokenizer, lambda question, step, number: 0.75)
         config = settings(small_model, tmp_path, **changes)
-        rewarder = Rewarder(config, scorer if config.uses_prm else None, tokenizer, {EOS})
+        rewarder = Rewarder(config, scorer if config.mode.process else None, tokenizer, {EOS})
         ids = [tokenizer.encode(text, add_special_tokens=False) + [EOS] * (not cut) for text in texts]
         asked = [sample or sums(1)[0]] * len(texts)
         found = rewarder(asked, [one.query for one in asked], ids)
-        assert scorer.calls == int(config.uses_prm)  # one batch, not one call each
+        assert scorer.calls == int(config.mode.process)  # one batch, not one call each
         return found
 
     return of

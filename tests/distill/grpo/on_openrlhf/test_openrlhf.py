@@ -14,11 +14,12 @@ from upstream_openrlhf import importing, upstream_arguments
 
 from agentark.types import UserError
 from distill.grpo.config import GRPOConfig
-from distill.grpo.guards import assign
+from distill.grpo.guards import guarded_credit
 from distill.grpo.health import Watch
 from distill.grpo.on_openrlhf import patch as grpo_patch
 from distill.grpo.on_openrlhf import run as grpo_openrlhf
-from distill.grpo.on_openrlhf.run import SETTINGS, Layout, arguments, label
+from distill.grpo.on_openrlhf.flags import Layout, arguments
+from distill.grpo.on_openrlhf.run import SETTINGS, label
 from distill.grpo.reward import Rewarder, StepScores
 from distill.grpo.run import Run
 from prm.steps import load_tokenizer
@@ -135,7 +136,7 @@ def test_advantages_are_those_of_credit(config: GRPOConfig, tokenizer: Any, esti
         (), (), ("no_answer",), (),
     ]  # fmt: skip
     pad = torch.nn.utils.rnn.pad_sequence
-    wanted = assign(
+    wanted = guarded_credit(
         config, scored, pad(kls, batch_first=True), None if estimator != "gae" else pad(values, batch_first=True)
     )
     for batch in batches:

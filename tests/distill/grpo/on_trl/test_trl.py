@@ -8,7 +8,7 @@ import torch
 from grpo_cases import Scorer, made_inputs, settings
 
 from distill.grpo.on_trl import run as grpo_trl
-from distill.grpo.run import Run, rows
+from distill.grpo.run import STOPPED, Run, rows
 
 
 def build(model: Path, folder: Path, **changes):
@@ -17,7 +17,7 @@ def build(model: Path, folder: Path, **changes):
     run.open()
     inputs = made_inputs(config, model)
     scorer = Scorer(inputs.tokenizer, lambda question, step, number: 0.9 if len(step) % 2 else 0.2)
-    trainer = grpo_trl.build(config, inputs, run, scorer if config.uses_prm else None)
+    trainer = grpo_trl.build(config, inputs, run, scorer if config.mode.process else None)
     return config, inputs, run, trainer, scorer
 
 
@@ -88,13 +88,13 @@ def test_kl_estimators(kind: str) -> None:
 
 def test_advantages_are_per_token(small_model: Path, tmp_path: Path) -> None:
     """What upstream's loss gets is what credit assignment made of this rollout, zero outside the responses."""
-    from distill.grpo.guards import assign
+    from distill.grpo.guards import guarded_credit
 
     config, _, _, trainer, _ = build(small_model, tmp_path / "run", init_kl_coef=0.0)
     trainer.model.train()
     batch = next(iter(trainer.get_train_dataloader()))
     out = trainer._generate_and_score_completions(batch)
-    wanted = assign(config, trainer._everyone, None)
+    wanted = guarded_credit(config, trainer._everyone, None)
     torch.testing.assert_close(out["advantages"], wanted.advantages)
     assert out["advantages"].shape == out["completion_mask"].shape
     assert not out["advantages"][out["completion_mask"] == 0].any()
@@ -167,7 +167,7 @@ def test_a_crossed_bound_saves_and_stops(small_model: Path, tmp_path: Path, caps
     config, inputs, run, trainer, _ = build(
         small_model, tmp_path / "run", stops={"truncated": 0.1, "kl": None, "length_drop": None}
     )
-    assert grpo_trl.fit(config, inputs, run, trainer) == grpo_trl.STOPPED
+    assert grpo_trl.fit(config, inputs, run, trainer) == STOPPED
     assert trainer.state.global_step == 1
     assert "responses are truncated" in capsys.readouterr().out
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())

@@ -1,0 +1,87 @@
+"""A config as command-line flags: one per field, its docstring as help, its type as what the flag takes.
+
+Only what was given comes out of the parser, so that a file of settings may stand beside the flags; `settings_of` fills
+in the config's own defaults and checks its ranges.
+"""
+
+import argparse
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from agentark.config import Config, ConfigT, build, nearest
+from agentark.types import UserError
+
+TRUE, FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
+
+
+def boolean(text: str) -> bool:
+    """An argparse type: a truth value in the spellings that transformers takes."""
+    if text.lower() in TRUE + FALSE:
+        return text.lower() in TRUE
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def flags_of(cls: type[Config]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, what argparse's add_argument is told) of every field."""
+    for name, field in cls.model_fields.items():
+        default = "" if field.is_required() or field.default in (None, False, "", []) else f" [{field.default}]"
+        text = f"{field.description}{default}".replace("%", "%%")
+        yield name, {"help": text, "default": argparse.SUPPRESS, **_reading(field.annotation)}
+
+
+def _reading(kind: Any) -> dict[str, Any]:
+    """How argparse reads values of a type; ranges are for the config to check."""
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return _reading(next(option for option in inside if option is not type(None)))
+    if kind is bool:
+        return {"nargs": "?", "const": True, "type": boolean, "metavar": "True|False"}
+    if origin is dict:
+        return {"nargs": "*", "metavar": "KEY=VALUE"}
+    if origin is list:
+        return {"nargs": "*", **_reading(inside[0])}
+    if origin is Literal:
+        return {"type": type(inside[0]), "choices": inside}
+    assert kind in (str, int, float, Path), kind
+    return {"type": kind}
+
+
+def settings_of(cls: type[ConfigT], given: Mapping[str, Any]) -> ConfigT:
+    """The config of what a command line gave.
+
+    Raises:
+        UserError: a field that has no default is missing, or a value is out of its range.
+    """
+    for name, field in cls.model_fields.items():
+        if field.is_required() and name not in given:
+            raise UserError(f"--{name}: is missing ({field.description})")
+    return build(cls, given, "command line")
+
+
+# ---------------------------------------------------------------- beside the settings of a library
+
+
+def parser_beside(ours: type[Config], parser: type, theirs: type, **options: Any) -> Any:
+    """A parser of transformers or TRL for one of their settings classes, with flags of ours in a group of their own."""
+
+    class Parser(parser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:
+            raise UserError(message)
+
+    made = Parser((theirs,), allow_abbrev=False, **options)
+    group = made.add_argument_group("flags of this project")
+    for name, reading in flags_of(ours):
+        group.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), **reading)
+    return made
+
+
+def refuse_unknown(unknown: list[str], parser: argparse.ArgumentParser) -> None:
+    """Raises UserError for what a parser has left over."""
+    if unknown:
+        flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+        hint = nearest(unknown[0], flags).rpartition("; ")[2] if unknown[0].startswith("--") else ""
+        hint = f"{hint}; see --help" if "mean" in hint else "see --help"
+        raise UserError(f"unknown argument {unknown[0]} ({hint})")
