@@ -209,13 +209,15 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
     reply. `f1_published` is always over the whole reply, as in the published code. Correct means an exact match.
 
     Returns:
-        The grades, and what metrics.json says of BERTScore (with the reason when it is missing).
+        The grades, and what metrics.json says of BERTScore (with the reason when it is missing) and of ROUGE: how many
+        replies its tokenizers split.
     """
     said = [None if attempt.text is None else _prediction(task, attempt) for attempt in given]
     bert, about = _bert_scores(
         [(text or "", attempt.sample) for text, attempt in zip(said, given, strict=True)], scores
     )
     graded = []
+    tokenizers: Counter[str] = Counter()
     for attempt, text, similarity in zip(given, said, bert, strict=True):
         if attempt.text is None:
             graded.append(failed(task, attempt))
@@ -224,6 +226,7 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
         reply = (answers.visible(attempt.text) or "").strip()
         prediction = text or ""
         exact = metrics.exact_match(prediction, references) if text else 0.0
+        tokenizers[metrics.rouge_tokenizer(prediction, references)] += 1
         figures: dict[str, float | None] = {
             "exact_match": exact,
             "f1": metrics.f1(prediction, references) if text else 0.0,
@@ -233,7 +236,7 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
             "bertscore": similarity,
         }
         graded.append(grade(task, attempt, answer=text, correct=bool(exact) if text else None, figures=figures))
-    return graded, about
+    return graded, {"bertscore": about, "rouge_tokenizers": dict(sorted(tokenizers.items()))}
 
 
 def references_of(sample: Sample) -> tuple[str, ...]:
