@@ -318,11 +318,11 @@ def failed(task: Task, attempt: Attempt) -> Graded:
 
 
 def figure(values: Sequence[float], clusters: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """A mean as it is reported: value, standard error clustered by question, 95% bootstrap interval, n."""
+    """A mean as it is reported: value, standard error clustered by question, 95% interval, n."""
     if not values:
         return {"value": None, "se": None, "ci95": None, "n": 0}
     mean, error = stats.mean_and_se(values, clusters)
-    interval = list(stats.bootstrap_interval(values, clusters, seed=seed)) if error is not None else None
+    interval = list(stats.interval(values, clusters, seed=seed)) if error is not None else None
     return {"value": mean, "se": error, "ci95": interval, "n": len(values)}
 
 
