@@ -13,6 +13,9 @@ from agentark.steps import one_step
 from agentark.types import AnswerType, Record, UserError
 from prm.reading import question_key, read
 
+AGGREGATORS = {"aggregator", "moderator", "judge", "extractor"}
+"""Agents whose solution, after those of others, is the method's own answer."""
+
 
 class Candidate(Struct, frozen=True):
     """A solution."""
@@ -21,6 +24,8 @@ class Candidate(Struct, frozen=True):
     text: str
     answer: str | None = None
     verdict: bool | None = None
+    aggregate: bool = False
+    """The method's own answer, made of the others': to be scored, but not to be chosen among them."""
 
 
 class Question(Struct, frozen=True):
@@ -50,12 +55,17 @@ def _question(where: str, row: Mapping[str, Any]) -> Question:
     try:
         if "labels_schema" in row:
             ours = msgspec.convert(row, LabelRow)
-            found = [Candidate(one.id, one.text, one.answer, one.verdict) for one in ours.solutions]
+            found = [
+                Candidate(one.id, one.text, one.answer, one.verdict, one.agent in AGGREGATORS) for one in ours.solutions
+            ]
             return Question(ours.id, ours.prompt, tuple(found), ours.answer_type)
         if "trajectory" in row:
             record = msgspec.convert(row, Record)
             texts = {turn.id: turn.text for turn in record.trajectory}
-            found = [Candidate(one.id, texts[one.turn], one.answer) for one in record.solutions]
+            found = [
+                Candidate(one.id, texts[one.turn], one.answer, aggregate=one.agent in AGGREGATORS)
+                for one in record.solutions
+            ]
             prompt = record.sample().prompt
             return Question(record.id, prompt, tuple(found), record.answer_type)
         if isinstance(row.get("solutions"), list):

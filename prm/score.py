@@ -180,7 +180,8 @@ def scored_row(question: Question, scores: Sequence[Sequence[float] | None]) -> 
         {"id": one.id, "verdict": one.verdict, "steps": steps, **(aggregates(steps) if steps else {})}
         for one, steps in zip(question.candidates, scores, strict=True)
     ]
-    chosen = {name: best(scores, name) for name in AGGREGATES}
+    rivals = [None if one.aggregate else steps for one, steps in zip(question.candidates, scores, strict=True)]
+    chosen = {name: best(rivals, name) for name in AGGREGATES}
     ids = {name: None if place is None else question.candidates[place].id for name, place in chosen.items()}
     return {"id": question.id, "scores": listed, "best": ids}
 
