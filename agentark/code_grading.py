@@ -3,9 +3,14 @@
 Code runs in the sandbox and nowhere else (agentark/sandbox.py), which refuses where isolation cannot be had.
 """
 
+import ast
 import asyncio
+import builtins
 import os
 import re
+import symtable
+import textwrap
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +22,15 @@ from agentark.evaluation import Attempt, Graded, figure, grade
 from agentark.tasks import Task
 from agentark.types import Sample, UserError
 
-BLOCK = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.M | re.S)
-"""A fenced code block: its language is group 2, its text group 3."""
+BLOCK = re.compile(
+    r"^[ \t]*(?:(?:[-*+]|\d+[.)])[ \t]+)?(`{3,}|~{3,})[ \t]*\{?\.?([\w+-]*)[^\n`]*\n(.*?)"
+    r"(?:(?:^[ \t]*|(?<=\S)[ \t]*)\1[`~]*[ \t]*$|\Z)",
+    re.M | re.S,
+)
+"""A fenced code block: its language is group 2, its text group 3. The closing fence may end the last line of code."""
+TAGGED = re.compile(r"\[(?:PYTHON|CODE|BEGIN)\][ \t]*\n?(.*?)(?:\[(?:/PYTHON|/CODE|DONE|END)\]|\Z)", re.S)
+QUOTED_FENCE = re.compile(r"^[ \t]*(?:>[ \t]?)+(?:`{3}|~{3})", re.M)
+INDENTED = re.compile(r"(?:^[ \t]+\S[^\n]*(?:\n|\Z)|^[ \t]*\n)+", re.M)
 PYTHON = {"", "python", "py", "python3"}
 
 
@@ -30,20 +42,118 @@ class CodeRun(Struct, frozen=True):
     unsafe_no_isolation: bool = False
 
 
+def plain(text: str) -> str:
+    """Text with plain line ends, and without the marks of a quotation that holds a fence."""
+    text = re.sub(r"\r\n?", "\n", text)
+    return re.sub(r"^[ \t]*(?:>[ \t]?)+", "", text, flags=re.M) if QUOTED_FENCE.search(text) else text
+
+
+def fenced(text: str) -> list[tuple[str, str]]:
+    """(language in lower case, code) of every fenced block of a reply; a block cut short at the end counts.
+
+    Indentation that belongs to the fence is taken off.
+    """
+    blocks = []
+    for block in BLOCK.finditer(plain(text)):
+        margin = block.start(1) - block.start()
+        code = re.sub(rf"^[ \t]{{0,{margin}}}", "", block[3], flags=re.M) if margin else block[3]
+        blocks.append((block[2].lower(), textwrap.dedent(code) if code[:1] in " \t" else code))
+    return blocks
+
+
 def code_of(sample: Sample, reply: str) -> str | None:
     """The program in a reply: the last Python block that defines the asked-for function, else the last Python block.
 
-    A reply without blocks counts as code when it holds a definition at the start of a line.
+    What it uses and other blocks define or import goes before it. A mere body is put below the head that the question
+    shows. A reply without blocks counts as code when it holds a definition; the prose around it is left out.
     """
     text = answers.visible(reply)
     if text is None:
         return None
-    blocks = [block[3] for block in BLOCK.finditer(text) if block[2].lower() in PYTHON and block[3].strip()]
-    if not blocks:
-        return text.strip("\n") if re.search(r"^(?:async )?(?:def|class) ", text, re.M) else None
+    text = plain(text)
+    blocks = [code for language, code in fenced(text) if language in PYTHON and code.strip()]
+    blocks = blocks or [textwrap.dedent(code).rstrip() + "\n" for code in TAGGED.findall(text) if code.strip()]
     name = re.escape(sample.entry_point or "")
-    defining = [block for block in blocks if name and re.search(rf"^(?:async )?(?:def|class) {name}\b", block, re.M)]
-    return (defining or blocks)[-1]
+    defines = re.compile(rf"^(?:(?:async )?def |class ){name}\b|^{name}\b[^=\n]*=(?!=)" if name else r"(?!)", re.M)
+    defining = [block for block in blocks if defines.search(block)]
+    outside = BLOCK.sub("", text)
+    if not defining and (not blocks or defines.search(outside)):
+        return _completed(sample, outside) or _unfenced(outside)
+    chosen = (defining or blocks)[-1]
+    return _completed(sample, chosen) or "\n".join([*_needed(sample, blocks, blocks.index(chosen)), chosen])
+
+
+def _parsed(code: str) -> ast.Module | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(code, "reply", "exec", dont_inherit=True)  # refuses a `return` outside of functions, ast does not
+            return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _completed(sample: Sample, body: str) -> str | None:
+    """The program of a reply that is the body of the function whose head the question shows; None for another reply."""
+    head = re.compile(rf"^[ \t]*(?:async )?def {sample.entry_point}\b", re.M)
+    heads = [code for _, code in fenced(sample.query) if head.search(code)]
+    returns = re.search(r"^[ \t]*(?:return|yield|raise)\b", body, re.M)
+    if not heads or not returns or head.search(body) or _parsed(body):
+        return None
+    forms = [textwrap.indent(textwrap.dedent(body), "    "), f"    {body.strip()}"]
+    forms += [textwrap.indent(textwrap.dedent(run), "    ") for run in sorted(INDENTED.findall(body), key=len)[-1:]]
+    programs = [f"{heads[-1].rstrip()}\n{form.rstrip()}\n" for form in forms if form.strip()]
+    return next((program for program in programs if _parsed(program)), None)
+
+
+def _unfenced(text: str) -> str | None:
+    """The definitions, imports and constants of a reply without blocks."""
+    if not re.search(r"^(?:async )?(?:def|class) ", text, re.M):
+        text = textwrap.dedent("".join(run for run in INDENTED.findall(text) if re.search(r"^\s+def ", run, re.M)))
+    if not text.strip():
+        return None
+    tree = _parsed(text)
+    if tree and not any(isinstance(node, ast.Expr) and isinstance(node.value, ast.Name) for node in tree.body):
+        return text.strip("\n")  # a word of prose is a name
+    lines, parts, first = text.split("\n"), [], 0
+    while first < len(lines):
+        ends = [end for end in range(first + 1, len(lines) + 1) if not lines[end : end + 1] or lines[end][:1].strip()]
+        begins = re.match(r"@|(?:async def|def|class|import|from|try)\b|\w+ *(?::[^=]+)?= ", lines[first])
+        end = next((end for end in ends if _parsed("\n".join(lines[first:end]))), None) if begins else None
+        if end:
+            parts.append("\n".join(lines[first:end]).rstrip())
+        first = end or first + 1
+    return "\n\n".join(parts) or text.strip("\n")
+
+
+def _names(code: str) -> tuple[set[str], set[str]]:
+    """(global names that code makes, those it uses and does not make)."""
+    tables = [symtable.symtable(code, "reply", "exec")]
+    made = {name.get_name() for name in tables[0].get_symbols() if name.is_assigned() or name.is_imported()}
+    used = set()
+    for table in tables:
+        tables += table.get_children()
+        names = [name for name in table.get_symbols() if name.is_referenced()]
+        used |= {name.get_name() for name in names if name.is_global() or table is tables[0]}
+    return made, used - made
+
+
+def _needed(sample: Sample, blocks: Sequence[str], chosen: int) -> list[str]:
+    """What a block uses without making it: definitions and imports of the others, constants of those before it."""
+    if not _parsed(blocks[chosen]):
+        return []
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+    parts = []
+    for place, block in enumerate(blocks):
+        kinds = (*definitions, ast.Assign, ast.AnnAssign) if place < chosen else definitions
+        tree = _parsed(block) if place != chosen else None
+        parts += [ast.unparse(node) for node in tree.body if isinstance(node, kinds)] if tree else []
+    wanted = _names(blocks[chosen])[1] - {*dir(builtins), *_names(sample.preamble or "")[0]}
+    for _ in parts:  # what is needed may need more itself
+        for part in parts:
+            made, used = _names(part)
+            wanted |= used if made & wanted else set()
+    return [part for part in parts if wanted and (_names(part)[0] & wanted or part.endswith("import *"))]
 
 
 def program(sample: Sample, code: str) -> str:
@@ -77,6 +187,7 @@ async def _grade_all(task: Task, given: Sequence[Attempt], run: CodeRun) -> tupl
             return await run_tests(
                 program(attempt.sample, code),
                 attempt.sample.tests or (),
+                setup=attempt.sample.preamble or "",
                 timeout=run.timeout,
                 unsafe_no_isolation=run.unsafe_no_isolation,
             )

@@ -140,13 +140,15 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
     reply. `f1_published` is always over the whole reply, as in the published code. Correct means an exact match.
 
     Returns:
-        The grades, and what metrics.json says of BERTScore (with the reason when it is missing).
+        The grades, and what metrics.json says of BERTScore (with the reason when it is missing) and of ROUGE: how many
+        replies its tokenizers split.
     """
     said = [None if attempt.text is None else _prediction(task, attempt) for attempt in given]
     bert, about = _bert_scores(
         [(text or "", attempt.sample) for text, attempt in zip(said, given, strict=True)], scores
     )
     graded = []
+    tokenizers: Counter[str] = Counter()
     for attempt, text, similarity in zip(given, said, bert, strict=True):
         if attempt.text is None:
             graded.append(grade(task, attempt))
@@ -155,6 +157,7 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
         reply = (answers.visible(attempt.text) or "").strip()
         prediction = text or ""
         exact = metrics.exact_match(prediction, references) if text else 0.0
+        tokenizers[metrics.rouge_tokenizer(prediction, references)] += 1
         figures: dict[str, float | None] = {
             "exact_match": exact,
             "f1": metrics.f1(prediction, references) if text else 0.0,
@@ -164,7 +167,7 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
             "bertscore": similarity,
         }
         graded.append(grade(task, attempt, answer=text, correct=bool(exact) if text else None, figures=figures))
-    return graded, about
+    return graded, {"bertscore": about, "rouge_tokenizers": dict(sorted(tokenizers.items()))}
 
 
 def _prediction(task: Task, attempt: Attempt) -> str | None:
@@ -228,11 +231,11 @@ def grade(
 
 
 def figure(values: Sequence[float], clusters: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """A mean as it is reported: value, standard error clustered by question, 95% bootstrap interval, n."""
+    """A mean as it is reported: value, standard error clustered by question, 95% interval, n."""
     if not values:
         return {"value": None, "se": None, "ci95": None, "n": 0}
     mean, error = stats.mean_and_se(values, clusters)
-    interval = list(stats.bootstrap_interval(values, clusters, seed=seed)) if error is not None else None
+    interval = list(stats.interval(values, clusters, seed=seed)) if error is not None else None
     return {"value": mean, "se": error, "ci95": interval, "n": len(values)}
 
 

@@ -7,14 +7,20 @@ import functools
 import math
 import re
 import string
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from agentark.hub import offline_unless_reachable
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_OTHER_LETTER = re.compile(r"[^\W\x00-\x7f]")
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation, " "))
 
@@ -77,15 +83,43 @@ def rouge(prediction: str, references: Sequence[str]) -> dict[str, float]:
     Returns:
         `{"rouge1": ..., "rouge2": ..., "rougeL": ...}`, each in [0, 1].
     """
-    scores = [_rouge_scorer().score(reference, prediction) for reference in references]
+    scorer = _rouge_scorer(rouge_tokenizer(prediction, references))
+    scores = [scorer.score(reference, prediction) for reference in references]
     return {name: max(float(score[name].fmeasure) for score in scores) for name in ("rouge1", "rouge2", "rougeL")}
 
 
+def rouge_tokenizer(prediction: str, references: Sequence[str]) -> Literal["rouge_score", "unicode"]:
+    """Whose words ROUGE counts: those of rouge_score (a-z and 0-9), unless a text has other letters or digits."""
+    return "unicode" if any(_OTHER_LETTER.search(text) for text in (prediction, *references)) else "rouge_score"
+
+
+class UnicodeTokenizer:
+    """rouge_score's tokenizer for all scripts: letters and digits with their marks, after NFKC; stemmed words.
+
+    Each character is a word where the script puts no spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese).
+    """
+
+    def __init__(self) -> None:
+        from rouge_score.tokenizers import porter
+
+        self._stem: Callable[[str], str] = porter.PorterStemmer().stem
+
+    def tokenize(self, text: str) -> list[str]:
+        kept = []
+        for char in unicodedata.normalize("NFKC", text).lower():
+            category = unicodedata.category(char)
+            if category != "Cf":  # joiners and soft hyphens stand inside a word
+                kept.append(char if category[0] in "LMN" else " ")
+        words = _UNSPACED.sub(r" \g<0> ", "".join(kept)).split()
+        return [self._stem(word) if len(word) > 3 else word for word in words]
+
+
 @functools.cache
-def _rouge_scorer() -> Any:
+def _rouge_scorer(tokenizer: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    own = UnicodeTokenizer() if tokenizer == "unicode" else None
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True, tokenizer=own)
 
 
 def bleu(prediction: str, references: Sequence[str]) -> float:

@@ -37,6 +37,8 @@ QUERY = ("query", "question", "problem", "prompt")
 """Where a row holds its question; the first that is a text counts."""
 ENDINGS = (".jsonl", ".json")
 """Of names that are files and not datasets on the hub."""
+AGGREGATORS = {"aggregator", "moderator", "judge", "extractor"}
+"""Agents whose solution, after those of others, is the method's own answer."""
 UNKNOWN = -100
 """The label of what nobody knows; null means the same."""
 
@@ -164,6 +166,8 @@ class Candidate(Struct, frozen=True):
     text: str
     answer: str | None = None
     verdict: bool | None = None
+    aggregate: bool = False
+    """The method's own answer, made of the others': to be scored, but not to be chosen among them."""
     steps: tuple[str, ...] | None = None
     """As the row gives them; None: the text has to be split."""
     step_labels: list[bool | None] | None = None
@@ -223,7 +227,10 @@ def _question(where: str, row: Row) -> Question:
     if known == "results":
         record = _converted(where, row, Record)
         texts = {turn.id: turn.text for turn in record.trajectory}
-        solutions = [Candidate(solution.id, texts[solution.turn], solution.answer) for solution in record.solutions]
+        solutions = [
+            Candidate(solution.id, texts[solution.turn], solution.answer, aggregate=solution.agent in AGGREGATORS)
+            for solution in record.solutions
+        ]
         return Question(where, id, record.sample().prompt, solutions, record.answer_type, error)
     if known == "labels":
         sample = _converted(where, row, Sample)
@@ -263,8 +270,8 @@ def _candidates(where: str, row: Row) -> list[Candidate]:
         if "is_correct" in solution and own != verdict:
             raise UserError(f"{where}: solution {number} is {own!r} in 'is_correct', {verdict!r} in 'labels'")
         steps = _verdicts(where, solution.get("step_labels"), f"'step_labels' of solution {number}")
-        id, answer = solution.get("id", number), solution.get("answer")
-        candidates.append(Candidate(id, solution["text"], answer, verdict, step_labels=steps))
+        id, answer, aggregate = solution.get("id", number), solution.get("answer"), solution.get("agent") in AGGREGATORS
+        candidates.append(Candidate(id, solution["text"], answer, verdict, aggregate, step_labels=steps))
     return candidates
 
 
@@ -275,7 +282,9 @@ def _stepwise(where: str, row: Row) -> Question:
     labels = _verdicts(where, row.get("labels"), "'labels'", len(steps), "step")
     texts = tuple(map(one_step, steps))
     verdict = None if not labels or (None in labels and False not in labels) else all(labels)
-    return Question(where, None, prompt, [Candidate(1, "\n\n".join(texts), None, verdict, texts, labels)])
+    return Question(
+        where, None, prompt, [Candidate(1, "\n\n".join(texts), None, verdict, steps=texts, step_labels=labels)]
+    )
 
 
 def _verdicts(

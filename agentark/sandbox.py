@@ -133,16 +133,17 @@ async def run_tests(
 ) -> Verdicts:
     """Which of the tests the solution passes, all of them in one sandbox.
 
-    Each test starts from a new namespace with the solution's global names and whatever `setup` defines in it; a
+    Each test starts from a new namespace with the solution's global names and whatever `setup` defines over them; a
     solution that hangs in one test or ends its process is started again for the next. A name of Python's builtins in a
-    test means the builtin, unless the test names nothing else. Objects that are not plain data can be passed around,
+    test means the builtin, unless the test names nothing else; a module of the standard library in it (`sys.maxsize`)
+    is the module. Objects that are not plain data can be passed around,
     called, iterated and asked for attributes, but never equal plain data. What the solution prints is dropped.
 
     Args:
         solution: model-written code that defines functions or classes.
         tests: code that raises where the solution is wrong. From the dataset: it is confined too, but its verdict is
             taken on trust.
-        setup: run before each test, in its namespace.
+        setup: run before each test, in its namespace: what the question gives (imports, helpers).
         timeout: seconds of wall time for each test.
         limits: of each process; the tests have two.
 
@@ -152,7 +153,7 @@ async def run_tests(
     spec = {
         "solution": solution,
         "setup": setup,
-        "tests": [[test, _own_builtins(f"{setup}\n{test}")] for test in tests],
+        "tests": [[test, *_names_of(f"{setup}\n{test}")] for test in tests],
         "seconds": timeout,
     }
     ended, messages = await _run(spec, timeout * (len(tests) + 1) + 5, limits, await _level(unsafe_no_isolation))
@@ -410,10 +411,18 @@ def _source(*functions: Callable[..., Any]) -> str:
     return "from __future__ import annotations\n" + "\n".join(map(inspect.getsource, functions))
 
 
-def _own_builtins(code: str) -> list[str]:
-    """Builtin names that mean the solution's functions: those of a test that names nothing else (`sum(1, 2) == 4`)."""
+def _names_of(code: str) -> tuple[list[str], list[str]]:
+    """Names in a test that Python has as well: (the solution's functions after all, modules of the library).
+
+    Builtin names mean the solution's functions in a test that names nothing else (`sum(1, 2) == 4`).
+    """
     try:
-        names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+        nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, RecursionError):
-        return []
-    return [] if names - set(dir(builtins)) else sorted(names)
+        return [], []
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    bound = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    bases = [node.value for node in nodes if isinstance(node, ast.Attribute)]
+    modules = {base.id for base in bases if isinstance(base, ast.Name)} & (sys.stdlib_module_names - bound)
+    return [] if names - set(dir(builtins)) else sorted(names), sorted(modules)

@@ -6,6 +6,7 @@ Several values of one question (samples, solutions) are not independent: `cluste
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from statistics import NormalDist
 from typing import Literal
 
 from msgspec import Struct
@@ -96,6 +97,50 @@ def bootstrap_interval(
         means[index] = sums[drawn].sum() / sizes[drawn].sum()
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def wilson_interval(right: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share: of some width even where none or all are right.
+
+    Args:
+        right: of n, 0 <= right <= n.
+        n: independent answers, >= 1.
+
+    Source: Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, spread = right / n, z * z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * share * (1 - share) + spread * spread / 4) / (1 + spread)
+    return (0.0 if right == 0 else middle - half), (1.0 if right == n else middle + half)
+
+
+def interval(values: Sequence[float], clusters: Sequence[Hashable], *, seed: int = 0) -> tuple[float, float]:
+    """95% interval of the mean: Wilson's where every question is right or wrong as a whole, else the bootstrap's.
+
+    Args:
+        values: shape (N,), N >= 1.
+        clusters: the question of each value. Where the values of each question agree, questions are what is counted.
+    """
+    grouped: dict[Hashable, list[float]] = defaultdict(list)
+    for value, cluster in zip(values, clusters, strict=True):
+        grouped[cluster].append(value)
+    even = len({len(group) for group in grouped.values()}) == 1 or len(set(values)) == 1
+    if even and all(set(group) in ({0.0}, {1.0}) for group in grouped.values()):
+        return wilson_interval(round(sum(group[0] for group in grouped.values())), len(grouped))
+    return bootstrap_interval(values, clusters, seed=seed)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Each p adjusted for there being so many of them: rejecting those below alpha errs at all with chance alpha.
+
+    Source: Holm 1979.
+    """
+    adjusted, least = [1.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        least = max(least, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = least
+    return adjusted
 
 
 class Paired(Struct, frozen=True):

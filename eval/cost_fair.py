@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agentark import answers, cli, evaluation, stats, summary
 from agentark.config import ROOT
@@ -60,6 +60,8 @@ class Point(Struct, frozen=True, kw_only=True):
     high: float | None = None
     """95% bootstrap interval of the difference."""
     p: float | None = None
+    p_holm: float | None = None
+    """Adjusted for all p values of the table."""
     beyond: bool = False
     """The method costs more than all replies of the voting run."""
 
@@ -196,20 +198,22 @@ def table(points: Sequence[Point]) -> str:
     """Markdown; tokens and calls are means per question."""
     lines = [
         "| dataset | method | n | accuracy ± se | calls | prompt tokens | new tokens | seconds | unparsed "
-        "| voting at that cost | difference [95%] | p |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| voting at that cost | difference [95%] | p | p (Holm, of {sum(one.p is not None for one in points)}) |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in sorted(points, key=lambda one: (one.dataset, one.prompt_tokens + one.completion_tokens)):
-        beside = "| | | |"
+        beside = "| | | | |"
         if one.votes is not None:
             assert one.voting is not None
             assert one.difference is not None
             assert one.p is not None
+            assert one.p_holm is not None
             more = "all " if one.beyond else ""
             beside = (
                 f"| {one.voting:.3f} ({more}{one.votes} {'reply' if one.votes == 1 else 'replies'}) "
                 f"| {one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}] "
-                f"| {'< 0.001' if one.p < 0.001 else format(one.p, '.3f')} |"
+                + "".join(f"| {'< 0.001' if p < 0.001 else format(p, '.3f')} " for p in (one.p, one.p_holm))
+                + "|"
             )
         error = "" if one.se is None else f" ± {one.se:.3f}"
         lines.append(
@@ -273,6 +277,8 @@ def main(argv: list[str] | None = None, run: Run = child) -> int:
         answers.close_pool()
     points = [one for found, _ in compared for one in found]
     curve = [one for _, found in compared for one in found]
+    adjusted = iter(stats.holm([one.p for one in points if one.p is not None]))
+    points = [one if one.p is None else structs.replace(one, p_holm=next(adjusted)) for one in points]
     text = table(points)
     report = {"command": cli.command_line(), "written": now(), "cost": args.cost, "methods": points, "voting": curve}
     write_atomically(

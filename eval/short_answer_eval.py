@@ -18,10 +18,10 @@ from eval import common
 def grade(args: Namespace, task: Task, given: Sequence[Attempt]) -> tuple[list[Graded], dict[str, Any]]:
     model = None if args.bertscore_model == "none" else args.bertscore_model
     scores = TextScores(model, args.bertscore_layers, args.bertscore_device)
-    graded, bertscore = grade_text(task, given, scores)
-    if model is not None and bertscore["reason"]:
-        common.warn(f"no BERTScore: {bertscore['reason']}")
-    return graded, {"correct_means": "an exact match after SQuAD normalisation", "bertscore": bertscore}
+    graded, about = grade_text(task, given, scores)
+    if model is not None and about["bertscore"]["reason"]:
+        common.warn(f"no BERTScore: {about['bertscore']['reason']}")
+    return graded, {"correct_means": "an exact match after SQuAD normalisation", **about}
 
 
 def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from agentark.answers import extract
-from agentark.code_grading import BLOCK, program
+from agentark.code_grading import program
 from agentark.sandbox import Execution
 from agentark.sandbox_engine import Ran, RunProgram, RunTests, Tested
 from agentark.types import SANDBOX, Chat, Message, Part, Sample, SampleError, Solution, Turn, message
@@ -157,11 +157,6 @@ def read_json(text: str, kind: type[T]) -> T | None:
         except (ValueError, RecursionError):
             continue
     return None
-
-
-def fenced(text: str) -> list[tuple[str, str]]:
-    """(language in lower case, code) of every fenced block of a reply; a block cut short at the end counts."""
-    return [(block[2].lower(), block[3]) for block in BLOCK.finditer(text)]
 
 
 # ---------------------------------------------------------------- code

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from agentark import answers, cli, hub, jsonl
 from agentark.files import write_atomically
@@ -136,8 +137,9 @@ BENCHMARKS: dict[str, Callable[[Scorer, Sequence[Row], str], dict[str, Any]]] = 
 def best_of_n(scorer: Scorer, asked: Sequence[Question]) -> dict[str, Any]:
     """Accuracy of the solution that the model picks, against majority vote, a random one and the best there is.
 
-    Over questions all of whose solutions have a verdict.
+    Over questions all of whose solutions have a verdict; the solutions are the agents', without an aggregate of them.
     """
+    asked = [structs.replace(one, candidates=tuple(c for c in one.candidates if not c.aggregate)) for one in asked]
     known = [
         question
         for question in asked

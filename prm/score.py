@@ -182,7 +182,8 @@ def scored_row(question: Question, scores: Sequence[Sequence[float] | None]) -> 
         {"id": candidate.id, "verdict": candidate.verdict, "steps": steps, **(aggregates(steps) if steps else {})}
         for candidate, steps in zip(question.candidates, scores, strict=True)
     ]
-    chosen = {name: best(scores, name) for name in AGGREGATES}
+    rivals = [None if rival.aggregate else steps for rival, steps in zip(question.candidates, scores, strict=True)]
+    chosen = {name: best(rivals, name) for name in AGGREGATES}
     ids = {name: None if index is None else question.candidates[index].id for name, index in chosen.items()}
     return {"id": question.name, "scores": listed, "best": ids}
 

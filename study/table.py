@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agentark import cli, stats
 from agentark.config import nearest
@@ -27,8 +27,7 @@ from agentark.records import now
 from agentark.types import UserError
 from study.layout import answering_steps, training_steps
 
-HEAD = "| system | n | {metric}, % | − {base} | p | tokens an answer | seconds | training seconds |"
-RULE = "|---|--:|--:|--:|--:|--:|--:|--:|"
+HEAD = "| system | n | {metric}, % | − {base} | p | {holm}tokens an answer | seconds | training seconds |"
 
 
 class Cell(Struct, frozen=True, kw_only=True):
@@ -44,6 +43,8 @@ class Cell(Struct, frozen=True, kw_only=True):
     """From the first system on the questions both have; None for the first itself."""
     p: float | None
     """Two-sided, paired."""
+    p_holm: float | None = None
+    """Adjusted for all p values of this table; None where there is no other."""
     tokens: float
     """Completion tokens per question, all agents together."""
     seconds: float | None = None
@@ -118,6 +119,9 @@ def make(
             seconds=_spent(seconds, (step for key in sets for step in answering_steps(name, key))),
             training_seconds=_spent(seconds, training_steps(name)),
         )
+    others = names[1:] if len(names) > 2 else []
+    for name, p in zip(others, stats.holm([cells[name].p or 0.0 for name in others]), strict=True):
+        cells[name] = structs.replace(cells[name], p_holm=p)
     files = {name: [str(of[name]) for of in sets.values()] for name in names}
     about = report(next(iter(sets.values()))[first])
     return Table(dataset=str(about["dataset"]), metric=metric, files=files, rows=cells)
@@ -134,10 +138,13 @@ def markdown(tables: Mapping[str, Table]) -> str:
     parts = []
     for name, one in tables.items():
         base = next(iter(one.rows))
-        lines = [f"{name} ({one.dataset})\n", HEAD.format(metric=one.metric, base=base), RULE]
+        compared = len(one.rows) - 1
+        head = HEAD.format(metric=one.metric, base=base, holm=f"p (Holm, of {compared}) | " if compared > 1 else "")
+        lines = [f"{name} ({one.dataset})\n", head, "|---|" + "--:|" * (head.count("|") - 2)]
         for system, cell in one.rows.items():
             against = "–" if cell.difference is None else f"{100 * cell.difference:+.1f}"
-            p = "–" if cell.p is None else f"{cell.p:.2g}"
+            ps = [cell.p, cell.p_holm] if compared > 1 else [cell.p]
+            p = " | ".join("–" if one is None else f"{one:.2g}" for one in ps)
             n = f"{cell.n}" + (f" (+{cell.errors} failed)" if cell.errors else "")
             times = " | ".join("–" if one is None else f"{one:.0f}" for one in (cell.seconds, cell.training_seconds))
             lines.append(
@@ -146,8 +153,8 @@ def markdown(tables: Mapping[str, Table]) -> str:
         parts.append("\n".join(lines))
     parts.append(
         "± is one standard error; p is two-sided, paired on the same questions (McNemar's exact test where answers are "
-        "right or wrong, else sign flips); tokens are those written, all agents together; seconds are wall time, with "
-        "the engine's start."
+        "right or wrong, else sign flips); Holm's p is adjusted for all p values of its table; tokens are those "
+        "written, all agents together; seconds are wall time, with the engine's start."
     )
     return "\n\n".join(parts)
 

@@ -110,7 +110,7 @@ class GRPOConfig(Config):
     init_kl_coef: float = Field(0.001, ge=0)
     """Weight of the KL to the reference; 0: no reference model."""
     use_kl_loss: bool = False
-    """KL as a loss term instead of in the reward."""
+    """KL as a loss term instead of in the reward: k3 with the importance ratio (see on_trl/run.py)."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     """Estimator of the KL in the reward."""
     gamma: float = Field(1.0, gt=0, le=1)

@@ -109,6 +109,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "difference_low": delta.low if delta else None,
         "difference_high": delta.high if delta else None,
         "p": delta.p if delta else None,
+        "p_holm": delta.p_holm if delta else None,
         "n_paired": delta.n if delta else None,
         "paper": row.paper.value if row.paper else None,
         "file": row.origins[0].file,
@@ -177,12 +178,16 @@ def markdown(rows: Sequence[Row], study: Study, debates: Mapping[int, Debate]) -
         "value ± se",
         "against base (95%)",
         "p",
+        "p (Holm, of)",
         "tokens/question",
         "s/question",
         "paper",
     )
+    compared = Counter(row.dataset for row in rows if row.delta)
     lines = [[_of(row) for _of in _CELLS] for row in rows]
-    parts = [_table(head, lines, numbers={4, 9, 10})] if lines else []
+    for row, line in zip(rows, lines, strict=True):
+        line.insert(9, _holm(row, compared[row.dataset]))
+    parts = [_table(head, lines, numbers={4, 10, 11})] if lines else []
     flows = [
         [
             run.name,
@@ -210,6 +215,11 @@ def _delta(row: Row) -> str:
     if row.delta is None:
         return "base" if row.is_base else "–"
     return f"{row.delta.value:+.3f} ({row.delta.low:+.3f} to {row.delta.high:+.3f})"
+
+
+def _holm(row: Row, of: int) -> str:
+    """`0.012, 3`: the adjusted p, and for how many p values of its dataset."""
+    return "–" if row.delta is None or row.delta.p_holm is None else f"{row.delta.p_holm:.3g}, {of}"
 
 
 _CELLS = (

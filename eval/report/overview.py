@@ -9,6 +9,7 @@ from msgspec import Struct, structs
 
 from agentark.evaluation import compare
 from agentark.files import json_of
+from agentark.stats import holm
 from agentark.summary import busy_seconds
 from agentark.types import Record, UserError
 from eval.report.files import Origin, shown
@@ -26,6 +27,8 @@ class Delta(Struct, frozen=True, kw_only=True):
     low: float
     high: float
     p: float
+    p_holm: float | None = None
+    """Adjusted for all p values of this dataset; None where it has no other."""
     test: str
     n: int
 
@@ -116,6 +119,11 @@ def rows(study: Study, costs: Mapping[int, Costs], base: str | None, seed: int =
             row.delta = _delta(against, evaluation, seed)
         row.paper = paper.beside(evaluation, students)
         table.append(row)
+    for dataset in {row.dataset for row in table}:
+        compared = [(row, row.delta) for row in table if row.dataset == dataset and row.delta]
+        adjusted = holm([delta.p for _, delta in compared])
+        for (row, delta), p in zip(compared, adjusted, strict=True):
+            row.delta = structs.replace(delta, p_holm=p if len(compared) > 1 else None)
     for run in study.runs:
         if not any(one.graded for one in run.evaluations) and run.dataset:
             table.append(_ungraded(run, costs.get(run.number)))

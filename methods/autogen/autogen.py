@@ -11,11 +11,11 @@ that gives one, since its last message is often the termination word alone.
 from msgspec import structs
 from pydantic import Field
 
-from agentark.code_grading import PYTHON
+from agentark.code_grading import PYTHON, fenced
 from agentark.config import Config
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.autogen import prompts
-from methods.common import ALL_TASKS, fenced, run_program, solution, unparsed
+from methods.common import ALL_TASKS, run_program, solution, unparsed
 from methods.executed import output_of
 
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from pydantic import Field
 
+from agentark.code_grading import fenced
 from agentark.config import Config
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.chatdev import prompts
 from methods.chatdev.files import listing, parse_files, placeholders
-from methods.common import ask, fenced, run_program, solution
+from methods.common import ask, run_program, solution
 from methods.executed import output_of
 
 MODALITIES = ("application", "game", "dashboard", "website", "command-line tool", "document")

@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from agentark.code_grading import PYTHON, code_of
+from agentark.code_grading import PYTHON, code_of, fenced
 from agentark.config import Config
 from agentark.episode import gather
 from agentark.types import SANDBOX, Chat, Message, Outcome, Part, Sample, Turn, message
-from methods.common import fenced, numbered, repair, run_tests, solution
+from methods.common import numbered, repair, run_tests, solution
 from methods.dylan import prompts
 from methods.dylan.activation import KEPT, Activation, best_two
 from methods.dylan.dylan import roles_of

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from agentark.code_grading import PYTHON
-from methods.common import fenced, object_schema, read_json
+from agentark.code_grading import PYTHON, fenced
+from methods.common import object_schema, read_json
 
 Line = Annotated[str, Meta(min_length=1)]
 TEXT: dict[str, Any] = {"type": "string", "minLength": 1}

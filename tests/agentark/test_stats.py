@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from agentark.stats import bootstrap_interval, mcnemar, mean_and_se, paired, ratio_and_se, sign_flip
+from agentark.stats import (
+    bootstrap_interval,
+    holm,
+    interval,
+    mcnemar,
+    mean_and_se,
+    paired,
+    ratio_and_se,
+    sign_flip,
+    wilson_interval,
+)
 
 NUMBERS = st.floats(-100, 100).map(lambda value: round(value, 3))
 
@@ -68,6 +78,48 @@ def test_bootstrap_interval() -> None:
     assert (low, high) == pytest.approx((direct.low, direct.high), abs=0.012)
     narrow = bootstrap_interval(values, level=0.5)
     assert low < narrow[0] < narrow[1] < high
+
+
+def test_wilson_interval() -> None:
+    for right, n in ((0, 64), (3, 64), (32, 64), (63, 64), (64, 64), (1, 1)):
+        direct = scipy_stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+        assert wilson_interval(right, n) == pytest.approx((direct.low, direct.high), abs=1e-9)
+    low, high = wilson_interval(0, 100)
+    assert (low, high) == (0.0, pytest.approx(1.96**2 / (100 + 1.96**2), abs=1e-4))
+
+
+def test_intervals_of_rare_answers_cover() -> None:
+    """Of 4,000 runs with 64 questions, each right with chance 0.05, how many have 0.05 inside."""
+    rights = np.random.default_rng(0).binomial(64, 0.05, 4000).tolist()
+    spans = {right: interval([1.0] * right + [0.0] * (64 - right), range(64)) for right in set(rights)}
+    inside = [low <= 0.05 <= high for low, high in map(spans.__getitem__, rights)]
+    assert sum(inside) / len(inside) >= 0.93
+
+
+def test_which_interval() -> None:
+    assert interval([0.0] * 10, range(10)) == wilson_interval(0, 10)
+    assert interval([1.0, 1.0, 0.0, 0.0], "aabb") == wilson_interval(1, 2)  # copies of a question tell nothing
+    assert interval([0.0] * 5, "aaabb") == wilson_interval(0, 2)
+    mixed = [1.0, 0.0, 0.0, 0.0]
+    assert interval(mixed, "aabb", seed=3) == bootstrap_interval(mixed, "aabb", seed=3)
+    assert interval([0.5, 0.0, 1.0], "abc") == bootstrap_interval([0.5, 0.0, 1.0], "abc")
+
+
+def test_holm_by_hand() -> None:
+    # in order 0.005 x 4, 0.01 x 3, 0.03 x 2, and 0.04 x 1, which may not be below the one before
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_lies_between_the_raw_p_and_bonferroni(ps: list[float]) -> None:
+    adjusted = holm(ps)
+    assert all(p <= held <= min(1.0, len(ps) * p) for p, held in zip(ps, adjusted, strict=True))
+    assert sorted(range(len(ps)), key=lambda k: (ps[k], k)) == sorted(
+        range(len(ps)), key=lambda k: (adjusted[k], ps[k], k)
+    )
 
 
 def test_bootstrap_draws_whole_questions() -> None:

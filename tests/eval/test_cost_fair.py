@@ -9,6 +9,7 @@ import pytest
 from fakes import ScriptedEngine
 
 import inference
+from agentark import stats
 from agentark.engines.choose import Choice
 from agentark.records import read_records
 from agentark.types import Message, SamplingParams, UserError
@@ -60,7 +61,12 @@ def test_each_method_stands_beside_as_many_votes_as_its_tokens_buy(capsys: pytes
     assert debate["difference"] == pytest.approx(debate["accuracy"] - debate["voting"])
     assert debate["beyond"] == (len(affordable) == 6)
     assert Path("out/cost_fair.png").read_bytes().startswith(b"\x89PNG")
-    assert "| ChainSum | llm_debate | 12 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| ChainSum | llm_debate | 12 |" in printed
+    ps = [points[name]["p"] for name in ("vanilla", "llm_debate")]
+    assert [points[name]["p_holm"] for name in ("vanilla", "llm_debate")] == stats.holm(ps)
+    assert "| p | p (Holm, of 2) |" in printed
+    assert len({line.count("|") for line in printed.splitlines() if line.startswith("|")}) == 1
 
 
 def test_a_question_with_an_error_in_one_run_counts_for_none(monkeypatch: pytest.MonkeyPatch) -> None:

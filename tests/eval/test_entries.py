@@ -259,6 +259,7 @@ def test_bertscore_and_its_absence(data_dir: Path, capsys: pytest.CaptureFixture
     assert report["figures"]["bertscore"]["n"] == 4
     assert 0 < report["figures"]["bertscore"]["value"] < 1
     assert report["bertscore"] == {"model": "model", "num_layers": 6, "reason": None}
+    assert report["rouge_tokenizers"] == {"rouge_score": 4}
     capsys.readouterr()
     assert short_answer_eval.main([*base, "--bertscore_model", "/nowhere/encoder", "--bertscore_layers", "6"]) == 0
     assert capsys.readouterr().err == "warning: no BERTScore: /nowhere/encoder: no such folder\n"

@@ -12,6 +12,7 @@ import pytest
 import report_cases
 from label_cases import debate, write
 
+from agentark import stats
 from agentark.run_folder import aside
 from agentark.types import Message, Part, UserError
 from eval import math_eval
@@ -115,6 +116,9 @@ def test_rows_have_base_delta_cost_and_origin(study: Path) -> None:
     assert student.delta.n == 12
     assert debated.delta is not None
     assert debated.delta.base == "org/base, vanilla"
+    compared = [row.delta for row in rows.values() if row.delta]
+    assert len(compared) > 1
+    assert [delta.p_holm for delta in compared] == stats.holm([delta.p for delta in compared])
     assert debated.calls == pytest.approx(10)
     assert debated.completion_tokens
     assert all(row.low is not None and row.value is not None and row.low <= row.value for row in rows.values())
@@ -333,6 +337,8 @@ def test_markdown_is_printed_and_names_cannot_break_it(
     assert lines[1].startswith("|---|")
     assert len(lines[2:6]) == 4
     assert all(line.count("|") == lines[0].count("|") for line in lines[2:6])
+    assert " | p | p (Holm, of) | " in lines[0]
+    assert any(re.search(r" \| [\d.e-]+, 3 \| ", line) for line in lines[2:6])
     assert export._table(("a",), [["x|y\nz"]], set()).splitlines()[-1] == "| x\\|y z |"
 
 

@@ -11,7 +11,7 @@ from method_cases import play, program_question, question
 
 from agentark.sandbox_engine import Ran, SandboxEngine
 from agentark.types import Chat, Message, Outcome, Sample, SamplingParams, Solution, message
-from methods.common import ask, fenced, object_schema, read_json, run_program, run_tests
+from methods.common import ask, object_schema, read_json, run_program, run_tests
 
 SCHEMA = object_schema(score={"type": "integer"})
 
@@ -89,15 +89,6 @@ def test_unguided_calls_are_free_and_choices_guide_the_repair() -> None:
 )
 def test_json_in_prose(text: str, expected: int | None) -> None:
     assert score_of(text) == expected
-
-
-def test_code_blocks() -> None:
-    assert fenced("a\n```Python\nx = 1\n```\n~~~\ny\n~~~\n```sh\nls") == [
-        ("python", "x = 1\n"),
-        ("", "y\n"),
-        ("sh", "ls"),
-    ]
-    assert fenced("nothing") == []
 
 
 class Running:

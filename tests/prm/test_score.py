@@ -164,6 +164,32 @@ def test_best_of_n_by_hand(oracle: Any, tmp_path: Path) -> None:
     assert shares["oracle"] == 1.0
 
 
+def test_the_aggregate_is_no_candidate(oracle: Any, tmp_path: Path) -> None:
+    """It would win by its score, by the vote, and for the oracle; it is scored all the same."""
+    scorer = oracle(lambda step: 0.9 if "good" in step else 0.5)
+    record = debate("GSM8K/test/0", "7", [["fine, 8", "fine, 9"]], "good, 7")
+    lab = {
+        "labels_schema": 1, "id": "a", "source": "GSM8K", "query": "q", "gt": "7", "answer_type": "number",
+        "labels": [False, False, True], "judge": "rule", "input": "", "token_stats": {}, "solutions": [
+            {"id": k, "text": text, "verdict": text == "good, 7", "is_correct": text == "good, 7",
+             "by": "rule", "p_correct": None, "mass": None,
+             "rule": None, "judge": None, "agent": agent, "round": 1, "answer": text[-1], "note": None}
+            for k, (agent, text) in enumerate(
+                (("agent_1", "fine, 8"), ("agent_2", "fine, 9"), ("aggregator", "good, 7")), 1
+            )
+        ],
+    }  # fmt: skip
+    for path in (write(tmp_path / "r.jsonl", record), jsonl(tmp_path / "l.jsonl", [lab])):
+        [asked] = rows.questions(path, "--x")
+        assert [one.aggregate for one in asked.candidates] == [False, False, True]
+        scores = scorer.score([(asked.prompt, one.text) for one in asked.candidates])
+        row = score.scored_row(asked, scores)
+        assert len(row["scores"]) == 3
+        assert row["best"]["min"] == 1
+    found = evaluate.best_of_n(scorer, [asked])
+    assert found["oracle"]["accuracy"] == found["majority vote"]["accuracy"] == found["best by min"]["accuracy"] == 0.0
+
+
 def test_probes_tell_a_reader_from_a_blind_model(oracle: Any, tmp_path: Path) -> None:
     asked = list(rows.questions(chains(tmp_path / "a.jsonl", 40), "--x"))
 

@@ -53,6 +53,19 @@ def test_figures_that_are_no_accuracy(tmp_path: Path) -> None:
     assert made.rows["DA"].difference == pytest.approx(0.1)
 
 
+def test_several_p_values_are_counted_and_adjusted(tmp_path: Path) -> None:
+    values = {"base": [0.0] * 12, "SFT": [1.0] * 6 + [0.0] * 6, "PAD": [1.0] * 12, "DA": [1.0] * 2 + [0.0] * 10}
+    files = {name: graded(tmp_path / name, right, 4) for name, right in values.items()}
+    made = study_table.make({"a": files})
+    raw = [stats.mcnemar(0, 6), stats.mcnemar(0, 12), stats.mcnemar(0, 2)]
+    assert [made.rows[name].p_holm for name in ("SFT", "PAD", "DA")] == [2 * raw[0], 3 * raw[1], raw[2]]
+    lines = study_table.markdown({"a": made}).splitlines()
+    assert lines[2].startswith("| system | n | accuracy, % | − base | p | p (Holm, of 3) | tokens an answer |")
+    assert "| base | 12 | 0.0 ± 0.0 | – | – | – | 0 | – | – |" in lines
+    assert "| SFT | 12 | 50.0 ± 15.1 | +50.0 | 0.031 | 0.062 | 0 | – | – |" in lines
+    assert len({line.count("|") for line in lines[2:8]}) == 1
+
+
 def test_pooled_sets_and_the_times_of_a_study(tmp_path: Path) -> None:
     values = {"a/base": [1.0, 0.0], "a/DA": [1.0, 1.0], "b/base": [0.0, 0.0, 0.0], "b/DA": [1.0, 1.0, 0.0]}
     rows = [f"{name}={graded(tmp_path / name, right, 30)}" for name, right in values.items()]

@@ -91,7 +91,15 @@ def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | Non
 
 
 def arguments(config: GRPOConfig, prompt_limit: int, world: int = 1) -> Any:
-    """TRL's settings. Prints a line for each flag that this machine cannot follow."""
+    """TRL's settings. Prints a line for each flag that this machine cannot follow.
+
+    The loss of an optimiser step is the sum over its response tokens of -min(ratio x advantage, clipped ratio x
+    advantage), over the response tokens of the rollout (of all processes) divided by the optimiser steps made from it:
+    TRL's `dapo`. So every token of a rollout weighs the same, whatever the length of its response; prompts and padding
+    count in neither sum. With --use_kl_loss, init_kl_coef x ratio x k3 is added to each token before the division:
+    k3 = exp(-d) + d - 1 with d = log(policy / reference). The differentiable ratio makes the gradient on policy that of
+    the reverse KL, d x grad log policy, where plain k3 has (1 - exp(-d)) x grad log policy (arXiv 2512.02556).
+    """
     import torch
     from trl import GRPOConfig as Arguments
 
@@ -121,6 +129,7 @@ def arguments(config: GRPOConfig, prompt_limit: int, world: int = 1) -> Any:
         max_grad_norm=config.max_norm,
         epsilon=config.eps_clip,
         beta=config.init_kl_coef if config.use_kl_loss else 0.0,
+        use_bias_correction_kl=True,
         loss_type="dapo",
         scale_rewards="none",
         seed=config.seed,

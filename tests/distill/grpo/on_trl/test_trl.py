@@ -77,6 +77,33 @@ def test_kl_is_in_the_reward_or_in_the_loss(small_model: Path, tmp_path: Path) -
     assert (trainer.beta, trainer.ref_model, trainer._reference) == (0.0, None, None)
 
 
+def test_gradient_of_the_loss_by_hand(small_model: Path, tmp_path: Path) -> None:
+    """Clipped ratios and ratio x k3, summed over response tokens, over those of the samples of a step."""
+    config, *_, trainer, _ = build(small_model, tmp_path / "loss", init_kl_coef=0.5, use_kl_loss=True)
+    trainer.model.train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    inputs = trainer._prepare_inputs(batch)
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+    mask = inputs["completion_mask"]
+    torch.manual_seed(0)
+    reference = inputs["ref_per_token_logps"] + torch.randn(mask.shape)
+    inputs = inputs | {"ref_per_token_logps": reference, "old_per_token_logps": None}
+    seen = {}
+
+    def logps(*args, **kwargs):
+        found = original(*args, **kwargs)
+        seen["policy"] = found[0].detach().clone().requires_grad_()
+        return seen["policy"], *found[1:]
+
+    original, trainer._get_per_token_logps_and_entropies = trainer._get_per_token_logps_and_entropies, logps
+    trainer._compute_loss(trainer.model, inputs).backward()
+    d = seen["policy"].detach() - reference
+    steps = config.total_samples // config.train_batch_size  # optimiser steps a rollout
+    tokens = inputs["num_items_in_batch"] / steps
+    expected = (-inputs["advantages"] + 0.5 * d) * mask / tokens
+    torch.testing.assert_close(seen["policy"].grad, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
 def test_kl_estimators(kind: str) -> None:
     from distill.grpo.on_trl.trainer import estimate
