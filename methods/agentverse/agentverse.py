@@ -21,7 +21,7 @@ from agentark.runner import gather
 from agentark.types import SANDBOX, Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.agentverse import prompts
 from methods.agentverse.forms import Verdict, experts_of, verdict_of
-from methods.common import ALL_TASKS, Asked, ask, object_schema, run_tests, solution, unparsed
+from methods.common import ALL_TASKS, Asked, Configured, ask, object_schema, run_tests, solution, unparsed
 from methods.executed import failures_of
 
 SOLVER_READS, CRITIC_READS = 5, 3
@@ -48,7 +48,7 @@ class AgentVerseConfig(Config):
     """Guided decoding of roles and verdicts, where the engine has it; false: the paper's free text."""
 
 
-class AgentVerse:
+class AgentVerse(Configured[AgentVerseConfig]):
     """calls: 4 (accepted at once) to T(3 + C*K) for T turns and K rounds of C - 1 critics and a revision, with C =
     cnt_agents (27 as configured); one more for each reply of recruiter or evaluator that cannot be read.
     critical path: 4 to T(3 + 2K); executions come on top.
@@ -56,9 +56,6 @@ class AgentVerse:
 
     Config = AgentVerseConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: AgentVerseConfig) -> None:
-        self.config = config
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "agentverse runs no tests; its evaluator judges programs by reading" if "code" in kinds else None

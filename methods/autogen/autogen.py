@@ -15,7 +15,7 @@ from agentark.code_grading import PYTHON
 from agentark.config import Config
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.autogen import prompts
-from methods.common import ALL_TASKS, fenced, run_program, solution, unparsed
+from methods.common import ALL_TASKS, Configured, fenced, run_program, solution, unparsed
 from methods.executed import output_of
 
 
@@ -29,14 +29,11 @@ class AutoGenConfig(Config):
     model, and `info` says so."""
 
 
-class AutoGen:
+class AutoGen(Configured[AutoGenConfig]):
     """calls: 1 to 2T - 1 (T = max_turn); critical path: the same. A reply made of program output is no call."""
 
     Config = AutoGenConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: AutoGenConfig) -> None:
-        self.config = config
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "autogen runs no code; the user proxy replies as a model" if self.config.code_execute else None

@@ -21,7 +21,7 @@ from agentark.config import Config
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.chatdev import prompts
 from methods.chatdev.files import listing, parse_files, placeholders
-from methods.common import ask, fenced, run_program, solution
+from methods.common import Configured, ask, fenced, run_program, solution
 from methods.executed import output_of
 
 MODALITIES = ("application", "game", "dashboard", "website", "command-line tool", "document")
@@ -44,7 +44,7 @@ class ChatDevConfig(Config):
     """Form and language by guided choice where the engine can; false: free text."""
 
 
-class ChatDev:
+class ChatDev(Configured[ChatDevConfig]):
     """calls: 6 (nothing to complete, to change or to fix) to 5 + C + 2R + 2T; critical path: the same.
 
     What cannot be read costs one repair call; then: form or language stay open, a change of the software is not made,
@@ -53,9 +53,6 @@ class ChatDev:
 
     Config = ChatDevConfig
     TASKS = frozenset({"software"})
-
-    def __init__(self, config: ChatDevConfig) -> None:
-        self.config = config
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "chatdev leaves out its test phase; the software is never started"

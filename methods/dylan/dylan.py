@@ -21,7 +21,7 @@ from agentark.runner import gather
 from agentark.types import Chat, Episodes, Outcome, Part, Sample, Solution, Turn, message
 from methods.common import REASONING, agent_name, numbered, solution, unparsed
 from methods.dylan import prompts
-from methods.dylan.activation import KEPT, Activation, best_two
+from methods.dylan.activation import KEPT, Activation, survivors
 from methods.dylan.network import (
     Node,
     draw,
@@ -31,7 +31,6 @@ from methods.dylan.network import (
     importance,
     most_frequent,
     quorum,
-    received,
     shuffled,
     total_importance,
     weigh,
@@ -122,11 +121,12 @@ class DyLAN:
         return {"importance": total_importance(infos)}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
+        kind, seed = self.config.activation, self.config.random_seed
         layers: list[list[Node]] = []
         active, failures, ranked, reached = list(self._roles), 0, None, False
         while not reached and len(layers) < self.config.num_rounds:
-            if len(layers) == 2 and len(active) > KEPT and self.config.activation != "none":
-                active, unread = await self._best(sample, chat, layers)
+            if len(layers) == 2 and len(active) > KEPT and kind != "none":
+                active, unread = await survivors(kind, sample, chat, layers[1], layers[1], seed, self.config.guided)
                 failures, ranked = failures + unread, active
             nodes, reached = await self._layer(sample, chat, active, layers)
             layers.append(nodes)
@@ -137,15 +137,11 @@ class DyLAN:
         candidates = [_solution(sample, node.turn, number) for number, node in enumerate(last, 1)]
         result = _solution(sample, last[leader or 0].turn, len(last) + 1, agent="aggregator")
         failures += sum(node.failures for layer in layers for node in layer)
+        info = {"rounds": len(layers), "consensus": reached, "ranked": ranked, "importance": importance(layers, right)}
         return Outcome(
             solutions=[*candidates, result],
             parse_failures=failures + unparsed(candidates),
-            info={
-                "rounds": len(layers),
-                "consensus": reached,
-                "ranked": ranked,
-                "importance": importance(layers, right),
-            },
+            info=info,
         )
 
     async def _layer(
@@ -176,18 +172,6 @@ class DyLAN:
         turn = await chat(messages, agent=agent, round=round, role="solver")
         weights, failures = await weigh(chat, messages, turn, [node.agent for node in shown], self.config.guided)
         return Node(agent, turn, _solution(sample, turn, 1).answer, weights, failures)
-
-    async def _best(self, sample: Sample, chat: Chat, layers: Sequence[Sequence[Node]]) -> tuple[list[str], int]:
-        """The two agents that go on, and how many replies of the ranker could not be read."""
-        order = shuffled(layers[-1], draw(self.config.random_seed, "ranker", sample.id))
-        replies = [node.turn for node in order]
-        round, guided = len(layers) + 1, self.config.guided
-        found, failures = await best_two(self.config.activation, sample, chat, replies, round=round, guided=guided)
-        if found is None:
-            best = received(layers[-1], [node.agent for node in layers[-1]])[:KEPT]
-        else:
-            best = [order[place].agent for place in found]
-        return [name for name in self._roles if name in best], failures
 
 
 def _solution(sample: Sample, turn: Turn, number: int, agent: str | None = None) -> Solution:

@@ -17,7 +17,7 @@ from agentark import answers
 from agentark.config import Config
 from agentark.runner import gather
 from agentark.types import Chat, Message, Outcome, Sample, Turn, message
-from methods.common import ALL_TASKS, agent_name, numbered, solution, unparsed
+from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
 from methods.llm_debate import prompts
 
 
@@ -37,14 +37,11 @@ class LLMDebateConfig(Config):
     one prompt prefix serves them all (5 x 3: a seventh of the uncached prompt tokens). Changes the prompts."""
 
 
-class LLMDebate:
+class LLMDebate(Configured[LLMDebateConfig]):
     """calls: A*R + 1 (A*R with `aggregate: vote`); critical path: R + 1."""
 
     Config = LLMDebateConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: LLMDebateConfig) -> None:
-        self.config = config
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         agents = [agent_name(index) for index in range(self.config.num_agents)]

@@ -21,7 +21,7 @@ from pydantic import Field
 from agentark.config import Config
 from agentark.runner import gather
 from agentark.types import Chat, Outcome, Sample, Turn, message
-from methods.common import ALL_TASKS, agent_name, numbered, solution, unparsed
+from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
 from methods.flow import flow
 from methods.macnet import prompts
 
@@ -47,7 +47,7 @@ class MacNetConfig(Config):
     """Who the agents are, given out in turn; empty: nobody in particular."""
 
 
-class MacNet:
+class MacNet(Configured[MacNetConfig]):
     """calls: sources + 2 * edges + merges; critical path: that of the last node.
 
     A source takes 1 call. A node with m inputs ends 2 + d(m) calls after the last of them, d(m) = ceil(log_unit(m))
@@ -57,9 +57,6 @@ class MacNet:
 
     Config = MacNetConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: MacNetConfig) -> None:
-        self.config = config
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         edges = graph(self.config.topology, self.config.agent_num, self.config.reverse, self.config.random_seed)

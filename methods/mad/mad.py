@@ -17,7 +17,7 @@ from pydantic import Field
 from agentark import answers
 from agentark.config import Config
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
-from methods.common import REASONING, ask, object_schema, read_json, solution
+from methods.common import REASONING, Configured, ask, object_schema, read_json, solution
 from methods.mad import prompts
 
 SIDES = ("affirmative", "negative")
@@ -51,7 +51,7 @@ class Ruling(Struct, frozen=True):
     side: str
 
 
-class MAD:
+class MAD(Configured[MADConfig]):
     """calls: 3 per round, and 2 of the judge when no round settles it: 3 to 3R + 2; critical path: the same.
 
     A ruling that cannot be parsed costs one repair call. Still unparsed, the moderator's leaves the question open, and
@@ -61,9 +61,6 @@ class MAD:
 
     Config = MADConfig
     TASKS = REASONING
-
-    def __init__(self, config: MADConfig) -> None:
-        self.config = config
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         rules = prompts.DEBATER.format(level=prompts.LEVELS[self.config.debate_level])
