@@ -72,9 +72,9 @@ class AutoGen(Configured[AutoGenConfig]):
         """Every message of the assistant, and as the result its last one that gives an answer."""
         bare = self.config.is_termination_msg
         messages = [solution(sample, turn, number) for number, turn in enumerate(said, 1)]
-        telling = [one for one, turn in zip(messages, said, strict=True) if turn.text.strip(" \r\n.!*_`\"'") != bare]
-        best = next((one for one in reversed(telling) if one.answer is not None), messages[-1])
-        settled = structs.replace(best, id=len(messages) + 1)
+        told = [turn.text.strip(" \r\n.!*_`\"'") != bare for turn in said]
+        telling = [given for given, tells in zip(messages, told, strict=True) if tells and given.answer is not None]
+        settled = structs.replace((telling or messages)[-1], id=len(messages) + 1)
         info: dict[str, object] = {"turns": len(said)}
         if self.config.code_execute and not runs:
             info["off"] = "code_execute: code runs only with --allow_code_execution"

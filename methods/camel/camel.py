@@ -115,5 +115,5 @@ class CAMEL(Configured[CAMELConfig]):
 
 def parse_choice(text: str, count: int) -> int | None:
     """The first number of a reply, if it is one of 1 to count."""
-    found = re.search(r"\d+", text)
-    return int(found[0]) if found and len(found[0]) < 3 and 1 <= int(found[0]) <= count else None
+    number = re.search(r"\d+", text)
+    return int(number[0]) if number and len(number[0]) < 3 and 1 <= int(number[0]) <= count else None

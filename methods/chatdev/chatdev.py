@@ -208,6 +208,6 @@ class Company:
 
 def parse_choice(text: str, choices: tuple[str, ...]) -> str | None:
     """The one choice a reply is; case, quotes, emphasis and a full stop aside."""
-    quotes = "[*_`\"']{0,2}"
-    said = text.strip()
-    return next((one for one in choices if re.fullmatch(quotes + re.escape(one) + quotes + "[.!]?", said, re.I)), None)
+    quotes, said = "[*_`\"']{0,2}", text.strip()
+    named = (choice for choice in choices if re.fullmatch(quotes + re.escape(choice) + quotes + "[.!]?", said, re.I))
+    return next(named, None)

@@ -102,7 +102,7 @@ class MacNet(Configured[MacNetConfig]):
     async def _merge(self, sample: Sample, chat: Chat, turns: Sequence[Turn], agent: str, round: int) -> Turn:
         """One solution out of several, in groups of `aggregate_unit_num`."""
 
-        async def one(group: Sequence[Turn], level: int) -> Turn:
+        async def merge(group: Sequence[Turn], level: int) -> Turn:
             if len(group) == 1:
                 return group[0]
             listing = numbered(prompts.CANDIDATE, group)
@@ -113,7 +113,7 @@ class MacNet(Configured[MacNetConfig]):
         level, unit = 0, self.config.aggregate_unit_num
         while len(turns) > 1:
             level += 1
-            turns = await gather(*(one(turns[at : at + unit], level) for at in range(0, len(turns), unit)))
+            turns = await gather(*(merge(turns[at : at + unit], level) for at in range(0, len(turns), unit)))
         return turns[0]
 
     def _profile(self, node: int) -> str:
@@ -135,7 +135,7 @@ def _mlp(nodes: int) -> list[Edge]:
     sizes = [nodes // layers + (layer < nodes % layers) for layer in range(layers)]
     starts = [sum(sizes[:layer]) for layer in range(layers + 1)]
     spans = [range(*ends) for ends in pairwise(starts)]
-    return [edge for one, two in pairwise(spans) for edge in product(one, two)]
+    return [edge for lower, higher in pairwise(spans) for edge in product(lower, higher)]
 
 
 def _random(nodes: int, rng: random.Random) -> list[Edge]:

@@ -140,12 +140,12 @@ def _shown(round: int, affirmed: Turn, negated: Turn, gap: str = "") -> list[str
 
 def parse_ruling(text: str, sample: Sample) -> Ruling | None:
     """The moderator's JSON; None when it is none, or its debate_answer is no answer of this task's kind."""
-    found = read_json(text, Reply)
-    if found is None:
+    reply = read_json(text, Reply)
+    if reply is None:
         return None
-    given = found.debate_answer.replace("\b", "\\b").replace("\f", "\\f").strip()  # \boxed, \frac not escaped in JSON
+    given = reply.debate_answer.replace("\b", "\\b").replace("\f", "\\f").strip()  # \boxed, \frac not escaped in JSON
     answer = _read(given, sample) if given else None
-    return None if given and answer is None else Ruling(answer, found.side if found.side in SIDES else "")
+    return None if given and answer is None else Ruling(answer, reply.side if reply.side in SIDES else "")
 
 
 def parse_decision(text: str, sample: Sample) -> Ruling | None:
@@ -159,6 +159,6 @@ def _read(value: str, sample: Sample) -> str | None:
     if sample.answer_type == "number" and not any(map(str.isdigit, value)):
         return None
     for text in (f"\\boxed{{{value}}}", value):
-        if found := answers.extract(text, sample.answer_type, sample.choices):
-            return found.value
+        if answer := answers.extract(text, sample.answer_type, sample.choices):
+            return answer.value
     return None
