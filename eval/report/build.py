@@ -60,8 +60,8 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
     try:
         for run in study.runs:
             try:
-                costs[run.number], debates[run.number], found = _read_run(run, writer)
-                scored += [found] if found else []
+                costs[run.number], debates[run.number], figures = _read_run(run, writer)
+                scored += [figures] if figures else []
             except UserError as error:
                 study.problems.append(str(error))
     finally:
@@ -69,8 +69,8 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
     writer.finish([_about(run) for run in study.runs])
     rows = overview.rows(study, costs, base)
     curves = training.read_curves(study)
-    written = now()
     exports = export.write(output, rows, study, debates, curves, writer)
+    about = {"written": now(), "command": cli.command_line(), "samples": len(writer), "problems": study.problems}
     pages.write(
         output,
         {
@@ -78,17 +78,10 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
             "debate.html": _debate(study, debates),
             "prm.html": {"groups": [_prm(study, curves, scored)]},
             "rl.html": {"groups": [_curves("rl", curves), _curves("sft", curves)]},
-            "samples.html": {"samples": len(writer)},
+            "samples.html": {},
         },
-        {
-            "title": title,
-            "written": written,
-            "command": cli.command_line(),
-            "commit": cli.provenance().get("commit"),
-            "problems": study.problems,
-        },
+        about | {"title": title, "commit": cli.provenance().get("commit")},
     )
-    about = {"written": written, "command": cli.command_line(), "samples": len(writer), "problems": study.problems}
     write_atomically(output / MARKER, msgspec.json.format(msgspec.json.encode(about), indent=2) + b"\n")
     return Built(
         rows=rows, debates=debates, samples=len(writer), problems=study.problems, seconds=time.perf_counter() - started

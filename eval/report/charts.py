@@ -35,11 +35,6 @@ def safe(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def round_numbers() -> list[int]:
-    """1, 2, 5, 10, ... for a logarithmic axis; those outside its range are not drawn."""
-    return [factor * 10**power for power in range(8) for factor in (1, 2, 5)]
-
-
 def axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title}, **more}
 
@@ -105,6 +100,7 @@ def cost(dataset: str, rows: Sequence[Row]) -> Chart | None:
     if len(known) < 2:
         return None
     methods = list(dict.fromkeys(row.method for row in known))
+    ticks = [factor * 10**power for power in range(8) for factor in (1, 2, 5)]  # those out of range are not drawn
     data = []
     for number, method in enumerate(methods):
         of = [row for row in known if row.method == method]
@@ -124,7 +120,7 @@ def cost(dataset: str, rows: Sequence[Row]) -> Chart | None:
         text="Completion tokens per question (logarithmic), all calls of the method together.",
         data=data,
         layout={
-            "xaxis": axis("completion tokens per question", type="log", tickvals=round_numbers(), tickformat=",d"),
+            "xaxis": axis("completion tokens per question", type="log", tickvals=ticks, tickformat=",d"),
             "yaxis": axis(known[0].metric or ""),
         },
         origins=[row.origins[0] for row in known],
