@@ -21,22 +21,10 @@ from agentark.config import Config
 from agentark.runner import gather
 from agentark.types import SANDBOX, Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.common import fenced, numbered, repair, run_tests, solution
-from methods.dylan import prompts
+from methods.dylan import network, prompts
 from methods.dylan.activation import KEPT, Activation, survivors
 from methods.dylan.dylan import roles_of
-from methods.dylan.network import (
-    Node,
-    draw,
-    filled,
-    groups,
-    grow,
-    importance,
-    most_frequent,
-    quorum,
-    shuffled,
-    total_importance,
-    weigh,
-)
+from methods.dylan.network import Node, draw, importance, shuffled, weigh
 
 TESTER = "Tester"
 
@@ -92,7 +80,7 @@ class DyLANCode:
         return "dylan runs no tests; of the last programs the most frequent one is the result"
 
     def totals(self, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {"importance": total_importance(infos)}
+        return {"importance": network.total_importance(infos)}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         question = message("user", *sample.parts())
@@ -121,7 +109,7 @@ class DyLANCode:
                 request = self._request(shuffled(reviews, own), outcome)
                 dialogues[node.agent] = [*dialogues[node.agent], message("assistant", node.turn), request]
         last = layers[-1]
-        grouped = await groups([node.answer for node in last], "code")
+        grouped = await network.groups([node.answer for node in last], "code")
         best, passed = await self._result(sample, chat, last, grouped, tests, len(layers))
         right = [
             node.agent for node, own in zip(last, grouped, strict=True) if own is not None and own == grouped[best]
@@ -157,11 +145,8 @@ class DyLANCode:
             weights, failures = await weigh(chat, dialogues[agent], turn, shown, self.config.guided)
             return Node(agent, turn, code_of(sample, turn.text), weights, failures)
 
-        async def agreed(nodes: Sequence[Node]) -> bool:
-            return most_frequent(await groups([node.answer for node in nodes], "code"))[1] >= quorum(len(writers))
-
         order = shuffled(writers, draw(self.config.random_seed, "order", sample.id, round))
-        return await grow([partial(write, agent) for agent in order], agreed)
+        return await network.grow([partial(write, agent) for agent in order], "code")
 
     async def _review(
         self, sample: Sample, chat: Chat, programs: Sequence[Node], round: int
@@ -172,7 +157,7 @@ class DyLANCode:
             role, text = self._judges[name]
             shown = shuffled(programs, draw(self.config.random_seed, name, sample.id, round))
             listing = numbered(prompts.PROGRAM, [node.turn for node in shown])
-            request = filled(prompts.JUDGE, len(shown))
+            request = network.filled(prompts.JUDGE, len(shown))
             messages = [message("system", text), message("user", *sample.parts(), prompts.WRITTEN, *listing, request)]
             turn = await chat(messages, agent=name, round=round, role="judge")
             weights, unrated = await weigh(chat, messages, turn, [node.agent for node in shown], self.config.guided)
@@ -203,7 +188,7 @@ class DyLANCode:
         for number, node in enumerate(reviews, 1):
             parts += [prompts.REVIEW.format(number=number), node.turn]
             parts += [outcome] if self._judges[node.agent][0] == TESTER else []
-        return message("user", *parts, filled(prompts.RATE_AND_REWRITE, len(reviews)))
+        return message("user", *parts, network.filled(prompts.RATE_AND_REWRITE, len(reviews)))
 
     async def _result(
         self,
@@ -215,7 +200,7 @@ class DyLANCode:
         round: int,
     ) -> tuple[int, list[int] | None]:
         """(position of the result, tests each program passed); ties and missing tests: the most frequent, the first."""
-        leader, _ = most_frequent(grouped)
+        leader, _ = network.most_frequent(grouped)
         if SANDBOX not in chat.models or not tests:
             return leader or 0, None
 

@@ -6,7 +6,7 @@ Source: Liu et al. 2023 (arXiv 2310.02170), section 3.
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -56,7 +56,7 @@ def quorum(agents: int) -> int:
 
 
 async def grow(
-    acts: Sequence[Callable[[], Coroutine[Any, Any, Node]]], agreed: Callable[[Sequence[Node]], Awaitable[bool]]
+    acts: Sequence[Callable[[], Coroutine[Any, Any, Node]]], answer_type: AnswerType
 ) -> tuple[list[Node], bool]:
     """The nodes of one layer, and whether they agree.
 
@@ -64,9 +64,11 @@ async def grow(
     """
     enough = quorum(len(acts))
     nodes = await gather(*(act() for act in acts[:enough]))
-    while not (reached := await agreed(nodes)) and len(nodes) < len(acts):
+    while True:
+        _, votes = most_frequent(await groups([node.answer for node in nodes], answer_type))
+        if votes >= enough or len(nodes) == len(acts):
+            return sorted(nodes, key=lambda node: natural(node.agent)), votes >= enough
         nodes.append(await acts[len(nodes)]())
-    return sorted(nodes, key=lambda node: natural(node.agent)), reached
 
 
 async def groups(given: Sequence[str | None], answer_type: AnswerType) -> list[int | None]:
