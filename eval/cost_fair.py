@@ -52,7 +52,7 @@ class Point(Struct, frozen=True, kw_only=True):
     votes: int | None = None
     """Replies of self-consistency at the same cost; None for self-consistency itself."""
     voting: float | None = None
-    """Its accuracy with so many."""
+    """The accuracy of self-consistency with that many."""
     difference: float | None = None
     """The method's accuracy less that."""
     low: float | None = None
@@ -112,7 +112,7 @@ def read(path: Path, task: Task) -> Scored:
 
 
 def means(records: Sequence[Record], candidates: int | None = None) -> dict[str, float]:
-    """What a question costs: in whole episodes, or for its first so many candidates."""
+    """What a question costs: in whole episodes, or for its first `candidates` replies."""
     done = []
     for record in records:
         kept = {solution.turn for solution in record.solutions[:candidates]}

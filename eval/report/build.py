@@ -40,7 +40,7 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
         results: folders with everything to be reported.
         output: the site's folder; made anew when it is a report already.
         title: of the pages.
-        base: model that everything is compared with; None: found.
+        base: model that everything is compared with; None: see `overview.find_base`.
 
     Raises:
         UserError: bad folders, or a missing library.

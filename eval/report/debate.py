@@ -1,7 +1,7 @@
 """What a debate did: who was right in which round, how far they agreed, and what voting alone would have reached.
 
 Verdicts are the labels' where there are labels of all rounds, else the rules' where rules can tell
-(distill/select/trajectories.py); nobody's opinion is made up, so every count has its own n.
+(distill/select/trajectories.py). No verdict is made up, so every count has its own n.
 """
 
 import asyncio

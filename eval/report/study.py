@@ -96,7 +96,7 @@ def read(folders: Sequence[Path]) -> Study:
     """Everything below the folders but the records themselves.
 
     Raises:
-        UserError: a folder that is none, or nothing in them.
+        UserError: a folder does not exist, or there is nothing in them to report.
     """
     found = files.find(folders)
     problems = list(found.problems)
@@ -138,7 +138,7 @@ def _name(run: Run, problems: list[str]) -> None:
 
 
 def _setting(manifest: Path) -> str:
-    """Split and options as a run's manifest has them; empty where nobody knows."""
+    """Split and options as a run's manifest has them; empty where it has none."""
     config = contamination.json_of(manifest).get("config") if manifest.is_file() else None
     if not isinstance(config, dict):
         return ""

@@ -90,8 +90,8 @@ def kind_of(rows: Iterable[Mapping[str, Any]]) -> Kind:
 
 
 def read_curves(study: Study) -> list[Curves]:
-    """The training runs of a study; a file that is none becomes a problem of the study."""
-    found = []
+    """The training runs of a study; a file that cannot be read becomes a problem of the study."""
+    curves = []
     for path in study.found.curves:
         try:
             rows = [*_rows(path), *map(_dev, _rows(path.with_name(DEV)))]
@@ -99,7 +99,7 @@ def read_curves(study: Study) -> list[Curves]:
             study.problems.append(str(error))
             continue
         if rows:
-            found.append(_curves(path, path.parent, kind_of(rows), rows, study))
+            curves.append(_curves(path, path.parent, kind_of(rows), rows, study))
     told = {path.parent for path in study.found.curves}
     for path in study.found.manifests:
         if (
@@ -109,8 +109,8 @@ def read_curves(study: Study) -> list[Curves]:
         ):
             file, rows = _history(path)
             if rows:
-                found.append(_curves(file, path.parent, "sft", rows, study))
-    return found
+                curves.append(_curves(file, path.parent, "sft", rows, study))
+    return curves
 
 
 def _curves(path: Path, folder: Path, kind: Kind, rows: list[dict[str, Any]], study: Study) -> Curves:

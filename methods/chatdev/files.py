@@ -17,7 +17,7 @@ def parse_files(reply: str) -> dict[str, str] | None:
     """The files of a reply by name: fenced blocks with a name on the line above, or one Python block, which is main.py.
 
     Returns:
-        None when there is none. A name that leads out of the folder is none.
+        None when there is none. A name that leads out of the folder does not count.
     """
     text = visible(reply) or ""
     files: dict[str, str] = {}

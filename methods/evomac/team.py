@@ -49,7 +49,7 @@ def _some(items: dict[str, Any], most: int) -> dict[str, Any]:
 
 
 def parse_team(text: str, most: int) -> Team | None:
-    """The team of a reply; None when it is none, is too large, or a subtask waits for itself or a later one."""
+    """The team of a reply; None when it cannot be read, is too large, or a subtask waits for itself or a later one."""
     team = read_json(text, Team)
     if team is None or len(team.subtasks) > most:
         return None

@@ -139,7 +139,7 @@ def _shown(round: int, affirmed: Turn, negated: Turn, gap: str = "") -> list[str
 
 
 def parse_ruling(text: str, sample: Sample) -> Ruling | None:
-    """The moderator's JSON; None when it is none, or its debate_answer is no answer of this task's kind."""
+    """The moderator's JSON; None when it cannot be read, or its debate_answer is no answer of this task's kind."""
     reply = read_json(text, Reply)
     if reply is None:
         return None

@@ -174,7 +174,7 @@ class MapCoder(Configured[MapCoderConfig]):
 
 
 def parse_recalled(text: str) -> Recalled | None:
-    """The exemplars; None when the reply is no such JSON or holds none."""
+    """The exemplars; None when the reply cannot be read or has none."""
     recalled = read_json(text, Recalled)
     return recalled if recalled is not None and recalled.exemplars else None
 
