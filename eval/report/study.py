@@ -138,7 +138,7 @@ def _name(run: Run, problems: list[str]) -> None:
 
 
 def _setting(manifest: Path) -> str:
-    """Split and options as a run's manifest has them; empty where it has none."""
+    """Split and options as a run's manifest has them; empty where nobody knows."""
     config = contamination.json_of(manifest).get("config") if manifest.is_file() else None
     if not isinstance(config, dict):
         return ""
