@@ -22,15 +22,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="of the bootstrap and the permutation test")
     parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
     args: Namespace = parser.parse_args(argv)
-    found = compare(read_graded(args.a), read_graded(args.b), args.metric, (args.a, args.b), args.seed)
-    print(
-        "\n".join(
-            f"{key:12} {value:.4f}" if isinstance(value, float) else f"{key:12} {value}" for key, value in found.items()
-        )
-    )
+    compared = compare(read_graded(args.a), read_graded(args.b), args.metric, (args.a, args.b), args.seed)
+    for key, value in compared.items():
+        print(f"{key:12} {value:.4f}" if isinstance(value, float) else f"{key:12} {value}")
     if args.output is not None:
         try:
-            write_atomically(args.output, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+            write_atomically(args.output, msgspec.json.format(msgspec.json.encode(compared), indent=2) + b"\n")
         except OSError as error:
             raise UserError(f"--output {args.output}: cannot be written ({error.strerror})") from None
     return 0

@@ -12,7 +12,7 @@ import asyncio
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Point(Struct, frozen=True, kw_only=True):
     votes: int | None = None
     """Replies of self-consistency at the same cost; None for self-consistency itself."""
     voting: float | None = None
-    """Its accuracy with so many."""
+    """The accuracy of self-consistency with that many."""
     difference: float | None = None
     """The method's accuracy less that."""
     low: float | None = None
@@ -113,14 +113,17 @@ def read(path: Path, task: Task) -> Scored:
     return Scored({record.id: record for record in records}, right, summary.busy_seconds(records))
 
 
-def means(records: Sequence[Record], candidates: int | None = None) -> tuple[float, float, float]:
-    """(calls, prompt tokens, completion tokens) per question: of whole episodes, or of the first so many candidates."""
+def means(records: Sequence[Record], candidates: int | None = None) -> dict[str, float]:
+    """What a question costs: in whole episodes, or for its first `candidates` replies."""
     done = []
     for record in records:
         kept = {solution.turn for solution in record.solutions[:candidates]}
         done += [turn.completion for turn in record.trajectory if candidates is None or turn.id in kept]
-    prompt, completion = sum(one.prompt_tokens for one in done), sum(one.completion_tokens for one in done)
-    return len(done) / len(records), prompt / len(records), completion / len(records)
+    return {
+        "calls": len(done) / len(records),
+        "prompt_tokens": sum(completion.prompt_tokens for completion in done) / len(records),
+        "completion_tokens": sum(completion.completion_tokens for completion in done) / len(records),
+    }
 
 
 def votes(records: Sequence[Record], task: Task, parallel_num: int) -> list[list[float]]:
@@ -132,59 +135,39 @@ def votes(records: Sequence[Record], task: Task, parallel_num: int) -> list[list
     graded = iter(evaluation.grade_accuracy(task, evaluation.attempts(records, candidates)))
     right = [[next(graded).figures[task.metric] or 0.0 for _ in candidates(record)] for record in records]
 
-    async def chosen(k: int) -> list[int | None]:
-        return await asyncio.gather(
-            *(
-                answers.majority([one.answer for one in candidates(record)[:k]], record.answer_type)
-                for record in records
-            )
-        )
+    async def voted(k: int) -> list[float]:
+        firsts = ([solution.answer for solution in candidates(record)[:k]] for record in records)
+        kinds = (record.answer_type for record in records)
+        winners = await asyncio.gather(*map(answers.majority, firsts, kinds))
+        return [scores[winner or 0] for scores, winner in zip(right, winners, strict=True)]
 
-    rows = []
-    for k in range(1, parallel_num + 1):
-        winners = zip(right, asyncio.run(chosen(k)), strict=True)
-        rows.append([scores[winner or 0] for scores, winner in winners])
-    return rows
+    return [asyncio.run(voted(k)) for k in range(1, parallel_num + 1)]
 
 
 def compare(args: Namespace, dataset: str, methods: Sequence[str]) -> tuple[list[Point], list[Point]]:
     """(the methods, the voting curve for k = 1, 2, ...)."""
     task = get_task(dataset)
-    found = {method: read(args.output_dir / dataset / f"{method}_infer.jsonl", task) for method in methods}
-    shared = [key for key in found[VOTING].correct if all(key in one.correct for one in found.values())]
+    scored = {method: read(args.output_dir / dataset / f"{method}_infer.jsonl", task) for method in methods}
+    shared = [key for key in scored[VOTING].correct if all(key in results.correct for results in scored.values())]
     if not shared:
         raise UserError(f"--dataset_name {dataset}: no question was answered by every method without an error")
-    voters = [found[VOTING].records[key] for key in shared]
+    voters = [scored[VOTING].records[key] for key in shared]
     voted = votes(voters, task, args.parallel_num)
 
-    def point(method: str, correct: Sequence[float], used: tuple[float, float, float], **more: Any) -> Point:
+    def point(method: str, correct: Sequence[float], used: Mapping[str, Any], **more: Any) -> Point:
         accuracy, se = stats.mean_and_se(correct)
-        calls, prompt, completion = used
-        return Point(
-            dataset=dataset,
-            method=method,
-            n=len(shared),
-            accuracy=accuracy,
-            se=se,
-            calls=calls,
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            **more,
-        )
+        return Point(dataset=dataset, method=method, n=len(shared), accuracy=accuracy, se=se, **used, **more)
 
-    def cost(used: tuple[float, float, float]) -> float:
-        return used[2] + (used[1] if args.cost == "total" else 0.0)
+    def cost(used: Mapping[str, float]) -> float:
+        return used["completion_tokens"] + (used["prompt_tokens"] if args.cost == "total" else 0.0)
 
     spent = [means(voters, k) for k in range(1, args.parallel_num + 1)]
     curve = [point(VOTING, correct, used) for correct, used in zip(voted, spent, strict=True)]
     points = []
-    for method, one in found.items():
-        records, correct = [one.records[key] for key in shared], [one.correct[key] for key in shared]
-        used = means(records)
-        more: dict[str, Any] = {
-            "seconds": one.seconds,
-            "parse_failures": sum(record.parse_failures for record in records),
-        }
+    for method, results in scored.items():
+        records, correct = [results.records[key] for key in shared], [results.correct[key] for key in shared]
+        used, unread = means(records), sum(record.parse_failures for record in records)
+        more: dict[str, Any] = {"seconds": results.seconds, "parse_failures": unread}
         if method != VOTING:
             k = max((k for k, other in enumerate(spent, 1) if cost(other) <= cost(used)), default=1)
             beside = stats.paired(voted[k - 1], correct)
@@ -231,27 +214,22 @@ def plot(points: Sequence[Point], curve: Sequence[Point], path: Path, cost: str)
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    def tokens_of(one: Point) -> float:
-        return one.completion_tokens + (one.prompt_tokens if cost == "total" else 0.0)
+    def tokens_of(point: Point) -> float:
+        return point.completion_tokens + (point.prompt_tokens if cost == "total" else 0.0)
 
-    datasets = list(dict.fromkeys(one.dataset for one in points))
-    figure, axes = pyplot.subplots(
-        1, len(datasets), figsize=(6 * len(datasets), 4.8), squeeze=False, layout="constrained"
-    )
+    datasets = list(dict.fromkeys(point.dataset for point in points))
+    size = (6 * len(datasets), 4.8)
+    figure, axes = pyplot.subplots(1, len(datasets), figsize=size, squeeze=False, layout="constrained")
     for axis, dataset in zip(axes[0], datasets, strict=True):
-        line = [one for one in curve if one.dataset == dataset]
-        x, y = [tokens_of(one) for one in line], [one.accuracy for one in line]
-        spread = [one.se or 0.0 for one in line]
+        line = [point for point in curve if point.dataset == dataset]
+        x, y = [tokens_of(point) for point in line], [point.accuracy for point in line]
+        low = [point.accuracy - (point.se or 0.0) for point in line]
+        high = [point.accuracy + (point.se or 0.0) for point in line]
         axis.plot(x, y, color="0.4", marker=".", label=f"{VOTING}, 1 to {len(line)} replies")
-        axis.fill_between(
-            x,
-            [value - error for value, error in zip(y, spread, strict=True)],
-            [value + error for value, error in zip(y, spread, strict=True)],
-            color="0.85",
-        )
-        for one in points:
-            if one.dataset == dataset and one.method != VOTING:
-                axis.errorbar(tokens_of(one), one.accuracy, yerr=one.se, fmt="o", capsize=3, label=one.method)
+        axis.fill_between(x, low, high, color="0.85")
+        for point in points:
+            if point.dataset == dataset and point.method != VOTING:
+                axis.errorbar(tokens_of(point), point.accuracy, yerr=point.se, fmt="o", capsize=3, label=point.method)
         axis.set_xscale("log")
         axis.set_xlabel("tokens per question" + (" (prompt and new)" if cost == "total" else " (new)"))
         axis.set_ylabel("accuracy (± standard error)")
@@ -275,10 +253,10 @@ def main(argv: list[str] | None = None, run: Run = child) -> int:
         compared = [compare(args, dataset, list(plan)) for dataset, plan in plans.items()]
     finally:
         answers.close_pool()
-    points = [one for found, _ in compared for one in found]
-    curve = [one for _, found in compared for one in found]
-    adjusted = iter(stats.holm([one.p for one in points if one.p is not None]))
-    points = [one if one.p is None else structs.replace(one, p_holm=next(adjusted)) for one in points]
+    points = [point for methods, _ in compared for point in methods]
+    curve = [point for _, voted in compared for point in voted]
+    adjusted = iter(stats.holm([point.p for point in points if point.p is not None]))
+    points = [point if point.p is None else structs.replace(point, p_holm=next(adjusted)) for point in points]
     text = table(points)
     report = {"command": cli.command_line(), "written": now(), "cost": args.cost, "methods": points, "voting": curve}
     write_atomically(

@@ -22,15 +22,15 @@ WIDTH = 110
 
 def sources() -> dict[str, list[str]]:
     """Class of a method -> its registered names, the one that is the class's own first."""
-    found: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for name, target in METHODS.items():
-        found.setdefault(target.partition("@")[0], []).append(name)
-    return found
+        names.setdefault(target.partition("@")[0], []).append(name)
+    return names
 
 
-def paper(cls: Any) -> str:
-    """First line of the module's docstring."""
-    return (inspect.getmodule(cls).__doc__ or "").strip().partition("\n")[0]
+def about(cls: Any) -> str:
+    """What the docstring of a method's module says; its first line names the paper."""
+    return inspect.cleandoc(inspect.getmodule(cls).__doc__ or "")
 
 
 def facts(name: str) -> list[str]:
@@ -38,14 +38,15 @@ def facts(name: str) -> list[str]:
     cls = method_class(name)
     names = sources()[METHODS[name].partition("@")[0]]
     chosen = VARIANTS.get(names[0], {})
+    config = load_method(name)[1].config
     others = list(dict.fromkeys([*names[1:], *chosen.values()]))
     return [
-        _entry("paper", paper(cls)),
+        _entry("paper", about(cls).partition("\n")[0]),
         _entry("tasks", ", ".join(kind for kind in get_args(Kind) if kind in cls.TASKS)),
         *([_entry("variants", _variants(others, chosen))] if others else []),
         _entry("configs", ", ".join(configs_of(name))),
-        _entry("keys", " ".join(f"{key}={_short(value)}" for key, value in _defaults(name).items()) or "none"),
-        *(_entry(*_labelled(text)) for text in _paragraphs(inspect.getdoc(cls) or "")),
+        _entry("keys", " ".join(f"{key}={_short(value)}" for key, value in config.items()) or "none"),
+        *(_entry(label, text) for label, text in _paragraphs(inspect.getdoc(cls) or "")),
     ]
 
 
@@ -55,24 +56,15 @@ def _variants(others: list[str], chosen: dict[str, str]) -> str:
     return ", ".join(f"{name} ({', '.join(datasets)})" if datasets else name for name, datasets in picked.items())
 
 
-def _paragraphs(cost: str) -> list[str]:
-    """A docstring's paragraphs, its lines joined; `calls` and `critical path` are one each."""
+def _paragraphs(cost: str) -> list[tuple[str, str]]:
+    """(label, text) of a docstring's paragraphs: `calls` and `critical path` are one each, others have no label."""
     apart = re.sub(r"(?:;\s+|\n)critical path: ", "\n\ncritical path: ", cost)
-    return [" ".join(paragraph.split()) for paragraph in apart.split("\n\n")]
-
-
-def _labelled(text: str) -> tuple[str, str]:
-    match = re.match(r"(calls|critical path): (.*)", text)
-    return (match[1], match[2]) if match else ("", text)
+    text = "\n".join(" ".join(paragraph.split()) for paragraph in apart.split("\n\n"))
+    return re.findall(r"^(?:(calls|critical path): )?(.*)$", text, re.M)
 
 
 def _entry(label: str, text: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent=f"    {label:<14}", subsequent_indent=" " * 18)
-
-
-def _defaults(name: str) -> dict[str, Any]:
-    """Config keys with the values of the name's own configuration file."""
-    return load_method(name, default_config(name))[1].config
 
 
 def _short(value: Any) -> str:
@@ -101,9 +93,8 @@ def _configs_in(annotation: Any) -> list[type[BaseModel]]:
 def show(name: str) -> str:
     """All there is to say about one method."""
     cls = method_class(name)
-    about = inspect.cleandoc(inspect.getmodule(cls).__doc__ or "")
-    listed = keys(cls.Config, _defaults(name)) or ["    none"]
-    return "\n".join([name, *facts(name)[1:], "", about, "", f"config keys ({default_config(name)}):", *listed])
+    listed = keys(cls.Config, load_method(name)[1].config) or ["    none"]
+    return "\n".join([name, *facts(name)[1:], "", about(cls), "", f"config keys ({default_config(name)}):", *listed])
 
 
 def listing() -> str:

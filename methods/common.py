@@ -9,12 +9,14 @@ import msgspec
 from msgspec import Struct
 
 from agentark.answers import extract
-from agentark.code_grading import program
+from agentark.code_grading import code_of, program
+from agentark.config import Config
 from agentark.sandbox import Execution
 from agentark.sandbox_engine import Ran, RunProgram, RunTests, Tested
 from agentark.types import SANDBOX, Chat, Message, Part, Sample, SampleError, Solution, Turn, message
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Config)
 
 ALL_TASKS = frozenset({"number", "math", "choice", "text", "code", "software"})
 """For the `TASKS` of a method that any question suits. `software` is code that no test grades (SRDD)."""
@@ -24,6 +26,13 @@ REASONING = frozenset({"number", "math", "choice", "text"})
 REPAIR = "Your reply could not be read. {form} Reply again, in that form and with nothing else."
 FORM_CHOICES = "Wanted is exactly one of: {choices}."
 FORM_SCHEMA = "Wanted is one JSON object of this schema: {schema}."
+
+
+class Configured(Generic[C]):
+    """A method whose only state is its frozen config."""
+
+    def __init__(self, config: C) -> None:
+        self.config = config
 
 
 def agent_name(index: int) -> str:
@@ -39,13 +48,8 @@ def solution(sample: Sample, turn: Turn, number: int, agent: str | None = None, 
         text: what of the reply may hold the answer; None: all of it.
     """
     answer = extract(turn.text if text is None else text, sample.answer_type, sample.choices)
-    return Solution(
-        id=number,
-        agent=agent or turn.agent,
-        round=turn.round,
-        turn=turn.id,
-        answer=answer.value if answer else None,
-    )
+    value = answer.value if answer else None
+    return Solution(id=number, agent=agent or turn.agent, round=turn.round, turn=turn.id, answer=value)
 
 
 def unparsed(solutions: Sequence[Solution]) -> int:
@@ -103,10 +107,8 @@ async def ask(
     turn = await chat(messages, agent=agent, round=round, role=role, **(guide if guided else {}), **sampling)
     if (value := parse(turn.text)) is not None:
         return Asked(value, turn, 0)
-    where: dict[str, Any] = {"agent": agent, "round": round, "role": f"{role}_repair"}
-    return await repair(
-        chat, messages, turn, parse, guided=guided, schema=schema, choices=choices, form=form, **where, **sampling
-    )
+    wanted: dict[str, Any] = {"schema": schema, "choices": choices, "form": form}
+    return await repair(chat, messages, turn, parse, f"{role}_repair", guided=guided, **wanted, **sampling)
 
 
 async def repair(
@@ -114,36 +116,30 @@ async def repair(
     messages: Sequence[Message],
     turn: Turn,
     parse: Callable[[str], T | None],
+    role: str,
     *,
     guided: bool,
-    agent: str,
-    round: int,
-    role: str,
     schema: dict[str, Any] | None = None,
     choices: tuple[str, ...] | None = None,
     form: str | None = None,
     **sampling: Any,
 ) -> Asked[T]:
-    """The second half of `ask`: one more call after `turn`, a reply to `messages` that could not be read."""
+    """The second half of `ask`: one more call to the agent of `turn`, a reply to `messages` that could not be read."""
     guide: dict[str, Any] = {"choices": choices} if choices is not None else {"schema": schema}
     if form is None and choices is not None:
         form = FORM_CHOICES.replace("{choices}", " | ".join(choices))
     elif form is None:
         form = FORM_SCHEMA.replace("{schema}", json.dumps(schema))
     again = [*messages, message("assistant", turn), message("user", REPAIR.replace("{form}", form))]
-    turn = await chat(again, agent=agent, round=round, role=role, **(guide if guided else {}), **sampling)
+    where: dict[str, Any] = {"agent": turn.agent, "round": turn.round, "role": role}
+    turn = await chat(again, **where, **(guide if guided else {}), **sampling)
     value = parse(turn.text)
     return Asked(value, turn, 1 if value is not None else 2)
 
 
 def object_schema(**properties: dict[str, Any]) -> dict[str, Any]:
     """The JSON schema of an object with exactly these properties."""
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def read_json(text: str, kind: type[T]) -> T | None:
@@ -151,15 +147,24 @@ def read_json(text: str, kind: type[T]) -> T | None:
     decoder = json.JSONDecoder()
     for match in re.finditer(r"\{", text):
         try:
-            found, _ = decoder.raw_decode(text, match.start())
-            msgspec.json.encode(found)  # half a surrogate pair (\ud83d) could not be written to a record
-            return msgspec.convert(found, kind)
+            value, _ = decoder.raw_decode(text, match.start())
+            msgspec.json.encode(value)  # half a surrogate pair (\ud83d) could not be written to a record
+            return msgspec.convert(value, kind)
         except (ValueError, RecursionError):
             continue
     return None
 
 
 # ---------------------------------------------------------------- code
+
+
+async def ask_program(chat: Chat, sample: Sample, request: Message, form: str, **address: Any) -> Asked[str]:
+    """Ask for a program that answers the question.
+
+    Args:
+        address: agent, round and role of the call.
+    """
+    return await ask(chat, [request], lambda text: code_of(sample, text), form=form, guided=False, **address)
 
 
 async def run_program(

@@ -13,29 +13,24 @@ from eval.report import build, export
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m eval.report", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--results", type=Path, nargs="+", required=True, help="folders to report on (results, outputs)"
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("report"), help="folder of the site; a report there is replaced"
-    )
-    parser.add_argument("--title", default="AgentArk", help="of the pages")
-    parser.add_argument(
-        "--base", help="model to compare with (default: each student's base model, else the same model)"
-    )
-    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
+    add = parser.add_argument
+    add("--results", type=Path, nargs="+", required=True, help="folders to report on (results, outputs)")
+    add("--output", type=Path, default=Path("report"), help="folder of the site; a report there is replaced")
+    add("--title", default="AgentArk", help="of the pages")
+    add("--base", help="model to compare with (default: each student's base model, else the same model)")
+    add("--markdown", action="store_true", help="print the tables as Markdown")
     args: Namespace = parser.parse_args(argv)
     built = build.build(args.results, args.output, args.title, args.base)
     if args.markdown:
         print((args.output / export.MARKDOWN).read_text(encoding="utf-8"), end="")
     for line in built.problems:
         sys.stderr.write(f"warning: {line}\n")
+    debates = sum(debate.is_debate for debate in built.debates.values())
     print(
-        f"{len(built.rows)} results, {sum(one.is_debate for one in built.debates.values())} debates, "
-        f"{built.samples} samples in {built.seconds:.1f} s",
+        f"{len(built.rows)} results, {debates} debates, {built.samples} samples in {built.seconds:.1f} s\n"
+        f"written to {args.output / 'index.html'}",
         file=sys.stderr if args.markdown else sys.stdout,
     )
-    print(f"written to {args.output / 'index.html'}", file=sys.stderr if args.markdown else sys.stdout)
     return 1 if built.problems else 0
 
 

@@ -10,20 +10,17 @@ import msgspec
 from msgspec import Struct
 
 from agentark import answers, cli
-from agentark.evaluation import Graded
 from agentark.files import json_of, write_atomically
-from agentark.labels import LabelRow
 from agentark.records import now
 from agentark.run_folder import aside, check_replaceable, entries, set_aside
 from agentark.types import Record, UserError
 from distill.select.trajectories import CLASSES
 from eval.report import charts, export, overview, pages, training
-from eval.report.charts import Chart
 from eval.report.debate import STATES, Debate, Sampled, look, state
 from eval.report.files import MARKER, Origin
 from eval.report.overview import Costs, Row
 from eval.report.paper import load_paper
-from eval.report.samples import CORRECTIVE, CORRUPTED, TRUNCATED, VOTE_ENOUGH, VOTE_LOST, StepScores, Writer, detail
+from eval.report.samples import CORRECTIVE, CORRUPTED, TRUNCATED, VOTE_ENOUGH, VOTE_LOST, Writer, detail
 from eval.report.study import Run, Study, read
 from eval.report.training import Curves, Scored
 
@@ -48,7 +45,7 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
         results: folders with everything to be reported.
         output: the site's folder; made anew when it is a report already.
         title: of the pages.
-        base: model that everything is compared with; None: found.
+        base: model that everything is compared with; None: see `overview.find_base`.
 
     Raises:
         UserError: bad folders, or a missing library.
@@ -69,8 +66,8 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
     try:
         for run in study.runs:
             try:
-                costs[run.number], debates[run.number], found = _read_run(run, writer)
-                scored += [found] if found else []
+                costs[run.number], debates[run.number], figures = _read_run(run, writer)
+                scored += [figures] if figures else []
             except UserError as error:
                 study.problems.append(str(error))
     finally:
@@ -78,8 +75,8 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
     writer.finish([_about(run) for run in study.runs])
     rows = overview.rows(study, costs, base)
     curves = training.read_curves(study)
-    written = now()
     exports = export.write(output, rows, study, debates, curves, writer)
+    about = {"written": now(), "command": cli.command_line(), "samples": len(writer), "problems": study.problems}
     pages.write(
         output,
         {
@@ -87,17 +84,10 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
             "debate.html": _debate(study, debates),
             "prm.html": {"groups": [_prm(study, curves, scored)]},
             "rl.html": {"groups": [_curves("rl", curves), _curves("sft", curves)]},
-            "samples.html": {"samples": len(writer)},
+            "samples.html": {},
         },
-        {
-            "title": title,
-            "written": written,
-            "command": cli.command_line(),
-            "commit": cli.provenance().get("commit"),
-            "problems": study.problems,
-        },
+        about | {"title": title, "commit": cli.provenance().get("commit")},
     )
-    about = {"written": written, "command": cli.command_line(), "samples": len(writer), "problems": study.problems}
     write_atomically(output / MARKER, msgspec.json.format(msgspec.json.encode(about), indent=2) + b"\n")
     shutil.rmtree(aside(output), ignore_errors=True)
     return Built(
@@ -150,28 +140,21 @@ def _read_run(run: Run, writer: Writer) -> tuple[Costs, Debate, Scored | None]:
         costs.add(record)
         if seen is not None:
             debate.add(record, seen)
-        verdicts = {one.id: one.verdict for one in row.solutions} if row else {}
-        judged += [(one.scores, verdicts.get(one.solution, one.verdict)) for one in scores]
-        _add_sample(run, record, row, grade, seen, scores, writer)
+        verdicts = {solution.id: solution.verdict for solution in row.solutions} if row else {}
+        judged += [(scored.scores, verdicts.get(scored.solution, scored.verdict)) for scored in scores]
+        verdict = state(seen.final) if seen else "error"
+        writer.add(run.number, record, detail(record, row, seen, grade, scores), verdict, _flags(record, seen))
     return costs, debate, training.score_figures(run.name, [run.origin], judged)
 
 
-def _add_sample(
-    run: Run,
-    record: Record,
-    row: LabelRow | None,
-    grade: Graded | None,
-    seen: Sampled | None,
-    scores: Sequence[StepScores],
-    writer: Writer,
-) -> None:
+def _flags(record: Record, seen: Sampled | None) -> int:
+    """The bits of what happened in a sample."""
     kinds = set(seen.paths.values()) if seen else set()
     flags = CORRECTIVE * ("corrective" in kinds) + CORRUPTED * ("corrupted" in kinds)
     flags += TRUNCATED * any(turn.completion.finish_reason == "length" for turn in record.trajectory)
     if seen is not None and seen.votes and seen.votes[min(seen.votes)]:
         flags += VOTE_ENOUGH * (seen.final is True) + VOTE_LOST * (seen.final is False)
-    verdict = state(seen.final) if seen else "error"
-    writer.add(run.number, record, detail(record, row, seen, grade, scores), verdict, flags)
+    return flags
 
 
 # ---------------------------------------------------------------- pages
@@ -181,7 +164,6 @@ def _overview(study: Study, rows: Sequence[Row], exports: Sequence[str]) -> dict
     datasets: dict[str, list[Row]] = {}
     for row in rows:
         datasets.setdefault(row.dataset, []).append(row)
-    paper = load_paper()
     return {
         "rows": rows,
         "datasets": datasets,
@@ -189,17 +171,16 @@ def _overview(study: Study, rows: Sequence[Row], exports: Sequence[str]) -> dict
             name: [chart for chart in (charts.accuracy(name, of), charts.cost(name, of)) if chart]
             for name, of in datasets.items()
         },
-        "origins": {name: _distinct([one for row in of for one in row.origins]) for name, of in datasets.items()},
+        "origins": {
+            name: list({origin.file: origin for row in of for origin in row.origins}.values())
+            for name, of in datasets.items()
+        },
         "reasoning": overview.reasoning_rows(study),
         "cards": overview.label_cards(study),
-        "paper": paper,
+        "paper": load_paper(),
         "matched": sum(row.paper is not None for row in rows),
         "exports": exports,
     }
-
-
-def _distinct(origins: Sequence[Origin]) -> list[Origin]:
-    return list({one.file: one for one in origins}.values())
 
 
 def _debate(study: Study, debates: Mapping[int, Debate]) -> dict[str, Any]:
@@ -220,13 +201,10 @@ def _debate(study: Study, debates: Mapping[int, Debate]) -> dict[str, Any]:
                 if run.labels
                 else "rules, where they can tell (nobody has labelled this run)",
                 "rounds": [
-                    (place, {name: debate.rounds[place][name] for name in STATES}) for place in sorted(debate.rounds)
+                    (round, {name: counts[name] for name in STATES}) for round, counts in sorted(debate.rounds.items())
                 ],
-                "agreement": {
-                    place: (sum(full for full, _ in of) / len(of), sum(part for _, part in of) / len(of), len(of))
-                    for place, of in debate.agreement.items()
-                },
-                "flows": [export.flow(pair, counts) for pair, counts in sorted(debate.flows.items())],
+                "agreement": debate.agreed(),
+                "flows": export.flows(debate),
                 "paths": debate.path_counts(),
                 "voting": debate.voting(),
                 "charts": [chart for make in makers if (chart := make(run.name, key, debate, origins))],
@@ -238,7 +216,7 @@ def _debate(study: Study, debates: Mapping[int, Debate]) -> dict[str, Any]:
 
 def _selections(study: Study) -> list[dict[str, Any]]:
     """Training sets of distill.select: what was found and what was chosen."""
-    found = []
+    sets = []
     for path in study.found.manifests:
         content = json_of(path)
         counts = content.get("counts")
@@ -247,7 +225,8 @@ def _selections(study: Study) -> list[dict[str, Any]]:
         file = path.with_name(path.name.removesuffix(".manifest.json"))
         origin = study.origin(file if file.is_file() else path)
         versions = content.get("versions")
-        found.append(
+        commit = versions.get("commit") if isinstance(versions, dict) else None
+        sets.append(
             {
                 "file": origin.file,
                 "strategy": content.get("strategy"),
@@ -255,17 +234,10 @@ def _selections(study: Study) -> list[dict[str, Any]]:
                 "rows": counts.get("rows"),
                 "paths": _listed(counts["agent_paths"]),
                 "chosen": _listed(counts.get("chosen_paths") or {}),
-                "origins": [
-                    Origin(
-                        origin.file,
-                        origin.sha256,
-                        content.get("command"),
-                        versions.get("commit") if isinstance(versions, dict) else None,
-                    )
-                ],
+                "origins": [Origin(origin.file, origin.sha256, content.get("command"), commit)],
             }
         )
-    return found
+    return sets
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -281,13 +253,13 @@ GROUPS = {
 
 
 def _curves(kind: str, curves: Sequence[Curves]) -> dict[str, Any]:
-    runs = [one for one in curves if one.kind == kind]
+    runs = [run for run in curves if run.kind == kind]
     title, missing, how = GROUPS[kind]
-    found: list[Chart] = charts.panels(kind, runs) if runs else []
-    return {"title": title, "missing": missing, "how": how, "runs": runs, "charts": found, "tables": []}
+    panels = charts.panels(kind, runs)
+    return {"title": title, "missing": missing, "how": how, "runs": runs, "charts": panels, "tables": []}
 
 
 def _prm(study: Study, curves: Sequence[Curves], scored: Sequence[Scored]) -> dict[str, Any]:
     group = _curves("prm", curves)
-    more = [chart for place, one in enumerate(scored) for chart in charts.scores(place, one)]
+    more = [chart for number, figures in enumerate(scored) for chart in charts.scores(number, figures)]
     return group | {"charts": [*group["charts"], *more], "tables": training.check_tables(study)}

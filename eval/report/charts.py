@@ -2,7 +2,7 @@
 that they follow dark mode."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -33,11 +33,6 @@ class Chart(Struct, frozen=True, kw_only=True):
 def safe(text: str) -> str:
     """A name as plotly shows it literally: it reads some HTML in labels."""
     return html.escape(text, quote=False)
-
-
-def round_numbers() -> list[int]:
-    """1, 2, 5, 10, ... for a logarithmic axis; those outside its range are not drawn."""
-    return [factor * 10**power for power in range(8) for factor in (1, 2, 5)]
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
@@ -105,6 +100,7 @@ def cost(dataset: str, rows: Sequence[Row]) -> Chart | None:
     if len(known) < 2:
         return None
     methods = list(dict.fromkeys(row.method for row in known))
+    ticks = [factor * 10**power for power in range(8) for factor in (1, 2, 5)]  # those out of range are not drawn
     data = []
     for number, method in enumerate(methods):
         of = [row for row in known if row.method == method]
@@ -124,7 +120,7 @@ def cost(dataset: str, rows: Sequence[Row]) -> Chart | None:
         text="Completion tokens per question (logarithmic), all calls of the method together.",
         data=data,
         layout={
-            "xaxis": axis("completion tokens per question", type="log", tickvals=round_numbers(), tickformat=",d"),
+            "xaxis": axis("completion tokens per question", type="log", tickvals=ticks, tickformat=",d"),
             "yaxis": axis(known[0].metric or ""),
         },
         origins=[row.origins[0] for row in known],
@@ -137,18 +133,19 @@ def cost(dataset: str, rows: Sequence[Row]) -> Chart | None:
 
 def flows(name: str, key: str, debate: Debate, origins: list[Origin]) -> Chart | None:
     """A Sankey diagram of agents between right, wrong and unknown."""
-    places = sorted({place for pair in debate.flows for place in pair})
-    if not places:
+    rounds = sorted({round for pair in debate.flows for round in pair})
+    if not rounds:
         return None
     ends = {(before, change[0]) for (before, _), counts in debate.flows.items() for change in counts}
     ends |= {(after, change[1]) for (_, after), counts in debate.flows.items() for change in counts}
-    nodes = {end: number for number, end in enumerate((p, one) for p in places for one in STATES if (p, one) in ends)}
+    shown = [(round, state) for round in rounds for state in STATES if (round, state) in ends]
+    nodes = {end: number for number, end in enumerate(shown)}
     links = [
         (nodes[before, change[0]], nodes[after, change[1]], count, change[1])
         for (before, after), counts in sorted(debate.flows.items())
         for change, count in sorted(counts.items())
     ]
-    column = {place: number for number, place in enumerate(places)}
+    source, target, value, became = zip(*links, strict=True)
     height = {"right": 0.2, "wrong": 0.6, "null": 0.95}
     return Chart(
         id=f"flows-{key}",
@@ -158,14 +155,14 @@ def flows(name: str, key: str, debate: Debate, origins: list[Origin]) -> Chart |
             {
                 "type": "sankey", "arrangement": "snap",
                 "node": {
-                    "label": [f"round {place}: {one}" for place, one in nodes],
-                    "color": [f"var(--{one})" for _, one in nodes],
-                    "x": [0.02 + 0.96 * column[place] / max(1, len(places) - 1) for place, _ in nodes],
-                    "y": [height[one] for _, one in nodes], "pad": 18, "thickness": 14,
+                    "label": [f"round {round}: {state}" for round, state in nodes],
+                    "color": [f"var(--{state})" for _, state in nodes],
+                    "x": [0.02 + 0.96 * rounds.index(round) / max(1, len(rounds) - 1) for round, _ in nodes],
+                    "y": [height[state] for _, state in nodes], "pad": 18, "thickness": 14,
                 },
                 "link": {
-                    "source": [one[0] for one in links], "target": [one[1] for one in links],
-                    "value": [one[2] for one in links], "color": [f"var(--{one[3]}-soft)" for one in links],
+                    "source": source, "target": target, "value": value,
+                    "color": [f"var(--{state}-soft)" for state in became],
                 },
             }
         ],
@@ -178,14 +175,10 @@ def flows(name: str, key: str, debate: Debate, origins: list[Origin]) -> Chart |
 def agreement(name: str, key: str, debate: Debate, origins: list[Origin]) -> Chart | None:
     if len(debate.agreement) < 2:
         return None
-    places = sorted(debate.agreement)
-    everyone = [sum(full for full, _ in debate.agreement[place]) / len(debate.agreement[place]) for place in places]
-    largest = [sum(share for _, share in debate.agreement[place]) / len(debate.agreement[place]) for place in places]
-    counts = [f"n = {len(debate.agreement[place])}" for place in places]
-    right = [
-        counted["right"] / known if (known := (counted := debate.rounds[place])["right"] + counted["wrong"]) else None
-        for place in places
-    ]
+    rounds = sorted(debate.agreement)
+    everyone, largest, n = zip(*debate.agreed().values(), strict=True)
+    verdicts = [(debate.rounds[round]["right"], debate.rounds[round]["wrong"]) for round in rounds]
+    right = [right / (right + wrong) if right + wrong else None for right, wrong in verdicts]
     lines = (
         ("all agents give one answer", everyone),
         ("agents behind the largest group", largest),
@@ -197,7 +190,8 @@ def agreement(name: str, key: str, debate: Debate, origins: list[Origin]) -> Cha
         text="Answers are compared by equivalence. After an early stop a question has no later rounds, so n may fall.",
         data=[
             {
-                "type": "scatter", "mode": "lines+markers", "name": label, "x": places, "y": values, "text": counts,
+                "type": "scatter", "mode": "lines+markers", "name": label, "x": rounds, "y": values,
+                "text": [f"n = {count}" for count in n],
                 "hovertemplate": "%{y:.3f}<br>%{text}",
                 "marker": {"symbol": SYMBOLS[number], "size": 9, "color": COLOURS[number]},
                 "line": {"color": COLOURS[number], "dash": DASHES[number]},
@@ -235,11 +229,11 @@ def importance(name: str, key: str, debate: Debate, origins: list[Origin]) -> Ch
 
 def panels(kind: str, runs: Sequence[Curves]) -> list[Chart]:
     """One chart a figure, all runs of a kind in it; then guard hits and what no panel shows."""
-    found = []
+    panels = []
     for title, unit, keys in PANELS[kind]:  # type: ignore[index]
         data = [line for number, run in enumerate(runs) for line in _lines(number, run, keys, len(runs) > 1)]
         if data:
-            found.append(_curve(f"{kind}-{title}", title, unit, data, runs))
+            panels.append(_curve(f"{kind}-{title}", title, unit, data, runs))
     guards = [
         {
             "type": "bar", "name": safe(f"{run.name}: {name}" if len(runs) > 1 else name), "x": steps, "y": values,
@@ -253,20 +247,19 @@ def panels(kind: str, runs: Sequence[Curves]) -> list[Chart]:
     if guards:
         chart = _curve(f"{kind}-guards", "Guard hits", "responses per log step", guards, runs)
         chart.layout["barmode"] = "stack"
-        found.append(chart)
-    others = sorted({key for run in runs for key in run.others})
-    for key in others:
+        panels.append(chart)
+    for key in sorted({key for run in runs for key in run.others}):
         data = [line for number, run in enumerate(runs) for line in _lines(number, run, (key,), len(runs) > 1)]
-        found.append(_curve(f"{kind}-other-{key}", key, "", data, runs))
-    return found
+        panels.append(_curve(f"{kind}-other-{key}", key, "", data, runs))
+    return panels
 
 
 def _lines(number: int, run: Curves, keys: Sequence[str], named: bool) -> list[dict[str, Any]]:
     lines = []
-    for place, key in enumerate(keys):
+    for index, key in enumerate(keys):
         steps, values = run.series(key)
         if steps:
-            colour = COLOURS[(number if named else place) % len(COLOURS)]
+            colour = COLOURS[(number if named else index) % len(COLOURS)]
             errors = run.series(f"{key}{SE}")[1]
             lines.append(
                 {
@@ -274,7 +267,7 @@ def _lines(number: int, run: Curves, keys: Sequence[str], named: bool) -> list[d
                     "type": "scatter", "mode": "lines+markers" if len(steps) < 30 else "lines",
                     "name": safe(f"{run.name}: {key}" if named else key), "x": steps, "y": values,
                     "marker": {"color": colour, "size": 6},
-                    "line": {"color": colour, "dash": DASHES[place % len(DASHES)] if named else "solid"},
+                    "line": {"color": colour, "dash": DASHES[index % len(DASHES)] if named else "solid"},
                 }
             )  # fmt: skip
     return lines
@@ -287,17 +280,17 @@ def _curve(key: str, title: str, unit: str, data: list[dict[str, Any]], runs: Se
         text=unit,
         data=data,
         layout={"xaxis": axis("optimiser step"), "yaxis": {"rangemode": "tozero"}, "showlegend": True},
-        origins=[one for run in runs for one in run.origins],
+        origins=[origin for run in runs for origin in run.origins],
         height=300,
     )
 
 
-def scores(place: int, scored: Scored) -> list[Chart]:
-    """Calibration and score by step position of one scored file."""
-    positions: Mapping[str, list[tuple[int, float, int]]] = scored.positions
+def scores(number: int, scored: Scored) -> list[Chart]:
+    """Calibration and score by step position of a scored file."""
+    p_right, share_right, n = zip(*scored.bins, strict=True)
     return [
         Chart(
-            id=f"calibration-{place}",
+            id=f"calibration-{number}",
             title=f"{scored.name}: calibration",
             text=f"{scored.steps} steps of {scored.solutions} solutions; a step counts as right where its solution is.",
             data=[
@@ -306,8 +299,8 @@ def scores(place: int, scored: Scored) -> list[Chart]:
                     "line": {"color": "var(--muted)", "dash": "dot"}, "hoverinfo": "skip",
                 },
                 {
-                    "type": "scatter", "mode": "lines+markers", "name": "steps", "x": [one[0] for one in scored.bins],
-                    "y": [one[1] for one in scored.bins], "text": [f"n = {one[2]}" for one in scored.bins],
+                    "type": "scatter", "mode": "lines+markers", "name": "steps", "x": p_right, "y": share_right,
+                    "text": [f"n = {count}" for count in n],
                     "marker": {"color": "var(--series-1)", "size": 8}, "line": {"color": "var(--series-1)"},
                 },
             ],
@@ -318,17 +311,18 @@ def scores(place: int, scored: Scored) -> list[Chart]:
             origins=scored.origins,
         ),
         Chart(
-            id=f"positions-{place}",
+            id=f"positions-{number}",
             title=f"{scored.name}: score by step position",
             text="Mean p(right) of the steps at each place, of right and of wrong solutions.",
             data=[
                 {
                     "type": "scatter", "mode": "lines+markers", "name": f"{kind} solutions",
-                    "x": [one[0] for one in of], "y": [one[1] for one in of], "text": [f"n = {one[2]}" for one in of],
+                    "x": [step for step, _, _ in of], "y": [mean for _, mean, _ in of],
+                    "text": [f"n = {count}" for _, _, count in of],
                     "marker": {"color": f"var(--{kind})", "symbol": "circle" if kind == "right" else "x", "size": 8},
                     "line": {"color": f"var(--{kind})"},
                 }
-                for kind, of in positions.items() if of
+                for kind, of in scored.positions.items() if of
             ],
             layout={"xaxis": axis("step", dtick=1), "yaxis": axis("mean p(right)", range=[-0.02, 1.02])},
             origins=scored.origins,

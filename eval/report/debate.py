@@ -1,7 +1,7 @@
 """What a debate did: who was right in which round, how far they agreed, and what voting alone would have reached.
 
 Verdicts are the labels' where there are labels of all rounds, else the rules' where rules can tell
-(distill/select/trajectories.py); nobody's opinion is made up, so every count has its own n.
+(distill/select/trajectories.py). No verdict is made up, so every count has its own n.
 """
 
 import asyncio
@@ -57,21 +57,21 @@ def look(record: Record, row: LabelRow | None, grade: Graded | None) -> Sampled:
         verdicts = asyncio.run(_ruled(record, given))
     roles = {turn.id: (turn.agent, turn.round) for turn in record.trajectory}
     if row is not None:  # the last round's verdicts are always there, whatever the task
-        by_id = {one.id: one.verdict for one in row.solutions}
+        by_id = {solution.id: solution.verdict for solution in row.solutions}
         verdicts |= {
-            roles[one.turn]: by_id[one.id]
-            for one in record.solutions
-            if by_id.get(one.id) is not None and roles[one.turn][0] == one.agent
+            roles[solution.turn]: by_id[solution.id]
+            for solution in record.solutions
+            if by_id.get(solution.id) is not None and roles[solution.turn][0] == solution.agent
         }
-    found = {(one.agent, one.round): _extracted(record, one) for one in given}
-    rounds = sorted({one.round for one in given})
-    agreed, votes = asyncio.run(_votes(record, found, rounds, verdicts))
-    agents = sorted({one.agent for one in given}, key=natural)
-    steps = {agent: [verdicts.get((agent, place)) for place in rounds if (agent, place) in found] for agent in agents}
+    extracted = {(reply.agent, reply.round): _extracted(record, reply) for reply in given}
+    rounds = sorted({reply.round for reply in given})
+    agreed, votes = asyncio.run(_votes(record, extracted, rounds, verdicts))
+    agents = sorted({reply.agent for reply in given}, key=natural) if len(rounds) > 1 else []
+    spoken = {agent: [(agent, round) for round in rounds if (agent, round) in extracted] for agent in agents}
     return Sampled(
         verdicts=verdicts,
-        answers=found,
-        paths={agent: classify(steps[agent]) for agent in agents} if len(rounds) > 1 else {},
+        answers=extracted,
+        paths={agent: classify([verdicts.get(key) for key in keys]) for agent, keys in spoken.items()},
         final=_final(record, row, grade),
         rounds=rounds,
         agreed=agreed,
@@ -86,13 +86,13 @@ def _bare(record: Record) -> LabelRow:
 
 async def _ruled(record: Record, given: Sequence[Candidate]) -> dict[tuple[str, int], bool | None]:
     sample = record.sample()
-    found = await asyncio.gather(*(by_rule(sample, one.text) for one in given))
-    return {(one.agent, one.round): verdict for one, verdict in zip(given, found, strict=True)}
+    verdicts = await asyncio.gather(*(by_rule(sample, reply.text) for reply in given))
+    return {(reply.agent, reply.round): verdict for reply, verdict in zip(given, verdicts, strict=True)}
 
 
-def _extracted(record: Record, one: Candidate) -> str | None:
-    found = answers.extract(one.text, record.answer_type, record.choices)
-    return found.value if found else None
+def _extracted(record: Record, reply: Candidate) -> str | None:
+    answer = answers.extract(reply.text, record.answer_type, record.choices)
+    return answer.value if answer else None
 
 
 def _final(record: Record, row: LabelRow | None, grade: Graded | None) -> bool | None:
@@ -106,7 +106,7 @@ def _final(record: Record, row: LabelRow | None, grade: Graded | None) -> bool |
 
 async def _votes(
     record: Record,
-    found: Mapping[tuple[str, int], str | None],
+    extracted: Mapping[tuple[str, int], str | None],
     rounds: Sequence[int],
     verdicts: Mapping[tuple[str, int], bool | None],
 ) -> tuple[dict[int, tuple[bool, float]], dict[int, bool | None]]:
@@ -115,18 +115,18 @@ async def _votes(
     votes: dict[int, bool | None] = {}
     if record.answer_type in ("code", "text"):
         return agreed, votes  # whole replies are no answers that could be equal
-    for place in rounds:
-        agents = [agent for agent, round in found if round == place]
+    for round in rounds:
+        agents = [agent for agent, own in extracted if own == round]
         if len(agents) < 2:
             continue
-        groups = await answers.group([found[agent, place] for agent in agents], record.answer_type)
-        sizes = Counter(one for one in groups if one is not None)
+        groups = await answers.group([extracted[agent, round] for agent in agents], record.answer_type)
+        sizes = Counter(leader for leader in groups if leader is not None)
         if not sizes:
-            agreed[place], votes[place] = (False, 0.0), None
+            agreed[round], votes[round] = (False, 0.0), None
             continue
         leader, size = sizes.most_common(1)[0]
-        agreed[place] = (size == len(agents), size / len(agents))
-        votes[place] = verdicts.get((agents[leader], place))
+        agreed[round] = (size == len(agents), size / len(agents))
+        votes[round] = verdicts.get((agents[leader], round))
     return agreed, votes
 
 
@@ -151,9 +151,9 @@ class Debate(Struct, kw_only=True):
     def add(self, record: Record, seen: Sampled) -> None:
         self.questions += 1
         self.final[state(seen.final)] += 1
-        for (_, place), verdict in seen.verdicts.items():
-            if place in seen.rounds:
-                self.rounds[place][state(verdict)] += 1
+        for (_, round), verdict in seen.verdicts.items():
+            if round in seen.rounds:
+                self.rounds[round][state(verdict)] += 1
         agents = {agent for agent, _ in seen.answers}
         for before, after in zip(seen.rounds, seen.rounds[1:], strict=False):
             for agent in agents:
@@ -161,12 +161,12 @@ class Debate(Struct, kw_only=True):
                     change = (state(seen.verdicts.get((agent, before))), state(seen.verdicts.get((agent, after))))
                     self.flows[before, after][change] += 1
         self.paths.update(seen.paths.values())
-        for place, one in seen.agreed.items():
-            self.agreement[place].append(one)
+        for round, agreed in seen.agreed.items():
+            self.agreement[round].append(agreed)
         if seen.votes:
             ends = {"first": min(seen.votes), "last": max(seen.votes)}
-            for name, place in ends.items() if len(seen.rounds) > 1 else (("only", seen.rounds[0]),):
-                self.votes[name][state(seen.votes[place]), state(seen.final)] += 1
+            for name, round in ends.items() if len(seen.rounds) > 1 else (("only", seen.rounds[0]),):
+                self.votes[name][state(seen.votes[round]), state(seen.final)] += 1
         given = record.info.get("importance")
         if isinstance(given, dict):
             self.scored += 1
@@ -178,6 +178,13 @@ class Debate(Struct, kw_only=True):
         """Whether several agents answered, or one in several rounds."""
         return bool(self.flows or self.agreement or self.importance)
 
+    def agreed(self) -> dict[int, tuple[float, float, int]]:
+        """Round -> (share of questions on which all agree, mean share of the largest group, questions)."""
+        return {
+            round: (sum(full for full, _ in of) / len(of), sum(largest for _, largest in of) / len(of), len(of))
+            for round, of in sorted(self.agreement.items())
+        }
+
     def path_counts(self) -> dict[str, int]:
         """Class -> agents' paths, every class named."""
         return {name: self.paths[name] for name in CLASSES if name != AGGREGATE}
@@ -186,15 +193,16 @@ class Debate(Struct, kw_only=True):
         """Round (`first` and `last`, or `only`) -> how often its vote was right, and how often the method's answer."""
         table = {}
         for name, counts in self.votes.items():
-            known = {pair: count for pair, count in counts.items() if "null" not in pair}
+            both, only_vote = counts["right", "right"], counts["right", "wrong"]
+            only_answer, neither = counts["wrong", "right"], counts["wrong", "wrong"]
             table[name] = {
-                "questions": sum(counts.values()),
-                "known": sum(known.values()),
-                "vote_right": known.get(("right", "right"), 0) + known.get(("right", "wrong"), 0),
-                "answer_right": known.get(("right", "right"), 0) + known.get(("wrong", "right"), 0),
-                "both_right": known.get(("right", "right"), 0),
-                "only_vote": known.get(("right", "wrong"), 0),
-                "only_answer": known.get(("wrong", "right"), 0),
-                "neither": known.get(("wrong", "wrong"), 0),
+                "questions": counts.total(),
+                "known": both + only_vote + only_answer + neither,
+                "vote_right": both + only_vote,
+                "answer_right": both + only_answer,
+                "both_right": both,
+                "only_vote": only_vote,
+                "only_answer": only_answer,
+                "neither": neither,
             }
         return table

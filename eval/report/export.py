@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from agentark.types import RunError
 from eval.report.debate import Debate
 from eval.report.overview import Row
 from eval.report.samples import VERDICTS, Writer
-from eval.report.study import Study
+from eval.report.study import Run, Study
 from eval.report.training import Curves
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -30,6 +30,11 @@ def flow(pair: tuple[int, int], counts: Counter[tuple[str, str]]) -> dict[str, i
     return {"before": pair[0], "after": pair[1], **known, "unknown": total - sum(known.values()), "n": total}
 
 
+def flows(debate: Debate) -> list[dict[str, int]]:
+    """The changes of all pairs of rounds."""
+    return [flow(pair, counts) for pair, counts in sorted(debate.flows.items())]
+
+
 def write(
     output: Path,
     rows: Sequence[Row],
@@ -39,24 +44,19 @@ def write(
     samples: Writer,
 ) -> list[str]:
     """All exports; their names below `output`."""
+    debated = [(run, debates[run.number]) for run in study.runs if run.number in debates]
     tables: dict[str, Iterable[Mapping[str, Any]]] = {
         "results.csv": map(_flat, rows),
-        "flows.csv": (
-            {"file": run.origin.file, **flow(pair, counts)}
-            for run in study.runs
-            if run.number in debates
-            for pair, counts in sorted(debates[run.number].flows.items())
-        ),
+        "flows.csv": ({"file": run.origin.file, **changes} for run, debate in debated for changes in flows(debate)),
         "voting.csv": (
             {"file": run.origin.file, "round": which, **counts}
-            for run in study.runs
-            if run.number in debates
-            for which, counts in debates[run.number].voting().items()
+            for run, debate in debated
+            for which, counts in debate.voting().items()
         ),
         "curves.csv": (
-            {"run": one.name, "step": row["step"], "figure": key, "value": value}
-            for one in curves
-            for row in one.rows
+            {"run": run.name, "step": row["step"], "figure": key, "value": value}
+            for run in curves
+            for row in run.rows
             for key, value in row.items()
             if key != "step" and isinstance(value, int | float)
         ),
@@ -67,43 +67,23 @@ def write(
         for name, content in tables.items():
             if _csv(output / name, content):
                 written.append(name)
-        (output / MARKDOWN).write_text(markdown(rows, study, debates), encoding="utf-8")
+        (output / MARKDOWN).write_text(markdown(rows, debated), encoding="utf-8")
     except OSError as error:
         raise RunError(f"{error.filename or output}: cannot be written ({error.strerror})") from None
     return [*written, MARKDOWN]
 
 
+PLAIN = (
+    "dataset", "setting", "method", "model", "trained", "metric", "value", "se", "low", "high", "n", "unanswered",
+    "errors", "truncated", "contaminated", "calls", "prompt_tokens", "completion_tokens", "seconds", "guarantee",
+    "engine", "grader",
+)  # fmt: skip
+"""Fields of a row that results.csv has as they are."""
+
+
 def _flat(row: Row) -> dict[str, Any]:
-    names = (
-        *(
-            "dataset",
-            "setting",
-            "method",
-            "model",
-            "trained",
-            "metric",
-            "value",
-            "se",
-            "low",
-            "high",
-            "n",
-            "unanswered",
-            "errors",
-        ),
-        *(
-            "truncated",
-            "contaminated",
-            "calls",
-            "prompt_tokens",
-            "completion_tokens",
-            "seconds",
-            "guarantee",
-            "engine",
-            "grader",
-        ),
-    )
     delta = row.delta
-    return {name: getattr(row, name) for name in names} | {
+    return {name: getattr(row, name) for name in PLAIN} | {
         "base": delta.base if delta else None,
         "difference": delta.value if delta else None,
         "difference_low": delta.low if delta else None,
@@ -121,18 +101,18 @@ def _flat(row: Row) -> dict[str, Any]:
 
 def _samples(study: Study, samples: Writer) -> Iterable[dict[str, Any]]:
     columns = samples.columns
-    for place in range(len(samples)):
-        run = study.runs[columns["run"][place]]
+    for number in range(len(samples)):
+        run = study.runs[columns["run"][number]]
         yield {
             "file": run.origin.file,
             "dataset": run.dataset,
             "method": run.method,
             "model": run.model,
-            "id": columns["id"][place],
-            "verdict": VERDICTS[columns["verdict"][place]],
-            "gold": columns["gold"][place],
-            "answer": columns["answer"][place],
-            "completion_tokens": columns["tokens"][place],
+            "id": columns["id"][number],
+            "verdict": VERDICTS[columns["verdict"][number]],
+            "gold": columns["gold"][number],
+            "answer": columns["answer"][number],
+            "completion_tokens": columns["tokens"][number],
         }
 
 
@@ -166,42 +146,22 @@ def cell(value: Any) -> Any:
 # ---------------------------------------------------------------- Markdown
 
 
-def markdown(rows: Sequence[Row], study: Study, debates: Mapping[int, Debate]) -> str:
+def markdown(rows: Sequence[Row], debated: Sequence[tuple[Run, Debate]]) -> str:
     """The tables for a README."""
-    head = (
-        "dataset",
-        "questions",
-        "method",
-        "model",
-        "n",
-        "figure",
-        "value ± se",
-        "against base (95%)",
-        "p",
-        "p (Holm, of)",
-        "tokens/question",
-        "s/question",
-        "paper",
-    )
     compared = Counter(row.dataset for row in rows if row.delta)
-    lines = [[_of(row) for _of in _CELLS] for row in rows]
+    lines = [[of(row) for of in _COLUMNS.values()] for row in rows]
     for row, line in zip(rows, lines, strict=True):
         line.insert(9, _holm(row, compared[row.dataset]))
+    head = list(_COLUMNS)
+    head.insert(9, "p (Holm, of)")
     parts = [_table(head, lines, numbers={4, 10, 11})] if lines else []
-    flows = [
-        [
-            run.name,
-            f"{one['before']} → {one['after']}",
-            *(str(one[key]) for key in ("kept", "gained", "lost", "missed", "unknown", "n")),
-        ]
-        for run in study.runs
-        if run.number in debates
-        for pair, counts in sorted(debates[run.number].flows.items())
-        for one in [flow(pair, counts)]
-    ]
-    if flows:
+    changed = []
+    for run, debate in debated:
+        for before, after, *counts in (changes.values() for changes in flows(debate)):
+            changed.append([run.name, f"{before} → {after}", *map(str, counts)])
+    if changed:
         names = ("run", "rounds", "stayed right", "wrong → right", "right → wrong", "stayed wrong", "no verdict", "n")
-        parts.append(_table(names, flows, numbers=set(range(2, 8))))
+        parts.append(_table(names, changed, numbers=set(range(2, 8))))
     return "\n\n".join(parts) + "\n"
 
 
@@ -222,29 +182,28 @@ def _holm(row: Row, of: int) -> str:
     return "–" if row.delta is None or row.delta.p_holm is None else f"{row.delta.p_holm:.3g}, {of}"
 
 
-_CELLS = (
-    lambda row: row.dataset,
-    lambda row: row.setting or "–",
-    lambda row: row.method,
-    lambda row: row.model,
-    lambda row: str(row.n),
-    lambda row: row.metric or "–",
-    _value,
-    _delta,
-    lambda row: f"{row.delta.p:.3g}" if row.delta else "–",
-    lambda row: "–" if row.completion_tokens is None else f"{row.completion_tokens:.0f}",
-    lambda row: "–" if row.seconds is None else f"{row.seconds:.2f}",
-    lambda row: f"{row.paper.value:.3f}" if row.paper else "–",
-)
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "dataset": lambda row: row.dataset,
+    "questions": lambda row: row.setting or "–",
+    "method": lambda row: row.method,
+    "model": lambda row: row.model,
+    "n": lambda row: str(row.n),
+    "figure": lambda row: row.metric or "–",
+    "value ± se": _value,
+    "against base (95%)": _delta,
+    "p": lambda row: f"{row.delta.p:.3g}" if row.delta else "–",
+    "tokens/question": lambda row: "–" if row.completion_tokens is None else f"{row.completion_tokens:.0f}",
+    "s/question": lambda row: "–" if row.seconds is None else f"{row.seconds:.2f}",
+    "paper": lambda row: f"{row.paper.value:.3f}" if row.paper else "–",
+}
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[int]) -> str:
     """A Markdown table; names are escaped, so that none can end its cell."""
 
     def line(cells: Sequence[str]) -> str:
-        return (
-            "| " + " | ".join(one.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for one in cells) + " |"
-        )
+        escaped = (text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for text in cells)
+        return "| " + " | ".join(escaped) + " |"
 
-    marks = "|" + "|".join("--:" if place in numbers else "---" for place in range(len(head))) + "|"
+    marks = "|" + "|".join("--:" if column in numbers else "---" for column in range(len(head))) + "|"
     return "\n".join([line(head), marks, *map(line, rows)])

@@ -12,7 +12,7 @@ from agentark.files import json_of
 from agentark.stats import holm
 from agentark.summary import busy_seconds
 from agentark.types import Record, UserError
-from eval.report.files import Origin, shown
+from eval.report.files import Origin
 from eval.report.paper import Paper, load_paper
 from eval.report.students import BASE_METHOD, Student, read_students, same_model
 from eval.report.study import Evaluation, Run, Study
@@ -82,10 +82,10 @@ class Costs:
     def add(self, record: Record) -> None:
         self.questions += 1
         self.errors += record.error is not None
-        for one in record.token_stats.values():
-            self.calls += one.num_llm_calls
-            self.prompt += one.prompt_tokens
-            self.completion += one.completion_tokens
+        for stats in record.token_stats.values():
+            self.calls += stats.num_llm_calls
+            self.prompt += stats.prompt_tokens
+            self.completion += stats.completion_tokens
         self._times.append(
             structs.replace(record, query="", document=None, response="", solutions=[], trajectory=[], info={})
         )
@@ -105,9 +105,9 @@ def rows(study: Study, costs: Mapping[int, Costs], base: str | None, seed: int =
 
     Args:
         costs: by number of the run.
-        base: model whose single-model answers everything is compared with; None: found (see `find_base`).
+        base: model whose single-model answers everything is compared with; None: see `find_base`.
     """
-    graded = [one for one in study.evaluations if one.graded]
+    graded = [evaluation for evaluation in study.evaluations if evaluation.graded]
     paper = load_paper()
     students = read_students(study.found.manifests)
     table = []
@@ -125,7 +125,7 @@ def rows(study: Study, costs: Mapping[int, Costs], base: str | None, seed: int =
         for (row, delta), p in zip(compared, adjusted, strict=True):
             row.delta = structs.replace(delta, p_holm=p if len(compared) > 1 else None)
     for run in study.runs:
-        if not any(one.graded for one in run.evaluations) and run.dataset:
+        if not any(evaluation.graded for evaluation in run.evaluations) and run.dataset:
             table.append(_ungraded(run, costs.get(run.number)))
     return sorted(
         table, key=lambda row: (row.dataset, row.setting, not row.is_base, row.trained, row.model, row.method)
@@ -136,6 +136,7 @@ def _row(evaluation: Evaluation, costs: Mapping[int, Costs]) -> Row:
     report = evaluation.report
     metric = report["metric"]
     figure = report["figures"].get(metric) or {"value": None, "se": None, "ci95": None}
+    low, high = figure["ci95"] or (None, None)
     counts = report["counts"]
     run = evaluation.run
     row = Row(
@@ -147,8 +148,8 @@ def _row(evaluation: Evaluation, costs: Mapping[int, Costs]) -> Row:
         metric=metric,
         value=figure["value"],
         se=figure["se"],
-        low=figure["ci95"][0] if figure["ci95"] else None,
-        high=figure["ci95"][1] if figure["ci95"] else None,
+        low=low,
+        high=high,
         n=counts["n"],
         unanswered=counts.get("unanswered"),
         errors=counts.get("error", 0),
@@ -161,9 +162,9 @@ def _row(evaluation: Evaluation, costs: Mapping[int, Costs]) -> Row:
     )
     questions = max(1, report.get("questions") or counts["n"])
     used = report["tokens"].values()
-    row.calls = sum(one["num_llm_calls"] for one in used) / questions
-    row.prompt_tokens = sum(one["prompt_tokens"] for one in used) / questions
-    row.completion_tokens = sum(one["completion_tokens"] for one in used) / questions
+    row.calls = sum(stats["num_llm_calls"] for stats in used) / questions
+    row.prompt_tokens = sum(stats["prompt_tokens"] for stats in used) / questions
+    row.completion_tokens = sum(stats["completion_tokens"] for stats in used) / questions
     if run is not None and run.number in costs:
         row.seconds = costs[run.number].per_question().get("seconds")
     return row
@@ -204,14 +205,14 @@ def find_base(
     or the only untrained model there is; else the model itself.
     """
     here = (BASE_METHOD, evaluation.dataset, evaluation.report["metric"])
-    singles = [one for one in all_of if (one.method, one.dataset, one.report["metric"]) == here]
-    mine = {one.id for one in evaluation.graded}
+    singles = [other for other in all_of if (other.method, other.dataset, other.report["metric"]) == here]
+    mine = {grade.id for grade in evaluation.graded}
 
     def of(wanted: str) -> Evaluation | None:
         """The single-model answers of a model with the most questions in common."""
-        known = [(len(mine & {row.id for row in one.graded}), one) for one in singles if same_model(one.model, wanted)]
-        shared, best = max(known, key=lambda pair: pair[0], default=(0, None))
-        return best if shared else None
+        known = [single for single in singles if same_model(single.model, wanted)]
+        shared = [len(mine.intersection(grade.id for grade in single.graded)) for single in known]
+        return known[shared.index(max(shared))] if any(shared) else None
 
     if base is not None:
         return of(base)
@@ -221,62 +222,55 @@ def find_base(
         name = Path(student.base).name if Path(student.base).name in students else student.base
     if seen or not evaluation.trained:
         return None if name in seen else of(name)
-    untrained = {one.model for one in singles if not one.trained}
+    untrained = {single.model for single in singles if not single.trained}
     return of(untrained.pop()) if len(untrained) == 1 else None
 
 
 def _delta(base: Evaluation, evaluation: Evaluation, seed: int) -> Delta | None:
     try:
-        found = compare(base.graded, evaluation.graded, None, (base.path, evaluation.path), seed)
+        compared = compare(base.graded, evaluation.graded, None, (base.path, evaluation.path), seed)
     except UserError:  # no question in common: there is nothing to compare
         return None
     return Delta(
         base=base.model if base.model != evaluation.model else f"{base.model}, {base.method}",
-        value=found["difference"],
-        low=found["low"],
-        high=found["high"],
-        p=found["p"],
-        test=found["test"],
-        n=found["n"],
+        value=compared["difference"],
+        **{name: compared[name] for name in ("low", "high", "p", "test", "n")},
     )
 
 
 def names(rows: Sequence[Row]) -> list[str]:
-    """What charts call the rows: method and model, and what tells equal ones apart."""
-
-    def told(row: Row, more: bool) -> str:
-        return " · ".join([row.method, row.model, *([row.setting] if more and row.setting else [])])
-
-    plain = Counter(told(row, False) for row in rows)
-    found = [told(row, plain[told(row, False)] > 1) for row in rows]
+    """What charts call the rows: method and model; for equal ones the setting too, and if need be a number."""
+    plain = Counter((row.method, row.model) for row in rows)
     seen: Counter[str] = Counter()
-    for place, name in enumerate(found):
+    named = []
+    for row in rows:
+        setting = f" · {row.setting}" if row.setting and plain[row.method, row.model] > 1 else ""
+        name = f"{row.method} · {row.model}{setting}"
         seen[name] += 1
-        found[place] = name if seen[name] == 1 else f"{name} ({seen[name]})"
-    return found
+        named.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return named
 
 
 def reasoning_rows(study: Study) -> list[dict[str, Any]]:
     """Evaluations of reasoning quality: what they are of, and every figure they have."""
     return [
         {
-            "dataset": one.dataset,
-            "model": one.model,
-            "method": one.method,
-            "scored_by": one.report.get("scored_model") or one.report.get("judge"),
-            "n": one.report["counts"]["n"],
-            "figures": {name: value for name, value in one.report["figures"].items() if value["value"] is not None},
-            "origins": [one.origin],
+            "dataset": rated.dataset,
+            "model": rated.model,
+            "method": rated.method,
+            "scored_by": rated.report.get("scored_model") or rated.report.get("judge"),
+            "n": rated.report["counts"]["n"],
+            "figures": {
+                name: figure for name, figure in rated.report["figures"].items() if figure["value"] is not None
+            },
+            "origins": [rated.origin],
         }
-        for one in study.evaluations
-        if not one.graded
+        for rated in study.evaluations
+        if not rated.graded
     ]
 
 
 def label_cards(study: Study) -> list[dict[str, Any]]:
     """The judges' label cards."""
 
-    return [
-        {"card": json_of(path), "origins": [Origin(shown(path, study.folders), study.origin(path).sha256, None, None)]}
-        for path in study.found.cards
-    ]
+    return [{"card": json_of(path), "origins": [study.origin(path)]} for path in study.found.cards]

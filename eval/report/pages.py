@@ -3,7 +3,7 @@
 import importlib.util
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +35,15 @@ them; model text never becomes markup, so it cannot bring any."""
 
 def environment() -> jinja2.Environment:
     """Templates with everything escaped, and an unknown name an error."""
-    found = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., str]] = {
-        "embed": embed,
-        "share": share,
-        "signed": signed,
-        "count": count,
-        "slug": slug,
-        "short": short,
-    }
-    found.filters.update(filters)
-    return found
+    templates.filters |= {function.__name__: function for function in (embed, share, signed, count, slug, short)}
+    return templates
 
 
 def embed(value: Any) -> str:
@@ -71,13 +63,9 @@ def count(value: float | None) -> str:
     """A number as a person reads it: 12,345, 12.3, 0.042."""
     if value is None:
         return "–"
-    return (
-        f"{value:,.0f}"
-        if value == int(value) or abs(value) >= 100
-        else f"{value:.1f}"
-        if abs(value) >= 1
-        else f"{value:.3f}"
-    )
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def slug(text: str) -> str:
@@ -97,8 +85,8 @@ def library(name: str) -> Path:
     """
     package, inside = LIBRARIES[name]
     spec = importlib.util.find_spec(package)
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(place) / inside
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / inside
         if path.is_file():
             return path
     pinned = {"plotly": "plotly", "sphinxcontrib": "sphinxcontrib-katex"}[package]

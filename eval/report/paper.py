@@ -52,26 +52,16 @@ class PaperFigures(Config):
         if evaluation.method != BASE_METHOD or (evaluation.trained and student is None):
             return None
         model = student.base if student and student.base else evaluation.model
-        strategy = (student.strategy or "?") if student else "single"
+        strategy = (student.strategy or "?").casefold() if student else "single"
+        wanted = (evaluation.dataset, strategy, student.data if student else None)
+        n = evaluation.report.get("questions") or evaluation.report["counts"]["n"]
         for cell in self.cells:
-            trained_on = student.data if student else None
-            same = cell.dataset == evaluation.dataset and same_model(cell.model, model)
-            if same and cell.strategy == strategy.casefold() and cell.trained_on == trained_on:
-                return Paper(
-                    value=cell.value / 100, what=f"{cell.strategy}, {self.source}", differs=_differs(cell, evaluation)
-                )
+            if (cell.dataset, cell.strategy, cell.trained_on) == wanted and same_model(cell.model, model):
+                partly = cell.full_size not in (None, n)
+                differs = [f"ours is over {n} of {cell.full_size} questions"] if partly else []
+                return Paper(value=cell.value / 100, what=f"{cell.strategy}, {self.source}", differs=differs)
         return None
 
 
 def load_paper() -> PaperFigures:
     return load(PaperFigures, PAPER, [], str(PAPER))
-
-
-def _differs(cell: Cell, evaluation: Evaluation) -> list[str]:
-    n = evaluation.report["counts"]["n"]
-    questions = evaluation.report.get("questions") or n
-    return (
-        [f"ours is over {questions} of {cell.full_size} questions"]
-        if cell.full_size and questions != cell.full_size
-        else []
-    )

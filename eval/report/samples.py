@@ -11,7 +11,8 @@ parsed as data and never evaluated.
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Writer:
             name: [] for name in ("run", "id", "verdict", "flags", "question", "gold", "answer", "tokens", "chunk")
         }
         self._words: dict[str, array[int]] = defaultdict(lambda: array("L"))
-        self._open: dict[str, bytes] = {}
+        self._open: dict[str, msgspec.Raw] = {}
         self._size = 0
         self._chunks = 0
 
@@ -86,7 +87,7 @@ class Writer:
             verdict: one of VERDICTS.
         """
         number = len(self)
-        tokens = sum(one.completion_tokens for one in record.token_stats.values())
+        answer = record.final_answer
         row = {
             "run": run,
             "id": record.id,
@@ -94,8 +95,8 @@ class Writer:
             "flags": flags,
             "question": record.query[:PREVIEW],
             "gold": record.gt[:PREVIEW],
-            "answer": record.final_answer if record.final_answer is None else record.final_answer[:PREVIEW],
-            "tokens": tokens,
+            "answer": None if answer is None else answer[:PREVIEW],
+            "tokens": sum(stats.completion_tokens for stats in record.token_stats.values()),
             "chunk": self._chunks,
         }
         for name, value in row.items():
@@ -103,7 +104,7 @@ class Writer:
         for word in words(" ".join(_texts(record))):
             self._words[word].append(number)
         encoded = msgspec.json.encode(full)
-        self._open[str(number)] = encoded
+        self._open[str(number)] = msgspec.Raw(encoded)
         self._size += len(encoded)
         if self._size >= CHUNK:
             self._close_chunk()
@@ -111,42 +112,28 @@ class Writer:
     def _close_chunk(self) -> None:
         if not self._open:
             return
-        content = {number: msgspec.Raw(encoded) for number, encoded in self._open.items()}
-        name = f"chunk-{self._chunks}"
-        (self.folder / f"{name}.js").write_bytes(script(name, content))
+        self._write(f"chunk-{self._chunks}", self._open)
         self._open, self._size, self._chunks = {}, 0, self._chunks + 1
 
     def finish(self, runs: Sequence[Mapping[str, Any]]) -> None:
         """Write what is left, and the index."""
         self._close_chunk()
         shards: dict[str, dict[str, list[int]]] = defaultdict(dict)
-        for word, places in self._words.items():
-            shards[shard(word)][word] = list(_steps(places))
+        for word, numbers in self._words.items():  # rising: their differences are shorter
+            shards[shard(word)][word] = [number - before for before, number in pairwise((0, *numbers))]
         self._words.clear()
         for key, content in shards.items():
-            name = f"words-{key}"
-            (self.folder / f"{name}.js").write_bytes(script(name, content))
+            self._write(f"words-{key}", content)
         index = {"runs": list(runs), "columns": self.columns, "words": sorted(shards), "verdicts": VERDICTS}
-        (self.folder / "index.js").write_bytes(script("index", index))
+        self._write("index", index)
+
+    def _write(self, name: str, value: Any) -> None:
+        (self.folder / f"{name}.js").write_bytes(script(name, value))
 
 
-def _steps(places: Iterable[int]) -> Iterable[int]:
-    """Rising numbers as differences: shorter."""
-    before = 0
-    for place in places:
-        yield place - before
-        before = place
-
-
-def _texts(record: Record) -> Iterable[str]:
-    yield record.id
-    yield record.query
-    yield record.gt
-    yield record.final_answer or ""
-    yield record.error or ""
-    for turn in record.trajectory:
-        yield turn.text
-        yield turn.completion.reasoning or ""
+def _texts(record: Record) -> list[str]:
+    said = [text for turn in record.trajectory for text in (turn.text, turn.completion.reasoning)]
+    return [text for text in (record.id, record.query, record.gt, record.final_answer, record.error, *said) if text]
 
 
 # ---------------------------------------------------------------- one sample in full
@@ -169,9 +156,9 @@ def detail(
     Args:
         row, seen, grade, scores: what is known of it beside the record.
     """
-    labelled = {one.id: one for one in row.solutions} if row else {}
-    by_turn = {one.turn: one for one in record.solutions}
-    scored = {one.solution: one.scores for one in scores}
+    labelled = {solution.id: solution for solution in row.solutions} if row else {}
+    by_turn = {solution.turn: solution for solution in record.solutions}
+    scored = {steps.solution: steps.scores for steps in scores}
     turns = []
     for turn in record.trajectory:
         solution = by_turn.get(turn.id)
@@ -226,12 +213,13 @@ def _turn(turn: Turn) -> dict[str, Any]:
         "completion": done.completion_tokens,
         "seconds": done.seconds,
         "continues": turn.continues,
-        "messages": [_message(one) for one in turn.messages],
+        "messages": [_message(message) for message in turn.messages],
     }
 
 
-def _message(one: Message) -> dict[str, Any]:
-    return {"role": one.role, "parts": [{"ref": part.ref} if part.ref else {"text": part.text} for part in one.parts]}
+def _message(message: Message) -> dict[str, Any]:
+    parts = [{"ref": part.ref} if part.ref else {"text": part.text} for part in message.parts]
+    return {"role": message.role, "parts": parts}
 
 
 def _verdict(turn: Turn, seen: Sampled | None, label: LabelledSolution | None, is_last: bool) -> bool | None:
@@ -259,10 +247,10 @@ def _marks(text: str, scores: Sequence[float] | None, label: LabelledSolution | 
         {
             "start": _units(text[:start]),
             "end": _units(text[:end]),
-            "p": scores[place] if scores is not None else None,
-            "label": labels[place] if labels is not None else None,
+            "p": scores[index] if scores is not None else None,
+            "label": labels[index] if labels is not None else None,
         }
-        for place, (start, end) in enumerate(spans)
+        for index, (start, end) in enumerate(spans)
     ]
 
 

@@ -21,8 +21,8 @@ class Student(Struct, frozen=True):
 
 
 def read_students(manifests: Sequence[Path]) -> dict[str, Student]:
-    """Folder name -> student, of all model folders in the study. Files that say nothing of it are passed over."""
-    found = {}
+    """Folder name -> student, of all model folders in the study. Other manifests are passed over."""
+    students = {}
     for path in manifests:
         content = json_of(path)
         if path.name != "manifest.json" or not isinstance(content.get("base_model"), str):
@@ -30,10 +30,10 @@ def read_students(manifests: Sequence[Path]) -> dict[str, Student]:
         chosen = content.get("selection")  # the manifest of the training set, which distill.sft keeps
         told = chosen if isinstance(chosen, dict) else {}
         strategy = "pad" if content.get("stage") == "grpo" else told.get("strategy")
-        found[path.parent.name] = Student(content["base_model"], strategy, told.get("dataset"))
-    return found
+        students[path.parent.name] = Student(content["base_model"], strategy, told.get("dataset"))
+    return students
 
 
-def same_model(one: str, other: str) -> bool:
+def same_model(name: str, other: str) -> bool:
     """Whether two spellings name one model: hub id, folder, or the last part of either."""
-    return Path(one).name.casefold() == Path(other).name.casefold()
+    return Path(name).name.casefold() == Path(other).name.casefold()

@@ -81,7 +81,7 @@ class Run(Struct, kw_only=True):
         """Id -> grade of the method's own answer, by the first evaluation that graded answers."""
         for evaluation in self.evaluations:
             if evaluation.graded:
-                return {one.id: one for one in reversed(evaluation.graded)}
+                return {grade.id: grade for grade in reversed(evaluation.graded)}
         return {}
 
 
@@ -100,7 +100,7 @@ def read(folders: Sequence[Path]) -> Study:
     """Everything below the folders but the records themselves.
 
     Raises:
-        UserError: a folder that is none, or nothing in them.
+        UserError: a folder does not exist, or there is nothing in them to report.
     """
     found = files.find(folders)
     problems = list(found.problems)
@@ -155,7 +155,7 @@ def _setting(manifest: Path) -> str:
 
 def _join_labels(path: Path, by_hash: Mapping[str, Run], folders: Sequence[Path], problems: list[str]) -> None:
     """Labels belong to the file whose hash their manifest names. Of several, those with a judge go first."""
-    inputs = [one["input"] for one in files.sessions(path) if isinstance(one.get("input"), dict)]
+    inputs = [session["input"] for session in files.sessions(path) if isinstance(session.get("input"), dict)]
     run = by_hash.get(str(inputs[-1].get("sha256"))) if inputs else None
     if run is None:
         problems.append(f"{files.shown(path, folders)}: labels of a results file that is not here or has changed since")
@@ -166,7 +166,7 @@ def _join_labels(path: Path, by_hash: Mapping[str, Run], folders: Sequence[Path]
 def _join_scores(path: Path, runs: Sequence[Run], folders: Sequence[Path], problems: list[str]) -> None:
     """Step scores carry no hash of what they score: they are found by name, and dropped where steps don't fit."""
     scored = path.with_name(path.stem.removesuffix(files.SCORED) + ".jsonl")
-    run = next((one for one in runs if scored in (one.path, one.labels)), None)
+    run = next((run for run in runs if scored in (run.path, run.labels)), None)
     if run is None:
         problems.append(f"{files.shown(path, folders)}: step scores of {scored.name}, which is not here")
     else:
@@ -187,17 +187,13 @@ def _evaluation(path: Path, by_hash: Mapping[str, Run], folders: Sequence[Path],
     if run is None:
         problems.append(f"{files.shown(path, folders)}: grades {results.name}, which is not here or has changed since")
     manifest = manifest_of(run.path if run else results)
+    commit = run.origin.commit if run else None
     graded = read_graded(path) if report["eval"] != "eval.reasoning_eval" else []
     evaluation = Evaluation(
         path=path,
         report=report,
         graded=graded,
-        origin=Origin(
-            files.shown(path, folders),
-            file_sha256(path),
-            report.get("command"),
-            run.origin.commit if run else None,
-        ),
+        origin=Origin(files.shown(path, folders), file_sha256(path), report.get("command"), commit),
         run=run,
         trained=bool(contamination.seen_by_run(manifest)),
         setting=_setting(manifest),

@@ -90,8 +90,8 @@ def kind_of(rows: Iterable[Mapping[str, Any]]) -> Kind:
 
 
 def read_curves(study: Study) -> list[Curves]:
-    """The training runs of a study; a file that is none becomes a problem of the study."""
-    found = []
+    """The training runs of a study; a file that cannot be read becomes a problem of the study."""
+    curves = []
     for path in study.found.curves:
         try:
             rows = [*_rows(path), *map(_dev, _rows(path.with_name(DEV)))]
@@ -99,14 +99,14 @@ def read_curves(study: Study) -> list[Curves]:
             study.problems.append(str(error))
             continue
         if rows:
-            found.append(_curves(path, path.parent, kind_of(rows), rows, study))
+            curves.append(_curves(path, path.parent, kind_of(rows), rows, study))
     told = {path.parent for path in study.found.curves}
     for path in study.found.manifests:
         if path.name == "manifest.json" and path.parent not in told and json_of(path).get("kind") == "sft":
             file, rows = _history(path)
             if rows:
-                found.append(_curves(file, path.parent, "sft", rows, study))
-    return found
+                curves.append(_curves(file, path.parent, "sft", rows, study))
+    return curves
 
 
 def _curves(path: Path, folder: Path, kind: Kind, rows: list[dict[str, Any]], study: Study) -> Curves:
@@ -213,23 +213,23 @@ def score_figures(
     if not known:
         return None
     bins: dict[int, list[tuple[float, bool]]] = defaultdict(list)
-    places: dict[str, dict[int, list[float]]] = {"right": defaultdict(list), "wrong": defaultdict(list)}
+    positions: dict[str, dict[int, list[float]]] = {"right": defaultdict(list), "wrong": defaultdict(list)}
     for scores, verdict in known:
-        for place, score in enumerate(scores, 1):
+        for position, score in enumerate(scores, 1):
             bins[min(BINS - 1, int(score * BINS))].append((score, verdict))
-            places["right" if verdict else "wrong"][min(place, POSITIONS)].append(score)
+            positions["right" if verdict else "wrong"][min(position, POSITIONS)].append(score)
     return Scored(
         name=name,
         origins=origins,
         solutions=len(known),
         steps=sum(len(scores) for scores, _ in known),
         bins=[
-            (sum(score for score, _ in found) / len(found), sum(right for _, right in found) / len(found), len(found))
-            for _, found in sorted(bins.items())
+            (sum(score for score, _ in steps) / len(steps), sum(right for _, right in steps) / len(steps), len(steps))
+            for _, steps in sorted(bins.items())
         ],
         positions={
-            kind: [(place, sum(values) / len(values), len(values)) for place, values in sorted(of.items())]
-            for kind, of in places.items()
+            kind: [(position, sum(values) / len(values), len(values)) for position, values in sorted(of.items())]
+            for kind, of in positions.items()
         },
     )
 
@@ -246,26 +246,25 @@ def check_tables(study: Study) -> list[dict[str, Any]]:
         except UserError as error:
             study.problems.append(str(error))
             continue
-        place = [Origin(shown(path, study.folders), file_sha256(path), None, None)]
+        origins = [study.origin(path)]
         for name, figures in content.items():
             if isinstance(figures, dict):
-                tables += [one | {"origins": place} for one in _tables(f"{path.parent.name}: {name}", figures)]
+                tables += [table | {"origins": origins} for table in _tables(f"{path.parent.name}: {name}", figures)]
     return tables
 
 
 def _tables(title: str, figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Plain figures as one row; figures of parts (probes, ways to choose, classes) as a row each."""
     plain = {key: value for key, value in figures.items() if not isinstance(value, dict)}
-    tables = (
-        [{"title": title, "head": list(plain), "rows": [list(map(_shown, plain.values()))]}] if len(plain) > 1 else []
-    )
+    row = [_shown(value) for value in plain.values()]
+    tables = [{"title": title, "head": list(plain), "rows": [row]}] if len(plain) > 1 else []
     n = f" (n = {figures['n']})" if "n" in figures else ""
     classes = figures.get("classes")
     parts = {key: value for key, value in figures.items() if isinstance(value, dict) and key != "classes"}
     for name, of in ((title + n, parts), (f"{title}, by class", classes if isinstance(classes, dict) else {})):
         if of:
-            keys = list(dict.fromkeys(key for one in of.values() for key in one))
-            rows = [[part, *(_shown(one.get(key)) for key in keys)] for part, one in of.items()]
+            keys = list(dict.fromkeys(key for values in of.values() for key in values))
+            rows = [[part, *(_shown(values.get(key)) for key in keys)] for part, values in of.items()]
             tables.append({"title": name, "head": ["", *keys], "rows": rows})
     return tables
 

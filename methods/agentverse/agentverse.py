@@ -18,10 +18,10 @@ from pydantic import Field
 from agentark.code_grading import code_of
 from agentark.config import Config
 from agentark.episode import gather
-from agentark.types import SANDBOX, Chat, Message, Outcome, Part, Sample, Turn, message
+from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.agentverse import prompts
 from methods.agentverse.forms import Verdict, experts_of, verdict_of
-from methods.common import ALL_TASKS, Asked, ask, object_schema, run_tests, solution, unparsed
+from methods.common import ALL_TASKS, Asked, Configured, ask, object_schema, run_tests, solution, unparsed
 from methods.executed import failures_of
 
 SOLVER_READS, CRITIC_READS = 5, 3
@@ -48,7 +48,7 @@ class AgentVerseConfig(Config):
     """Guided decoding of roles and verdicts, where the engine has it; false: the paper's free text."""
 
 
-class AgentVerse:
+class AgentVerse(Configured[AgentVerseConfig]):
     """calls: 4 (accepted at once) to T(3 + C*K) for T turns and K rounds of C - 1 critics and a revision, with C =
     cnt_agents (27 as configured); one more for each reply of recruiter or evaluator that cannot be read.
     critical path: 4 to T(3 + 2K); executions come on top.
@@ -56,9 +56,6 @@ class AgentVerse:
 
     Config = AgentVerseConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: AgentVerseConfig) -> None:
-        self.config = config
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "agentverse runs no tests; its evaluator judges programs by reading" if "code" in kinds else None
@@ -83,7 +80,7 @@ class AgentVerse:
             advice = (verdict.value.advice if verdict.value else "") + ("" if tests_hold else tested)
             if accepted:
                 break
-        candidates = [solution(sample, one, number) for number, one in enumerate(proposals, 1)]
+        candidates = [solution(sample, proposed, number) for number, proposed in enumerate(proposals, 1)]
         result = solution(sample, proposals[-1], len(candidates) + 1, agent="aggregator")
         return Outcome(
             solutions=[*candidates, result],
@@ -96,8 +93,8 @@ class AgentVerse:
         count = self.config.cnt_agents
         form = prompts.RECRUIT_JSON if self.config.guided else prompts.RECRUIT_TEXT
         request = (prompts.RECRUIT + form).replace("{count}", str(count))
-        one = {"type": "string", "maxLength": 400}
-        array = {"type": "array", "items": one, "minItems": count, "maxItems": count}
+        description = {"type": "string", "maxLength": 400}
+        array = {"type": "array", "items": description, "minItems": count, "maxItems": count}
         return await ask(
             chat,
             [message("user", *sample.parts(with_document=False), _advice(advice), request)],
@@ -130,16 +127,18 @@ class AgentVerse:
         for number in range(1, self.config.max_criticizing_rounds + 1):
             history.append(("Solver", latest))
             request = prompts.CRITICISE[self.config.domain] + prompts.VERDICT
-            parts = [*sample.parts(), *_said(history[:-1][-CRITIC_READS:]), prompts.LATEST, latest, request]
+            said = _said(history[:-1][-CRITIC_READS:])
+            asked = message("user", *sample.parts(), *said, prompts.LATEST, latest, request)
             critiques = await gather(
                 *(
-                    chat(_as(role, parts), agent=f"critic_{place}", round=turn, role=f"critic_{number}")
-                    for place, role in enumerate(experts[1:], 1)
+                    chat([message("system", role), asked], agent=f"critic_{k}", round=turn, role=f"critic_{number}")
+                    for k, role in enumerate(experts[1:], 1)
                 )
             )
-            silent += sum(not one.text.strip() for one in critiques)
-            objections = [one for one in critiques if one.text.strip() and "[agree]" not in one.text.lower()]
-            history += [(f"Critic {one.agent.removeprefix('critic_')}", one) for one in objections]
+            spoken = [critique for critique in critiques if critique.text.strip()]
+            silent += len(critiques) - len(spoken)
+            objections = [critique for critique in spoken if "[agree]" not in critique.text.lower()]
+            history += [(f"Critic {critique.agent.removeprefix('critic_')}", critique) for critique in objections]
             if not objections:
                 return latest, silent
             latest = await solve(f"revision_{number}", prompts.REVISE)
@@ -161,25 +160,19 @@ class AgentVerse:
                     failures = failures_of(sample.visible_tests, ran)
                     tested = prompts.TESTS_FAILED.replace("{failures}", failures)
         form = prompts.EVALUATE_JSON if self.config.guided else prompts.EVALUATE_TEXT
-        parts: list[str | Part | Turn] = [*sample.parts(), prompts.LATEST, proposal, tested, prompts.EVALUATE, form]
         advice = {"type": "string", "maxLength": 1500}
-        schema = object_schema(correctness={"type": "integer", "enum": [0, 1]}, advice=advice)
         asked = await ask(
             chat,
-            [message("user", *parts)],
+            [message("user", *sample.parts(), prompts.LATEST, proposal, tested, prompts.EVALUATE, form)],
             verdict_of,
             guided=self.config.guided,
-            schema=schema,
+            schema=object_schema(correctness={"type": "integer", "enum": [0, 1]}, advice=advice),
             form=prompts.EVALUATE_FORM,
             agent="evaluator",
             round=turn,
             role="evaluator",
         )
         return asked, holds, tested
-
-
-def _as(role: str, parts: Sequence[str | Part | Turn]) -> list[Message]:
-    return [message("system", role), message("user", *parts)]
 
 
 def _advice(advice: str) -> str:

@@ -19,16 +19,16 @@ class Verdict(Struct):
 
 def experts_of(text: str, count: int) -> list[str] | None:
     """The descriptions of a reply: JSON, or the lines of a numbered list; None unless there are `count`."""
-    found = read_json(text, Experts)
-    listed = found.experts if found else re.findall(r"^\s*\d+[.)]\s*(\S.*?)\s*$", text, re.M)
-    listed = [one.strip() for one in listed if one.strip()]
-    return listed if len(listed) == count else None
+    parsed = read_json(text, Experts)
+    listed = parsed.experts if parsed else re.findall(r"^\s*\d+[.)]\s*(\S.*?)\s*$", text, re.M)
+    experts = [expert.strip() for expert in listed if expert.strip()]
+    return experts if len(experts) == count else None
 
 
 def verdict_of(text: str) -> Verdict | None:
     """Correctness and advice of a reply: JSON, or two lines; None when either is missing."""
-    if (found := read_json(text, Verdict)) is not None:
-        return found
+    if (verdict := read_json(text, Verdict)) is not None:
+        return verdict
     correctness = re.findall(r"^\W*correctness\W+([01])\b", text, re.I | re.M)
     advice = re.findall(r"^\W*advice\W*[:=]\W*(.*)$", text, re.I | re.M)
     if not correctness or (not advice and correctness[-1] == "0"):

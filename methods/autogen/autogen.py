@@ -15,7 +15,7 @@ from agentark.code_grading import PYTHON, fenced
 from agentark.config import Config
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.autogen import prompts
-from methods.common import ALL_TASKS, run_program, solution, unparsed
+from methods.common import ALL_TASKS, Configured, run_program, solution, unparsed
 from methods.executed import output_of
 
 
@@ -29,14 +29,11 @@ class AutoGenConfig(Config):
     model, and `info` says so."""
 
 
-class AutoGen:
+class AutoGen(Configured[AutoGenConfig]):
     """calls: 1 to 2T - 1 (T = max_turn); critical path: the same. A reply made of program output is no call."""
 
     Config = AutoGenConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: AutoGenConfig) -> None:
-        self.config = config
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "autogen runs no code; the user proxy replies as a model" if self.config.code_execute else None
@@ -75,9 +72,9 @@ class AutoGen:
         """Every message of the assistant, and as the result its last one that gives an answer."""
         bare = self.config.is_termination_msg
         messages = [solution(sample, turn, number) for number, turn in enumerate(said, 1)]
-        telling = [one for one, turn in zip(messages, said, strict=True) if turn.text.strip(" \r\n.!*_`\"'") != bare]
-        best = next((one for one in reversed(telling) if one.answer is not None), messages[-1])
-        settled = structs.replace(best, id=len(messages) + 1)
+        told = [turn.text.strip(" \r\n.!*_`\"'") != bare for turn in said]
+        telling = [given for given, tells in zip(messages, told, strict=True) if tells and given.answer is not None]
+        settled = structs.replace((telling or messages)[-1], id=len(messages) + 1)
         info: dict[str, object] = {"turns": len(said)}
         if self.config.code_execute and not runs:
             info["off"] = "code_execute: code runs only with --allow_code_execution"

@@ -17,7 +17,7 @@ from agentark.config import Config
 from agentark.episode import gather
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.camel import prompts
-from methods.common import ALL_TASKS, ask, numbered, solution, unparsed
+from methods.common import ALL_TASKS, Configured, ask, numbered, solution, unparsed
 
 
 class CAMELConfig(Config):
@@ -39,7 +39,7 @@ class CAMELConfig(Config):
     """The critic's number by guided choice where the engine can; false: free text."""
 
 
-class CAMEL:
+class CAMEL(Configured[CAMELConfig]):
     """calls: 2 + 2T, and with a critic 2 + 2T(k + 1); critical path: 2 + 2T, and with a critic 2 + 4T.
 
     A user who says the task is done in message t ends it after t - 1 pairs and that message: 2 + 2(t - 1) + 1, and
@@ -48,9 +48,6 @@ class CAMEL:
 
     Config = CAMELConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: CAMELConfig) -> None:
-        self.config = config
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         names = self.config.model_dump(include={"user_role", "assistant_role", "critic_role", "criteria"})
@@ -118,5 +115,5 @@ class CAMEL:
 
 def parse_choice(text: str, count: int) -> int | None:
     """The first number of a reply, if it is one of 1 to count."""
-    found = re.search(r"\d+", text)
-    return int(found[0]) if found and len(found[0]) < 3 and 1 <= int(found[0]) <= count else None
+    number = re.search(r"\d+", text)
+    return int(number[0]) if number and len(number[0]) < 3 and 1 <= int(number[0]) <= count else None

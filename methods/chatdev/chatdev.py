@@ -22,7 +22,7 @@ from agentark.config import Config
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.chatdev import prompts
 from methods.chatdev.files import listing, parse_files, placeholders
-from methods.common import ask, run_program, solution
+from methods.common import Configured, ask, run_program, solution
 from methods.executed import output_of
 
 MODALITIES = ("application", "game", "dashboard", "website", "command-line tool", "document")
@@ -45,7 +45,7 @@ class ChatDevConfig(Config):
     """Form and language by guided choice where the engine can; false: free text."""
 
 
-class ChatDev:
+class ChatDev(Configured[ChatDevConfig]):
     """calls: 6 (nothing to complete, to change or to fix) to 5 + C + 2R + 2T; critical path: the same.
 
     What cannot be read costs one repair call; then: form or language stay open, a change of the software is not made,
@@ -54,9 +54,6 @@ class ChatDev:
 
     Config = ChatDevConfig
     TASKS = frozenset({"software"})
-
-    def __init__(self, config: ChatDevConfig) -> None:
-        self.config = config
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "chatdev leaves out its test phase; the software is never started"
@@ -212,6 +209,6 @@ class Company:
 
 def parse_choice(text: str, choices: tuple[str, ...]) -> str | None:
     """The one choice a reply is; case, quotes, emphasis and a full stop aside."""
-    quotes = "[*_`\"']{0,2}"
-    said = text.strip()
-    return next((one for one in choices if re.fullmatch(quotes + re.escape(one) + quotes + "[.!]?", said, re.I)), None)
+    quotes, said = "[*_`\"']{0,2}", text.strip()
+    named = (choice for choice in choices if re.fullmatch(quotes + re.escape(choice) + quotes + "[.!]?", said, re.I))
+    return next(named, None)

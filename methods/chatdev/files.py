@@ -17,7 +17,7 @@ def parse_files(reply: str) -> dict[str, str] | None:
     """The files of a reply by name: fenced blocks with a name on the line above, or one Python block, which is main.py.
 
     Returns:
-        None when there is none. A name that leads out of the folder is none.
+        None when there is none. A name that leads out of the folder does not count.
     """
     text = visible(reply) or ""
     files: dict[str, str] = {}
@@ -47,7 +47,7 @@ def listing(files: Mapping[str, str]) -> str:
 
 def placeholders(files: Mapping[str, str]) -> list[str]:
     """`file: function` of every Python function whose body is only `pass`, `...` or a NotImplementedError."""
-    found = []
+    unwritten = []
     for name, text in files.items():
         if not name.endswith(".py"):
             continue
@@ -56,8 +56,8 @@ def placeholders(files: Mapping[str, str]) -> list[str]:
         except (SyntaxError, ValueError, RecursionError):
             continue
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-        found += [f"{name}: {node.name}" for node in functions if all(map(_is_empty, node.body))]
-    return found
+        unwritten += [f"{name}: {node.name}" for node in functions if all(map(_is_empty, node.body))]
+    return unwritten
 
 
 def _is_empty(statement: ast.stmt) -> bool:

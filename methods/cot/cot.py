@@ -5,7 +5,7 @@ Differs from the published code: options are never forced on a question that has
 
 from agentark.config import Config
 from agentark.types import Chat, Outcome, Sample, message
-from methods.common import ALL_TASKS, solution, unparsed
+from methods.common import ALL_TASKS, Configured, solution, unparsed
 from methods.cot.prompts import STEP_BY_STEP
 
 
@@ -13,14 +13,11 @@ class CoTConfig(Config):
     """Nothing to set."""
 
 
-class CoT:
+class CoT(Configured[CoTConfig]):
     """calls: 1; critical path: 1."""
 
     Config = CoTConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: CoTConfig) -> None:
-        self.config = config
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         question = message("user", *sample.parts(), STEP_BY_STEP)

@@ -17,6 +17,7 @@ from agentark.episode import gather
 from agentark.types import Chat, Message, Sample, Turn, message
 from methods.common import Asked, ask, numbered, object_schema
 from methods.dylan import prompts
+from methods.dylan.network import Node, draw, received, shuffled
 
 Activation = Literal["listwise", "trueskill", "window", "none"]
 
@@ -28,6 +29,25 @@ WINDOW = 3
 MU, SIGMA = 25.0, 25.0 / 3
 BETA = SIGMA / 2
 """TrueSkill's defaults: prior mean and deviation of a skill, deviation of a performance."""
+
+
+async def survivors(
+    kind: Activation, sample: Sample, chat: Chat, nodes: Sequence[Node], raters: Sequence[Node], seed: int, guided: bool
+) -> tuple[list[str], int]:
+    """The two agents that go on, and how many replies of the ranker could not be read.
+
+    Args:
+        nodes: all of a layer.
+        raters: the last layer so far; where the ranker gave no ranks, the ratings that these gave decide.
+    """
+    order = shuffled(nodes, draw(seed, "ranker", sample.id))
+    replies = [node.turn for node in order]
+    positions, failures = await best_two(kind, sample, chat, replies, round=nodes[0].turn.round + 1, guided=guided)
+    if positions is None:
+        best = received(raters, [node.agent for node in nodes])[:KEPT]
+    else:
+        best = [order[position].agent for position in positions]
+    return [node.agent for node in nodes if node.agent in best], failures
 
 
 async def best_two(
@@ -48,11 +68,11 @@ async def best_two(
     leading, failures = [len(replies) - 2, len(replies) - 1], 0
     for position in range(len(replies) - WINDOW, -1, -1):
         window = [position, *leading]
-        asked = await _rank(sample, chat, [replies[one] for one in window], round, guided)
+        asked = await _rank(sample, chat, [replies[index] for index in window], round, guided)
         failures += asked.failures
         if asked.value is None:
             return None, failures
-        leading = [window[one] for one in asked.value]
+        leading = [window[index] for index in asked.value]
     return leading, failures
 
 
@@ -96,15 +116,15 @@ async def _by_rating(
             for a, b in pairs
         )
     )
-    failures = sum(one.failures for one in asked)
-    if all(one.value is None for one in asked):
+    failures = sum(comparison.failures for comparison in asked)
+    if all(comparison.value is None for comparison in asked):
         return None, failures
     ratings = [(MU, SIGMA)] * len(replies)
-    for (a, b), one in zip(pairs, asked, strict=True):
-        if one.value is not None:
-            winner, loser = (a, b) if one.value == 1 else (b, a)
+    for (a, b), comparison in zip(pairs, asked, strict=True):
+        if comparison.value is not None:
+            winner, loser = (a, b) if comparison.value == 1 else (b, a)
             ratings[winner], ratings[loser] = trueskill(ratings[winner], ratings[loser])
-    return sorted(range(len(replies)), key=lambda place: -ratings[place][0])[:KEPT], failures
+    return sorted(range(len(replies)), key=lambda index: -ratings[index][0])[:KEPT], failures
 
 
 def trueskill(
@@ -135,13 +155,13 @@ def _comparison(sample: Sample, replies: Sequence[Turn], request: str) -> list[M
 
 def _pair(text: str, count: int) -> list[int] | None:
     """The last `[a, b]` of a reply, as two different positions."""
-    for found in reversed(re.findall(r"\[\s*(\d+)\s*,\s*(\d+)\s*\]", text)):
-        places = [int(digits) - 1 for digits in found]
-        if places[0] != places[1] and all(0 <= place < count for place in places):
-            return places
+    for pair in reversed(re.findall(r"\[\s*(\d+)\s*,\s*(\d+)\s*\]", text)):
+        positions = [int(digits) - 1 for digits in pair]
+        if positions[0] != positions[1] and all(0 <= position < count for position in positions):
+            return positions
     return None
 
 
 def _one_or_two(text: str) -> int | None:
-    found = set(re.findall(r"\b[12]\b", text))
-    return int(found.pop()) if len(found) == 1 else None
+    named = set(re.findall(r"\b[12]\b", text))
+    return int(named.pop()) if len(named) == 1 else None

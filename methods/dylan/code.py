@@ -21,23 +21,10 @@ from agentark.config import Config
 from agentark.episode import gather
 from agentark.types import SANDBOX, Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.common import numbered, repair, run_tests, solution
-from methods.dylan import prompts
-from methods.dylan.activation import KEPT, Activation, best_two
+from methods.dylan import network, prompts
+from methods.dylan.activation import KEPT, Activation, survivors
 from methods.dylan.dylan import roles_of
-from methods.dylan.network import (
-    Node,
-    draw,
-    filled,
-    groups,
-    grow,
-    importance,
-    most_frequent,
-    quorum,
-    received,
-    shuffled,
-    total_importance,
-    weigh,
-)
+from methods.dylan.network import Node, draw, importance, shuffled, weigh
 
 TESTER = "Tester"
 
@@ -93,11 +80,12 @@ class DyLANCode:
         return "dylan runs no tests; of the last programs the most frequent one is the result"
 
     def totals(self, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {"importance": total_importance(infos)}
+        return {"importance": network.total_importance(infos)}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         question = message("user", *sample.parts())
         dialogues = {name: [message("system", role), question] for name, role in self._writers.items()}
+        kind, seed = self.config.activation, self.config.random_seed
         layers: list[list[Node]] = []
         tests: list[str] = list(sample.visible_tests or ())
         writers, failures, ranked = list(self._writers), 0, None
@@ -111,17 +99,17 @@ class DyLANCode:
             layers.append(reviews)
             failures += unread
             tests += [test for test in written if test not in tests]
-            if ranked is None and len(writers) > KEPT and self.config.activation != "none":
-                writers, unread = await self._best(sample, chat, layers)
+            if ranked is None and len(writers) > KEPT and kind != "none":
+                writers, unread = await survivors(kind, sample, chat, nodes, reviews, seed, self.config.guided)
                 failures, ranked = failures + unread, writers
             going_on = [node for node in nodes if node.agent in writers]
             outcomes = await gather(*(self._tested(sample, chat, node, written, round + 1) for node in going_on))
             for node, outcome in zip(going_on, outcomes, strict=True):
-                own = draw(self.config.random_seed, node.agent, sample.id, round)
+                own = draw(seed, node.agent, sample.id, round)
                 request = self._request(shuffled(reviews, own), outcome)
                 dialogues[node.agent] = [*dialogues[node.agent], message("assistant", node.turn), request]
         last = layers[-1]
-        grouped = await groups([node.answer for node in last], "code")
+        grouped = await network.groups([node.answer for node in last], "code")
         best, passed = await self._result(sample, chat, last, grouped, tests, len(layers))
         right = [
             node.agent for node, own in zip(last, grouped, strict=True) if own is not None and own == grouped[best]
@@ -157,11 +145,8 @@ class DyLANCode:
             weights, failures = await weigh(chat, dialogues[agent], turn, shown, self.config.guided)
             return Node(agent, turn, code_of(sample, turn.text), weights, failures)
 
-        async def agreed(nodes: Sequence[Node]) -> bool:
-            return most_frequent(await groups([node.answer for node in nodes], "code"))[1] >= quorum(len(writers))
-
         order = shuffled(writers, draw(self.config.random_seed, "order", sample.id, round))
-        return await grow([partial(write, agent) for agent in order], agreed)
+        return await network.grow([partial(write, agent) for agent in order], "code")
 
     async def _review(
         self, sample: Sample, chat: Chat, programs: Sequence[Node], round: int
@@ -172,38 +157,21 @@ class DyLANCode:
             role, text = self._judges[name]
             shown = shuffled(programs, draw(self.config.random_seed, name, sample.id, round))
             listing = numbered(prompts.PROGRAM, [node.turn for node in shown])
-            request = filled(prompts.JUDGE, len(shown))
-            messages = [
-                message("system", text),
-                message("user", *sample.parts(), prompts.WRITTEN, *listing, request),
-            ]
+            request = network.filled(prompts.JUDGE, len(shown))
+            messages = [message("system", text), message("user", *sample.parts(), prompts.WRITTEN, *listing, request)]
             turn = await chat(messages, agent=name, round=round, role="judge")
             weights, unrated = await weigh(chat, messages, turn, [node.agent for node in shown], self.config.guided)
             node = Node(name, turn, None, weights, unrated)
             written = assertions(turn.text) if role == TESTER else []
             if written is not None:
                 return node, written, 0
-            asked = await repair(
-                chat, messages, turn, assertions, guided=False, form=prompts.TESTS_FORM, agent=name, round=round,
-                role="judge_tests",
-            )  # fmt: skip
+            form = prompts.TESTS_FORM
+            asked = await repair(chat, messages, turn, assertions, "judge_tests", guided=False, form=form)
             return node, asked.value or [], asked.failures
 
-        found = await gather(*(judge(name) for name in self._judges))
-        written = list(dict.fromkeys(test for _, tests, _ in found for test in tests))[: self.config.num_tests]
-        return [node for node, _, _ in found], written, sum(unread for _, _, unread in found)
-
-    async def _best(self, sample: Sample, chat: Chat, layers: Sequence[Sequence[Node]]) -> tuple[list[str], int]:
-        """The two writers that go on, and how many replies of the ranker could not be read."""
-        order = shuffled(layers[-2], draw(self.config.random_seed, "ranker", sample.id))
-        replies = [node.turn for node in order]
-        where: dict[str, Any] = {"round": len(layers), "guided": self.config.guided}
-        found, failures = await best_two(self.config.activation, sample, chat, replies, **where)
-        if found is None:
-            best = received(layers[-1], list(self._writers))[:KEPT]
-        else:
-            best = [order[position].agent for position in found]
-        return [name for name in self._writers if name in best], failures
+        judged = await gather(*(judge(name) for name in self._judges))
+        written = list(dict.fromkeys(test for _, tests, _ in judged for test in tests))[: self.config.num_tests]
+        return [node for node, _, _ in judged], written, sum(unread for _, _, unread in judged)
 
     async def _tested(self, sample: Sample, chat: Chat, node: Node, tests: Sequence[str], round: int) -> str:
         """What a writer is told of the testers' assertions; empty where none ran."""
@@ -220,7 +188,7 @@ class DyLANCode:
         for number, node in enumerate(reviews, 1):
             parts += [prompts.REVIEW.format(number=number), node.turn]
             parts += [outcome] if self._judges[node.agent][0] == TESTER else []
-        return message("user", *parts, filled(prompts.RATE_AND_REWRITE, len(reviews)))
+        return message("user", *parts, network.filled(prompts.RATE_AND_REWRITE, len(reviews)))
 
     async def _result(
         self,
@@ -232,7 +200,7 @@ class DyLANCode:
         round: int,
     ) -> tuple[int, list[int] | None]:
         """(position of the result, tests each program passed); ties and missing tests: the most frequent, the first."""
-        leader, _ = most_frequent(grouped)
+        leader, _ = network.most_frequent(grouped)
         if SANDBOX not in chat.models or not tests:
             return leader or 0, None
 
@@ -245,17 +213,17 @@ class DyLANCode:
             return sum(verdicts)
 
         counts = await gather(*(passed(node) for node in last))
-        best = max(range(len(last)), key=lambda place: (counts[place], grouped[place] == leader, -place))
+        best = max(range(len(last)), key=lambda index: (counts[index], grouped[index] == leader, -index))
         return best, counts
 
 
 def assertions(text: str) -> list[str] | None:
     """The `assert` statements of a reply's Python blocks, each as a test of its own; None when there are none."""
-    found: list[str] = []
+    tests: list[str] = []
     for language, code in fenced(text):
         try:
             body = ast.parse(code).body if language in PYTHON else []
         except (SyntaxError, ValueError):
             continue
-        found += [ast.unparse(one) for one in body if isinstance(one, ast.Assert)]
-    return found or None
+        tests += [ast.unparse(statement) for statement in body if isinstance(statement, ast.Assert)]
+    return tests or None

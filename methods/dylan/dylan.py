@@ -20,23 +20,9 @@ from agentark.config import Config, nearest
 from agentark.episode import gather
 from agentark.types import Chat, Episodes, Outcome, Part, Sample, Solution, Turn, message
 from methods.common import REASONING, agent_name, numbered, solution, unparsed
-from methods.dylan import prompts
-from methods.dylan.activation import KEPT, Activation, best_two
-from methods.dylan.network import (
-    Node,
-    draw,
-    filled,
-    groups,
-    grow,
-    importance,
-    most_frequent,
-    quorum,
-    received,
-    shuffled,
-    total_importance,
-    weigh,
-    without_rating,
-)
+from methods.dylan import network, prompts
+from methods.dylan.activation import KEPT, Activation, survivors
+from methods.dylan.network import Node, draw, importance, shuffled, weigh
 
 
 class TeamOptimization(Config):
@@ -111,7 +97,7 @@ class DyLAN:
             return self
         chosen = shuffled(samples, draw(self.config.random_seed, "trial"))[: wanted.trial_samples]
         outcomes = await gather(*(self.run(sample, episodes(sample)) for sample in chosen))
-        scores = total_importance([outcome.info for outcome in outcomes])
+        scores = network.total_importance([outcome.info for outcome in outcomes])
         team = sorted(self._roles, key=lambda name: -scores.get(name, 0.0))[: wanted.top_k]
         return self.restored({"team": [name for name in self._roles if name in team], "importance": scores})
 
@@ -119,77 +105,57 @@ class DyLAN:
         return DyLAN(self.config, prepared["team"], prepared)
 
     def totals(self, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {"importance": total_importance(infos)}
+        return {"importance": network.total_importance(infos)}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
+        kind, seed = self.config.activation, self.config.random_seed
         layers: list[list[Node]] = []
         active, failures, ranked, reached = list(self._roles), 0, None, False
         while not reached and len(layers) < self.config.num_rounds:
-            if len(layers) == 2 and len(active) > KEPT and self.config.activation != "none":
-                active, unread = await self._best(sample, chat, layers)
+            if len(layers) == 2 and len(active) > KEPT and kind != "none":
+                active, unread = await survivors(kind, sample, chat, layers[1], layers[1], seed, self.config.guided)
                 failures, ranked = failures + unread, active
             nodes, reached = await self._layer(sample, chat, active, layers)
             layers.append(nodes)
         last = layers[-1]
-        grouped = await groups([node.answer for node in last], sample.answer_type)
-        leader, _ = most_frequent(grouped)
+        grouped = await network.groups([node.answer for node in last], sample.answer_type)
+        leader, _ = network.most_frequent(grouped)
         right = [node.agent for node, own in zip(last, grouped, strict=True) if own is not None and own == leader]
         candidates = [_solution(sample, node.turn, number) for number, node in enumerate(last, 1)]
         result = _solution(sample, last[leader or 0].turn, len(last) + 1, agent="aggregator")
         failures += sum(node.failures for layer in layers for node in layer)
+        info = {"rounds": len(layers), "consensus": reached, "ranked": ranked, "importance": importance(layers, right)}
         return Outcome(
             solutions=[*candidates, result],
             parse_failures=failures + unparsed(candidates),
-            info={
-                "rounds": len(layers),
-                "consensus": reached,
-                "ranked": ranked,
-                "importance": importance(layers, right),
-            },
+            info=info,
         )
 
     async def _layer(
         self, sample: Sample, chat: Chat, active: Sequence[str], layers: Sequence[Sequence[Node]]
     ) -> tuple[list[Node], bool]:
         """The next layer, and whether it agrees."""
-
-        async def agreed(nodes: Sequence[Node]) -> bool:
-            grouped = await groups([node.answer for node in nodes], sample.answer_type)
-            return most_frequent(grouped)[1] >= quorum(len(active))
-
         seed, depth = self.config.random_seed, len(layers)
         order = shuffled(active, draw(seed, "order", sample.id, depth))
         acts = []
         for agent in order:
             shown = shuffled(layers[-1], draw(seed, agent, sample.id, depth)) if layers else []
             acts.append(partial(self._act, sample, chat, agent, shown, depth + 1))
-        return await grow(acts, agreed)
+        return await network.grow(acts, sample.answer_type)
 
     async def _act(self, sample: Sample, chat: Chat, agent: str, shown: Sequence[Node], round: int) -> Node:
         """One agent's reply, and the edges into it."""
         parts: list[str | Part | Turn] = [prompts.EXAMPLES] if self.config.examples else []
         parts += sample.parts()
         if shown:
-            request = filled(prompts.RATE_AND_ANSWER, len(shown))
+            request = network.filled(prompts.RATE_AND_ANSWER, len(shown))
             parts += [prompts.PEERS, *numbered(prompts.PEER, [node.turn for node in shown]), request]
         messages = [message("system", self._roles[agent]), message("user", *parts)]
         turn = await chat(messages, agent=agent, round=round, role="solver")
         weights, failures = await weigh(chat, messages, turn, [node.agent for node in shown], self.config.guided)
         return Node(agent, turn, _solution(sample, turn, 1).answer, weights, failures)
 
-    async def _best(self, sample: Sample, chat: Chat, layers: Sequence[Sequence[Node]]) -> tuple[list[str], int]:
-        """The two agents that go on, and how many replies of the ranker could not be read."""
-        order = shuffled(layers[-1], draw(self.config.random_seed, "ranker", sample.id))
-        replies = [node.turn for node in order]
-        round, guided = len(layers) + 1, self.config.guided
-        found, failures = await best_two(self.config.activation, sample, chat, replies, round=round, guided=guided)
-        if found is None:
-            best = received(layers[-1], [node.agent for node in layers[-1]])[:KEPT]
-        else:
-            best = [order[place].agent for place in found]
-        return [name for name in self._roles if name in best], failures
-
 
 def _solution(sample: Sample, turn: Turn, number: int, agent: str | None = None) -> Solution:
     """A reply as a solution; the numbers of its ratings are no answer."""
-    return solution(sample, turn, number, agent, without_rating(turn.text))
+    return solution(sample, turn, number, agent, network.without_rating(turn.text))

@@ -6,7 +6,8 @@ Source: Liu et al. 2023 (arXiv 2310.02170), section 3.
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -40,9 +41,9 @@ class Node(Struct, frozen=True):
     """Replies whose ratings could not be read."""
 
 
-def draw(seed: int, *place: str | int) -> random.Random:
-    """The draws of one place of one sample; they depend on nothing else."""
-    return random.Random(digest((seed, *place)))
+def draw(seed: int, *address: str | int) -> random.Random:
+    """The draws of one address of one sample; they depend on nothing else."""
+    return random.Random(digest((seed, *address)))
 
 
 def shuffled(items: Sequence[T], chance: random.Random) -> list[T]:
@@ -55,7 +56,7 @@ def quorum(agents: int) -> int:
 
 
 async def grow(
-    acts: Sequence[Callable[[], Coroutine[Any, Any, Node]]], agreed: Callable[[Sequence[Node]], Awaitable[bool]]
+    acts: Sequence[Callable[[], Coroutine[Any, Any, Node]]], answer_type: AnswerType
 ) -> tuple[list[Node], bool]:
     """The nodes of one layer, and whether they agree.
 
@@ -63,21 +64,23 @@ async def grow(
     """
     enough = quorum(len(acts))
     nodes = await gather(*(act() for act in acts[:enough]))
-    while not (reached := await agreed(nodes)) and len(nodes) < len(acts):
+    while True:
+        _, votes = most_frequent(await groups([node.answer for node in nodes], answer_type))
+        if votes >= enough or len(nodes) == len(acts):
+            return sorted(nodes, key=lambda node: natural(node.agent)), votes >= enough
         nodes.append(await acts[len(nodes)]())
-    return sorted(nodes, key=lambda node: natural(node.agent)), reached
 
 
 async def groups(given: Sequence[str | None], answer_type: AnswerType) -> list[int | None]:
     """For each answer the first one that says the same: equivalent, or for text and code BLEU >= SAME_TEXT."""
     if answer_type not in ("text", "code"):
         return await answers.group(given, answer_type)
-    found: list[int | None] = []
+    grouped: list[int | None] = []
     for index, answer in enumerate(given):
-        leaders = [leader for leader, own in enumerate(found) if leader == own]
-        alike = (one for one in leaders if answer and metrics.bleu(answer, [given[one] or ""]) >= SAME_TEXT)
-        found.append(next(alike, index) if answer else None)
-    return found
+        leaders = [leader for leader, own in enumerate(grouped) if leader == own]
+        alike = (leader for leader in leaders if answer and metrics.bleu(answer, [given[leader] or ""]) >= SAME_TEXT)
+        grouped.append(next(alike, index) if answer else None)
+    return grouped
 
 
 def most_frequent(grouped: Sequence[int | None]) -> tuple[int | None, int]:
@@ -91,7 +94,7 @@ def most_frequent(grouped: Sequence[int | None]) -> tuple[int | None, int]:
 
 def rating(text: str, count: int) -> list[int] | None:
     """The last `[[a, b, ...]]` of a reply, as `count` scores from 1 to 5; None when there is none."""
-    return next((scores for found in reversed(_RATING.findall(text)) if (scores := _scores(found, count))), None)
+    return _last_scores(_RATING, text, count)
 
 
 def filled(request: str, count: int) -> str:
@@ -125,22 +128,21 @@ async def weigh(
         item = {"type": "integer", "minimum": 1, "maximum": BEST_SCORE}
         array = {"type": "array", "items": item, "minItems": count, "maxItems": count}
         schema = object_schema(scores=array)
-        place: dict[str, Any] = {"agent": turn.agent, "round": turn.round, "role": f"{turn.role}_rating"}
         form = prompts.RATING_FORM.replace("{count}", str(count))
-        asked = await repair(
-            chat, messages, turn, lambda text: _last(text, count), guided=guided, schema=schema, form=form, **place
-        )
+        parse = partial(_last_scores, _SCORES, count=count)
+        role = f"{turn.role}_rating"
+        asked = await repair(chat, messages, turn, parse, role, guided=guided, schema=schema, form=form)
         scores, failures = asked.value, asked.failures
     return edge_weights(shown, scores), failures
 
 
-def _last(text: str, count: int) -> list[int] | None:
-    return next((scores for found in reversed(_SCORES.findall(text)) if (scores := _scores(found, count))), None)
-
-
-def _scores(listing: str, count: int) -> list[int] | None:
-    scores = [int(digits) for digits in re.findall(r"\d+", listing)]
-    return scores if len(scores) == count and all(1 <= score <= BEST_SCORE for score in scores) else None
+def _last_scores(pattern: re.Pattern[str], text: str, count: int) -> list[int] | None:
+    """The last list of `count` scores that the pattern finds."""
+    for listing in reversed(pattern.findall(text)):
+        scores = [int(digits) for digits in re.findall(r"\d+", listing)]
+        if len(scores) == count and all(1 <= score <= BEST_SCORE for score in scores):
+            return scores
+    return None
 
 
 def received(layer: Sequence[Node], agents: Sequence[str]) -> list[str]:

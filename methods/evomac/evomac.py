@@ -18,11 +18,10 @@ from typing import Any, Literal
 from msgspec import Struct, to_builtins
 from pydantic import Field
 
-from agentark.code_grading import code_of
 from agentark.config import Config
 from agentark.episode import gather
-from agentark.types import SANDBOX, Chat, Message, Outcome, Part, Sample, Turn, message
-from methods.common import Asked, ask, run_tests, solution
+from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
+from methods.common import Asked, Configured, ask, ask_program, run_tests, solution
 from methods.evomac import prompts
 from methods.evomac.team import (
     Subtask,
@@ -61,7 +60,7 @@ class Forward(Struct, frozen=True):
     failures: int
 
 
-class EvoMAC:
+class EvoMAC(Configured[EvoMACConfig]):
     """calls: 2 + testers + coders (+ 1 to join), and per update 2 + coders (+ 1 to join); without a sandbox 1 + coders.
 
     critical path: 1 + depth of the coders' graph, and per update 2 + its depth; +1 wherever programs are joined.
@@ -72,9 +71,6 @@ class EvoMAC:
 
     Config = EvoMACConfig
     TASKS = frozenset({"code", "software"})
-
-    def __init__(self, config: EvoMACConfig) -> None:
-        self.config = config
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "evomac writes and runs no tests; its coding team works once and is not updated"
@@ -146,34 +142,22 @@ class EvoMAC:
             shown = [part for at, turn in before for part in (prompts.BEFORE.format(number=at + 1), turn)]
             subtask = prompts.SUBTASK.format(task=team.subtasks[node].task)
             asked = message("user", *opening, *shown, subtask, prompts.CODE_NOW)
-            return await self._program(sample, chat, asked, f"coder_{node + 1}", round, "code")
+            where: dict[str, Any] = {"agent": f"coder_{node + 1}", "round": round, "role": "code"}
+            return await ask_program(chat, sample, asked, prompts.CODE_WANTED, **where)
 
         inputs = [sorted({number - 1 for number in subtask.after}) for subtask in team.subtasks]
         coded = await flow(inputs, code)
         ends = [node for node in range(len(coded)) if not any(node in before for before in inputs)]
         whole = coded[ends[0]]
-        failures = sum(one.failures for one in coded)
+        failures = sum(written.failures for written in coded)
         if len(ends) > 1:
             parts = [part for at in ends for part in (prompts.PART.format(number=at + 1), coded[at].turn)]
             joining = prompts.INTEGRATE.format(language=language)
             asked = message("user", joining, prompts.REQUIREMENT, *sample.parts(), *parts, prompts.INTEGRATE_NOW)
-            whole = await self._program(sample, chat, asked, "integrator", round, "integrate")
+            where: dict[str, Any] = {"agent": "integrator", "round": round, "role": "integrate"}
+            whole = await ask_program(chat, sample, asked, prompts.CODE_WANTED, **where)
             failures += whole.failures
-        return Forward([one.turn for one in coded], whole.turn, whole.value, failures)
-
-    async def _program(
-        self, sample: Sample, chat: Chat, asked: Message, agent: str, round: int, role: str
-    ) -> Asked[str]:
-        return await ask(
-            chat,
-            [asked],
-            lambda text: code_of(sample, text),
-            form=prompts.CODE_WANTED,
-            guided=False,
-            agent=agent,
-            round=round,
-            role=role,
-        )
+        return Forward([written.turn for written in coded], whole.turn, whole.value, failures)
 
     async def _tests(self, sample: Sample, chat: Chat) -> tuple[list[str], int]:
         """The testers' assertions, one text each, and how many replies could not be read."""
@@ -209,8 +193,8 @@ class EvoMAC:
 
         tasks = organised.value.tasks if organised.value else [prompts.WHOLE]
         written = await gather(*(write(number, task) for number, task in enumerate(tasks, 1)))
-        tests = [one.value for one in written if one.value is not None]
-        return tests, organised.failures + sum(one.failures for one in written)
+        tests = [reply.value for reply in written if reply.value is not None]
+        return tests, organised.failures + sum(reply.failures for reply in written)
 
     async def _update(
         self, sample: Sample, chat: Chat, team: Team, report: Sequence[str | Part | Turn], round: int

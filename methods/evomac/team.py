@@ -49,11 +49,11 @@ def _some(items: dict[str, Any], most: int) -> dict[str, Any]:
 
 
 def parse_team(text: str, most: int) -> Team | None:
-    """The team of a reply; None when it is none, is too large, or a subtask waits for itself or a later one."""
+    """The team of a reply; None when it cannot be read, is too large, or a subtask waits for itself or a later one."""
     team = read_json(text, Team)
     if team is None or len(team.subtasks) > most:
         return None
-    ordered = all(0 < number < at for at, one in enumerate(team.subtasks, 1) for number in one.after)
+    ordered = all(0 < number < at for at, subtask in enumerate(team.subtasks, 1) for number in subtask.after)
     return team if ordered else None
 
 
@@ -74,7 +74,7 @@ def parse_assertions(text: str) -> str | None:
 
 def team_text(team: Team) -> str:
     lines = []
-    for number, one in enumerate(team.subtasks, 1):
-        after = f" (after {', '.join(map(str, one.after))})" if one.after else ""
-        lines.append(f"{number}. {one.task}{after}")
+    for number, subtask in enumerate(team.subtasks, 1):
+        after = f" (after {', '.join(map(str, subtask.after))})" if subtask.after else ""
+        lines.append(f"{number}. {subtask.task}{after}")
     return "\n".join(lines)

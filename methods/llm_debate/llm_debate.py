@@ -17,7 +17,7 @@ from agentark import answers
 from agentark.config import Config
 from agentark.episode import gather
 from agentark.types import Chat, Message, Outcome, Sample, Turn, message
-from methods.common import ALL_TASKS, agent_name, numbered, solution, unparsed
+from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
 from methods.llm_debate import prompts
 
 
@@ -37,14 +37,11 @@ class LLMDebateConfig(Config):
     one prompt prefix serves them all (5 x 3: a seventh of the uncached prompt tokens). Changes the prompts."""
 
 
-class LLMDebate:
+class LLMDebate(Configured[LLMDebateConfig]):
     """calls: A*R + 1 (A*R with `aggregate: vote`); critical path: R + 1."""
 
     Config = LLMDebateConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: LLMDebateConfig) -> None:
-        self.config = config
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         agents = [agent_name(index) for index in range(self.config.num_agents)]
@@ -60,23 +57,20 @@ class LLMDebate:
                 )
             )
             last = [solution(sample, turn, number) for number, turn in enumerate(turns, 1)]
-            groups = await answers.group([one.answer for one in last], sample.answer_type)
+            given = [candidate.answer for candidate in last]
+            groups = await answers.group(given, sample.answer_type)
             consensus = None not in groups and len(set(groups)) == 1
             if self.config.early_stop and consensus:
                 break
         if self.config.aggregate == "vote":
-            winner = await answers.majority([one.answer for one in last], sample.answer_type)
-            chosen = turns[winner or 0]
+            chosen = turns[await answers.majority(given, sample.answer_type) or 0]
         else:
             listing = numbered(prompts.AGENT_ANSWER, turns)
             prompt = message("user", *sample.parts(with_document=False), *listing, prompts.AGGREGATE)
             chosen = await chat([prompt], agent="aggregator", round=round + 1, role="aggregator")
         aggregate = solution(sample, chosen, len(agents) + 1, agent="aggregator")
-        return Outcome(
-            solutions=[*last, aggregate],
-            parse_failures=unparsed(last),
-            info={"rounds": round, "consensus": consensus},
-        )
+        info = {"rounds": round, "consensus": consensus}
+        return Outcome(solutions=[*last, aggregate], parse_failures=unparsed(last), info=info)
 
     def _next(self, sample: Sample, index: int, dialogue: list[Message], turns: Sequence[Turn]) -> list[Message]:
         """The messages of agent `index` for the round after `turns`."""

@@ -21,7 +21,7 @@ from pydantic import Field
 from agentark.config import Config
 from agentark.episode import gather
 from agentark.types import Chat, Outcome, Sample, Turn, message
-from methods.common import ALL_TASKS, agent_name, numbered, solution, unparsed
+from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
 from methods.flow import flow
 from methods.macnet import prompts
 
@@ -47,7 +47,7 @@ class MacNetConfig(Config):
     """Who the agents are, given out in turn; empty: nobody in particular."""
 
 
-class MacNet:
+class MacNet(Configured[MacNetConfig]):
     """calls: sources + 2 * edges + merges; critical path: that of the last node.
 
     A source takes 1 call. A node with m inputs ends 2 + d(m) calls after the last of them, d(m) = ceil(log_unit(m))
@@ -57,9 +57,6 @@ class MacNet:
 
     Config = MacNetConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: MacNetConfig) -> None:
-        self.config = config
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         edges = graph(self.config.topology, self.config.agent_num, self.config.reverse, self.config.random_seed)
@@ -105,7 +102,7 @@ class MacNet:
     async def _merge(self, sample: Sample, chat: Chat, turns: Sequence[Turn], agent: str, round: int) -> Turn:
         """One solution out of several, in groups of `aggregate_unit_num`."""
 
-        async def one(group: Sequence[Turn], level: int) -> Turn:
+        async def merge(group: Sequence[Turn], level: int) -> Turn:
             if len(group) == 1:
                 return group[0]
             listing = numbered(prompts.CANDIDATE, group)
@@ -116,7 +113,7 @@ class MacNet:
         level, unit = 0, self.config.aggregate_unit_num
         while len(turns) > 1:
             level += 1
-            turns = await gather(*(one(turns[at : at + unit], level) for at in range(0, len(turns), unit)))
+            turns = await gather(*(merge(turns[at : at + unit], level) for at in range(0, len(turns), unit)))
         return turns[0]
 
     def _profile(self, node: int) -> str:
@@ -138,7 +135,7 @@ def _mlp(nodes: int) -> list[Edge]:
     sizes = [nodes // layers + (layer < nodes % layers) for layer in range(layers)]
     starts = [sum(sizes[:layer]) for layer in range(layers + 1)]
     spans = [range(*ends) for ends in pairwise(starts)]
-    return [edge for one, two in pairwise(spans) for edge in product(one, two)]
+    return [edge for lower, higher in pairwise(spans) for edge in product(lower, higher)]
 
 
 def _random(nodes: int, rng: random.Random) -> list[Edge]:

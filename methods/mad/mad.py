@@ -17,7 +17,7 @@ from pydantic import Field
 from agentark import answers
 from agentark.config import Config
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
-from methods.common import REASONING, ask, object_schema, read_json, solution
+from methods.common import REASONING, Configured, ask, object_schema, read_json, solution
 from methods.mad import prompts
 
 SIDES = ("affirmative", "negative")
@@ -51,7 +51,7 @@ class Ruling(Struct, frozen=True):
     side: str
 
 
-class MAD:
+class MAD(Configured[MADConfig]):
     """calls: 3 per round, and 2 of the judge when no round settles it: 3 to 3R + 2; critical path: the same.
 
     A ruling that cannot be parsed costs one repair call. Still unparsed, the moderator's leaves the question open, and
@@ -61,9 +61,6 @@ class MAD:
 
     Config = MADConfig
     TASKS = REASONING
-
-    def __init__(self, config: MADConfig) -> None:
-        self.config = config
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         rules = prompts.DEBATER.format(level=prompts.LEVELS[self.config.debate_level])
@@ -142,13 +139,13 @@ def _shown(round: int, affirmed: Turn, negated: Turn, gap: str = "") -> list[str
 
 
 def parse_ruling(text: str, sample: Sample) -> Ruling | None:
-    """The moderator's JSON; None when it is none, or its debate_answer is no answer of this task's kind."""
-    found = read_json(text, Reply)
-    if found is None:
+    """The moderator's JSON; None when it cannot be read, or its debate_answer is no answer of this task's kind."""
+    reply = read_json(text, Reply)
+    if reply is None:
         return None
-    given = found.debate_answer.replace("\b", "\\b").replace("\f", "\\f").strip()  # \boxed, \frac not escaped in JSON
+    given = reply.debate_answer.replace("\b", "\\b").replace("\f", "\\f").strip()  # \boxed, \frac not escaped in JSON
     answer = _read(given, sample) if given else None
-    return None if given and answer is None else Ruling(answer, found.side if found.side in SIDES else "")
+    return None if given and answer is None else Ruling(answer, reply.side if reply.side in SIDES else "")
 
 
 def parse_decision(text: str, sample: Sample) -> Ruling | None:
@@ -162,6 +159,6 @@ def _read(value: str, sample: Sample) -> str | None:
     if sample.answer_type == "number" and not any(map(str.isdigit, value)):
         return None
     for text in (f"\\boxed{{{value}}}", value):
-        if found := answers.extract(text, sample.answer_type, sample.choices):
-            return found.value
+        if answer := answers.extract(text, sample.answer_type, sample.choices):
+            return answer.value
     return None

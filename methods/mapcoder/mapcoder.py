@@ -15,11 +15,10 @@ from typing import Any
 from msgspec import Struct
 from pydantic import Field
 
-from agentark.code_grading import code_of
 from agentark.config import Config
 from agentark.episode import gather
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
-from methods.common import Asked, ask, object_schema, read_json, run_tests, solution
+from methods.common import Asked, Configured, ask, ask_program, object_schema, read_json, run_tests, solution
 from methods.executed import failures_of
 from methods.mapcoder import prompts
 
@@ -59,7 +58,7 @@ class Rating(Struct, frozen=True):
     confidence: float
 
 
-class MapCoder:
+class MapCoder(Configured[MapCoderConfig]):
     """calls: 1 + 2k + 1 (the surest plan's program passes at once) to 1 + 2k + k(1 + t).
     critical path: 3 + the programs tried.
 
@@ -70,9 +69,6 @@ class MapCoder:
 
     Config = MapCoderConfig
     TASKS = frozenset({"code"})
-
-    def __init__(self, config: MapCoderConfig) -> None:
-        self.config = config
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "mapcoder runs no sample test; it implements the plan it is surest of, once"
@@ -99,12 +95,12 @@ class MapCoder:
         passed = [count for count, _ in tried]
         best = tried[passed.index(max(passed))][1]
         solutions = [solution(sample, turn, at) for at, turn in enumerate([*(turn for _, turn in tried), best], 1)]
-        info: dict[str, Any] = {"confidence": [None if one < 0 else one for one in sure]}
+        info: dict[str, Any] = {"confidence": [None if confidence < 0 else confidence for confidence in sure]}
         if off:
             info["off"] = off
         else:
-            counts = [None if one < 0 else one for one in passed]
-            info |= {"passed": counts, "tests": len(sample.visible_tests or ())}
+            info["passed"] = [None if count < 0 else count for count in passed]
+            info["tests"] = len(sample.visible_tests or ())
         return Outcome(solutions=solutions, parse_failures=failures, info=info)
 
     async def _recall(self, sample: Sample, chat: Chat) -> Asked[Recalled]:
@@ -128,8 +124,8 @@ class MapCoder:
         """The plan after exemplar `number`, and how sure the agent is of it."""
         hints: list[str] = []
         if recalled is not None:
-            one = recalled.exemplars[number]
-            hints = [prompts.EXEMPLAR.format(problem=one.problem, plan=one.plan)]
+            exemplar = recalled.exemplars[number]
+            hints = [prompts.EXEMPLAR.format(problem=exemplar.problem, plan=exemplar.plan)]
             hints += [prompts.ALGORITHM.format(algorithm=recalled.algorithm)] if recalled.algorithm else []
         task: list[str | Part] = [prompts.PROBLEM, *sample.parts()]
         asked = message("user", prompts.PLAN, *hints, *task, prompts.PLAN_NOW)
@@ -159,16 +155,9 @@ class MapCoder:
         tried: list[tuple[int, Turn]] = []
         failures = 0
         for round in range(2, 3 + self.config.t):
-            written = await ask(
-                chat,
-                [message("user", *asked)],
-                lambda text: code_of(sample, text),
-                form=prompts.CODE_FORM,
-                guided=False,
-                agent=agent,
-                round=round,
-                role="code" if not tried else "debug",
-            )
+            role = "debug" if tried else "code"
+            request = message("user", *asked)
+            written = await ask_program(chat, sample, request, prompts.CODE_FORM, agent=agent, round=round, role=role)
             failures += written.failures
             if not repairs:
                 return [(0, written.turn)], failures
@@ -185,12 +174,12 @@ class MapCoder:
 
 
 def parse_recalled(text: str) -> Recalled | None:
-    """The exemplars; None when the reply is no such JSON or holds none."""
-    found = read_json(text, Recalled)
-    return found if found is not None and found.exemplars else None
+    """The exemplars; None when the reply cannot be read or has none."""
+    recalled = read_json(text, Recalled)
+    return recalled if recalled is not None and recalled.exemplars else None
 
 
 def parse_rating(text: str) -> Rating | None:
     """A confidence from 0 to 100."""
-    found = read_json(text, Rating)
-    return found if found is not None and 0 <= found.confidence <= 100 else None
+    rating = read_json(text, Rating)
+    return rating if rating is not None and 0 <= rating.confidence <= 100 else None

@@ -62,38 +62,32 @@ class MAV:
         self.other_models = tuple(config.verifier_models)
         count = min(config.n_max_verifiers, len(config.verifiers))
         drawn = random.Random(config.random_seed).sample(range(len(config.verifiers)), count)
-        self.verifiers = [config.verifiers[place] for place in sorted(drawn)]
+        self.verifiers = [config.verifiers[index] for index in sorted(drawn)]
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         question = [message("user", *sample.parts())]
         agents = [agent_name(index) for index in range(self.config.n_solutions)]
         turns = await gather(*(chat(question, agent=agent, round=1, role="solver") for agent in agents))
         verdicts = await gather(*(self._verify(sample, chat, turn, number) for number, turn in enumerate(turns, 1)))
-        scores = [sum(one.value is True for one in row) / len(self.verifiers) for row in verdicts]
+        approvals = [[verdict.value for verdict in row] for row in verdicts]
+        scores = [row.count(True) / len(self.verifiers) for row in approvals]
         best = scores.index(max(scores))
         candidates = [solution(sample, turn, number) for number, turn in enumerate(turns, 1)]
         result = solution(sample, turns[best], len(turns) + 1, agent="aggregator")
-        failures = sum(one.failures for row in verdicts for one in row)
-        return Outcome(
-            solutions=[*candidates, result],
-            parse_failures=failures + unparsed(candidates),
-            info={
-                "verifiers": self.verifiers,
-                "approvals": [[one.value for one in row] for row in verdicts],
-                "scores": scores,
-            },
-        )
+        failures = unparsed(candidates) + sum(verdict.failures for row in verdicts for verdict in row)
+        info = {"verifiers": self.verifiers, "approvals": approvals, "scores": scores}
+        return Outcome(solutions=[*candidates, result], parse_failures=failures, info=info)
 
     async def _verify(self, sample: Sample, chat: Chat, candidate: Turn, number: int) -> list[Asked[bool]]:
         """The verdict of every verifier on one candidate."""
         models: Sequence[str] = self.config.verifier_models or ["main"]
 
-        async def one(place: int, aspect: str) -> Asked[bool]:
-            where: dict[str, Any] = {"agent": f"verifier_{place + 1}", "model": models[place % len(models)]}
+        async def verify(index: int, aspect: str) -> Asked[bool]:
+            where: dict[str, Any] = {"agent": f"verifier_{index + 1}", "model": models[index % len(models)]}
+            where["temperature"] = self.config.vera_temp
             request = prompts.THINK.replace("{aspect}", prompts.ASPECTS[aspect])
             shown = message("user", prompts.QUESTION, *sample.parts(), prompts.SOLUTION, candidate, request)
-            temperature = self.config.vera_temp
-            thought = await chat([shown], round=2, role=f"verify_{number}", temperature=temperature, **where)
+            thought = await chat([shown], round=2, role=f"verify_{number}", **where)
             return await ask(
                 chat,
                 [shown, message("assistant", thought), message("user", prompts.APPROVE)],
@@ -102,14 +96,13 @@ class MAV:
                 choices=("True", "False"),
                 round=3,
                 role=f"approve_{number}",
-                temperature=temperature,
                 **where,
             )
 
-        return await gather(*(one(place, aspect) for place, aspect in enumerate(self.verifiers)))
+        return await gather(*(verify(index, aspect) for index, aspect in enumerate(self.verifiers)))
 
 
 def verdict_of(text: str) -> bool | None:
     """True or False, whichever the last line of a reply says; None when it says neither or both."""
-    found = {word.lower() for word in re.findall(r"\b(true|false)\b", text.rstrip().rpartition("\n")[2], re.I)}
-    return found == {"true"} if len(found) == 1 else None
+    words = {word.lower() for word in re.findall(r"\b(true|false)\b", text.rstrip().rpartition("\n")[2], re.I)}
+    return words == {"true"} if len(words) == 1 else None

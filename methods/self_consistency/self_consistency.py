@@ -15,7 +15,7 @@ from agentark import answers
 from agentark.config import Config
 from agentark.episode import gather
 from agentark.types import Chat, Outcome, Sample, message
-from methods.common import ALL_TASKS, agent_name, numbered, solution, unparsed
+from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
 from methods.self_consistency.prompts import CANDIDATE, CANDIDATES, DECIDE
 
 
@@ -26,14 +26,11 @@ class SelfConsistencyConfig(Config):
     """Independent samples at the model temperature (published README: 5)."""
 
 
-class SelfConsistency:
+class SelfConsistency(Configured[SelfConsistencyConfig]):
     """calls: parallel_num, +1 on free-text tasks; critical path: 1, +1."""
 
     Config = SelfConsistencyConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: SelfConsistencyConfig) -> None:
-        self.config = config
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         question = [message("user", *sample.parts())]

@@ -5,21 +5,18 @@ Differs from the published code: options are never forced on a question that has
 
 from agentark.config import Config
 from agentark.types import Chat, Outcome, Sample, message
-from methods.common import ALL_TASKS, solution, unparsed
+from methods.common import ALL_TASKS, Configured, solution, unparsed
 
 
 class VanillaConfig(Config):
     """Nothing to set."""
 
 
-class Vanilla:
+class Vanilla(Configured[VanillaConfig]):
     """calls: 1; critical path: 1."""
 
     Config = VanillaConfig
     TASKS = ALL_TASKS
-
-    def __init__(self, config: VanillaConfig) -> None:
-        self.config = config
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         turn = await chat([message("user", *sample.parts())], agent="agent_1", round=1, role="solver")
