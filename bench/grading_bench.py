@@ -9,7 +9,6 @@ spaced differently, plus and minus a number, and plus a number. The last two nee
 the same pairs with comparisons planted among them that sympy never finishes: no other verdict may change.
 """
 
-import argparse
 import random
 import sys
 import time
@@ -22,8 +21,6 @@ from agentark import answers
 from agentark.tasks import get_task
 from agentark.types import AnswerType
 from bench.parts import report
-
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "grading.json"
 
 Pair = tuple[str, str, AnswerType]
 
@@ -72,12 +69,10 @@ def plant(pairs: Sequence[Pair], hangs: int) -> tuple[list[Pair], set[int]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
+    parser = report.parser(__doc__, "grading")
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--hangs", type=int, default=20)
     parser.add_argument("--data_dir", type=Path, help="folder with math500_test.jsonl (default: simple formulas)")
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
     args = parser.parse_args(argv)
     pairs = make_pairs(args.pairs, args.data_dir)
     algebra = sum(answers.quick_same(*pair) is None for pair in pairs)

@@ -31,14 +31,12 @@ from distill.grpo.scorer import LocalScorer
 from prm.steps import StepCodec, load_tokenizer
 
 PARTS = ("rollout", "reward", "reference", "credit", "update")
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "grpo.json"
 GOALS = {"cpu": 0.10, "cuda": 0.05}
 """Most of a step that waiting for the reward model may be."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
+    parser = report.parser(__doc__, "grpo")
     parser.add_argument("--model", default=EMBEDDED, help="folder, hub id, or `small` for the random one of the tests")
     parser.add_argument("--prompts", type=int, default=4, help="of a rollout")
     parser.add_argument("--samples", type=int, default=4, help="of a prompt")
@@ -47,7 +45,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rollouts", type=int, default=4, help="measured; one more goes before them")
     parser.add_argument("--solutions", type=int, default=32, help="scored by --repeats times either way")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
     return parser.parse_args(argv)
 
 

@@ -21,19 +21,15 @@ from agentark.engines.hf import HFConfig, HFEngine
 from agentark.types import Message, SamplingParams, message
 from bench.parts import report
 
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "hf.json"
-
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
+    parser = report.parser(__doc__, "hf")
     parser.add_argument("--model_name", default=EMBEDDED)
     parser.add_argument("--calls", type=int, default=16, help="calls at once")
     parser.add_argument("--alone", type=int, default=4, help="calls one at a time, per repetition")
     parser.add_argument("--tokens", type=int, default=32, help="new tokens per call")
     parser.add_argument("--words", type=int, default=0, help="words before each question, for longer prompts")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
     return parser.parse_args(argv)
 
 
@@ -107,10 +103,7 @@ async def measure(args: argparse.Namespace) -> list[report.Row]:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     rows = asyncio.run(measure(args))
-    print(report.table(rows))
-    report.save(rows, args.json)
-    print(f"\n{report.machine()}, commit {report.commit()}; ratios written to {args.json}")
-    return 0
+    return report.publish(rows, args.json)
 
 
 if __name__ == "__main__":

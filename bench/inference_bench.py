@@ -18,14 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.parts import report, runner, virtual
 from bench.parts.clock import Lengths
 
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "inference.json"
-
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
+    parser = report.parser(__doc__, "inference")
     parser.add_argument("--part", choices=("all", "virtual", "runner", "vllm", "memory"), default="all")
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
     group = parser.add_argument_group("virtual")
     group.add_argument("--slots", type=int, default=16, help="B, calls in flight")
     group.add_argument("--per_slot", type=int, nargs="+", default=[2, 20], help="samples per slot, n / B")
@@ -74,10 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             block=args.block,
         )
         rows += vllm.rows(size)
-    print(report.table(rows))
-    report.save(rows, args.json)
-    print(f"\n{report.machine()}, commit {report.commit()}; ratios written to {args.json}")
-    return 0
+    return report.publish(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ event to the filtered list, the pieces of the index loaded from disk when first 
 spread and what many samples cost over few; writes the ratios to results/bench/report.json.
 """
 
-import argparse
 import os
 import random
 import shutil
@@ -29,7 +28,6 @@ from agentark.types import SCHEMA, Completion, MethodInfo, Record, Solution, Tur
 from bench.parts import report
 from eval.report import build
 
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "report.json"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 """None: Playwright's own."""
 VOCABULARY = 30_000
@@ -161,13 +159,11 @@ def rows(few: dict[str, Any], many: dict[str, Any], counts: tuple[int, int]) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
+    parser = report.parser(__doc__, "report")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--baseline", type=int, default=100, help="samples of the small report")
     parser.add_argument("--words", type=int, default=150, help="of each of the 6 replies")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
     args = parser.parse_args(argv)
     counts = (args.baseline, args.samples)
     found = []

@@ -20,14 +20,11 @@ from agentark.engines.launchers.modal import read_config
 from agentark.types import UserError
 from bench.parts import plan, report, validation
 
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "simulate.json"
 HARDWARE = report.ROOT / "configs" / "hardware" / "qwen3_32b_h100.yaml"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
+    parser = report.parser(__doc__, "simulate")
     group = parser.add_argument_group("plan")
     group.add_argument("--questions", type=int, default=342_000)
     group.add_argument("--agents", type=int, default=5)
@@ -75,10 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.docs:
             print(f"written to {plan.write_docs(outcome, hardware, workload, read_config(), args.cap)}")
         rows = plan.rows(outcome)
-    print(report.table(rows))
-    report.save(rows, args.json)
-    print(f"\n{report.machine()}, commit {report.commit()}; ratios written to {args.json}")
-    return 0
+    return report.publish(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ step per operation and one that states the answer. Every question has right and 
 step goes on from its result, without a further mistake.
 """
 
+import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 WORDINGS = {
@@ -119,3 +121,9 @@ def task(questions: int, seed: int, faults: Sequence[str] = ("slip",)) -> list[d
     """What the learning experiments share: few facts, so that they can be learnt in minutes."""
     shape = {"right": RIGHT, "largest": LARGEST, "faults": faults}
     return rows(questions * PER_QUESTION, PER_QUESTION, OPERATIONS, seed, **shape)
+
+
+def write(rows: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Rows as a labelled file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

@@ -14,7 +14,7 @@ from bench.parts import replicas
 from bench.parts.clock import Lengths
 from bench.parts.episodes import Episode, debate, drawn, good_records, recorded
 from bench.parts.replicas import Schedule, Speed, simulate
-from bench.parts.report import ROOT, Row
+from bench.parts.report import ROOT, Row, put
 
 SIGMA = 0.8
 """Spread of the logarithm of reply lengths; the mean of such lengths is exp(SIGMA^2 / 2) times their median."""
@@ -196,9 +196,6 @@ def plot(points: Sequence[Point], hardware: Hardware, path: Path) -> None:
 def write_docs(points: Sequence[Point], hardware: Hardware, workload: Workload, prices: ModalConfig, cap: int) -> Path:
     """The plot, and the table between the marks of docs/scaling.md."""
     plot(points, hardware, PLOT)
-    text = DOCS.read_text(encoding="utf-8")
-    before, _, rest = text.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
     source = f"`{workload.records.name}`" if workload.records else "drawn (log-normal, sigma 0.8)"
     about = (
         f"{workload.questions:,} questions of {workload.question_tokens} tokens, {workload.agents} agents x "
@@ -207,8 +204,5 @@ def write_docs(points: Sequence[Point], hardware: Hardware, workload: Workload, 
         f"at most {cap} calls in flight per replica; {hardware.gpu} at ${prices.prices[hardware.gpu]:.2f} an hour "
         f"({prices.prices_date})."
     )
-    body = (
-        f"{MARKS[0]}\n\n{about}\n\n{table(points, hardware, prices)}\n\n![hours over GPUs]({PLOT.name})\n\n{MARKS[1]}"
-    )
-    DOCS.write_text(before + body + after, encoding="utf-8")
+    put(f"{about}\n\n{table(points, hardware, prices)}\n\n![hours over GPUs]({PLOT.name})", DOCS, MARKS, "--docs")
     return DOCS

@@ -27,7 +27,7 @@ from agentark.types import Completion, Message, Method, Sample, SamplingParams
 from bench.parts.cache import Served, ideal_cached, occupancy
 from bench.parts.clock import Lengths
 from bench.parts.questions import problems
-from bench.parts.report import Row, measured, repeated
+from bench.parts.report import Row, measured, repetitions
 from bench.parts.schedules import Schedule, execute
 from methods.llm_debate.llm_debate import LLMDebate, LLMDebateConfig
 from methods.self_consistency.self_consistency import SelfConsistency, SelfConsistencyConfig
@@ -50,7 +50,7 @@ class Size:
     repeats: int
     lengths: Lengths
     minutes: float
-    """No repetition is begun that would end later than so many minutes after the first."""
+    """For the repetitions; fewer are run if it is short."""
     block: int | None = None
     """Tokens per block of vLLM's cache; None: its own default."""
 
@@ -136,7 +136,7 @@ async def replay(engine: PinnedEngine, calls: Sequence[Call]) -> float:
     """Seconds for calls that wait for nothing but the gate."""
     gate = Gate(engine.capacity)
 
-    async def one(messages: Sequence[Message], params: SamplingParams, session: str, priority: int) -> None:
+    async def send(messages: Sequence[Message], params: SamplingParams, session: str, priority: int) -> None:
         await gate.acquire(priority)
         try:
             await engine.chat(messages, params, session=session, priority=priority)
@@ -144,7 +144,7 @@ async def replay(engine: PinnedEngine, calls: Sequence[Call]) -> float:
             gate.release()
 
     start = time.perf_counter()
-    await gather(*(one(*call) for call in calls))
+    await gather(*(send(*call) for call in calls))
     return time.perf_counter() - start
 
 
@@ -189,21 +189,13 @@ def settings(size: Size) -> list[Setting]:
 async def measure(size: Size, chosen: Sequence[Setting]) -> int:
     """Fill the settings; the block size of vLLM's cache."""
     config = VLLMConfig(
-        model=str(embedded.prepare()),
-        served_name=embedded.EMBEDDED,
-        max_model_len=4096,
-        max_concurrency=size.cap,
+        model=str(embedded.prepare()), served_name=embedded.EMBEDDED, max_model_len=4096, max_concurrency=size.cap
     )
     samples = list(problems(size.samples))
     async with PinnedEngine(config, size.lengths, size.block) as engine:
         await repeat(engine, Setting("warm-up", chosen[0].method, "a"), samples[: max(1, size.cap // 4)])
-        start = time.perf_counter()
-        for repetition in range(size.repeats):
-            took = time.perf_counter() - start
-            if repetition and took * (repetition + 1) / repetition > size.minutes * 60:
-                print(f"no time for repetition {repetition + 1} within {size.minutes:g} minutes", file=sys.stderr)
-                break
-            print(f"repetition {repetition + 1} of {size.repeats}", file=sys.stderr, flush=True)
+        for repetition in repetitions(size.repeats, size.minutes):
+            print(f"repetition {repetition} of {size.repeats}", file=sys.stderr, flush=True)
             for setting in chosen:
                 await repeat(engine, setting, samples)
         return int(engine.recorder.vllm_config.cache_config.block_size)
@@ -212,25 +204,26 @@ async def measure(size: Size, chosen: Sequence[Setting]) -> int:
 def rows(size: Size) -> list[Row]:
     chosen = settings(size)
     block = asyncio.run(measure(size, chosen))
-    found: list[Row] = []
+    rows: list[Row] = []
     for setting in chosen:
         title = f"vllm: {setting.name}, cap {size.cap}, n={size.samples}"
         ours = setting.seconds["a"]
         for letter, what in (("b", "lockstep"), ("c", "one at a time"), ("d", "dependency-free replay")):
             if letter in setting.letters:
-                found.append(repeated(f"{title}: {what} / ours ({letter}/a)", setting.seconds[letter], ours, ours))
-        found += _slot_rows(f"{title}, ours", setting.served["a"], size.cap, GOAL_OCCUPANCY)
+                runs = list(zip(ours, setting.seconds[letter], strict=True))
+                rows.append(measured(f"{title}: {what} / ours ({letter}/a)", runs, "s", over_ours=True))
+        rows += _slot_rows(f"{title}, ours", setting.served["a"], size.cap, GOAL_OCCUPANCY)
         if "b" in setting.letters:
-            found += _slot_rows(f"{title}, lockstep", setting.served["b"], size.cap, "")
-        found += _cache_rows(f"{title}, ours", setting.served["a"], block)
+            rows += _slot_rows(f"{title}, lockstep", setting.served["b"], size.cap, "")
+        rows += _cache_rows(f"{title}, ours", setting.served["a"], block)
     by_name = {setting.name: setting for setting in chosen}
     for name, other in by_name.items():
         plain = name.removesuffix(" shared_order").removesuffix(" reproducible")
         if plain == name:
             continue
         off, on = by_name[plain].seconds["a"], other.seconds["a"]
-        found.append(repeated(f"vllm: {name} on / off, our wall time", on, off, on))
-    return found
+        rows.append(measured(f"vllm: {name} on / off, our wall time", list(zip(on, off, strict=True)), "s"))
+    return rows
 
 
 def _slot_rows(title: str, runs: Sequence[list[Served]], slots: int, goal: str) -> list[Row]:
@@ -246,7 +239,7 @@ def _slot_rows(title: str, runs: Sequence[list[Served]], slots: int, goal: str) 
 
 def _cache_rows(title: str, runs: Sequence[list[Served]], block: int) -> list[Row]:
     """Prompt tokens served from the cache, against what ideal caches of several block sizes would have served."""
-    found = []
+    rows = []
     for size in dict.fromkeys((block, 16, 1)):
         pairs = []
         for served in runs:
@@ -254,5 +247,5 @@ def _cache_rows(title: str, runs: Sequence[list[Served]], block: int) -> list[Ro
             pairs.append((sum(call.cached for call in served) / prompt, max(1, ideal_cached(served, size)) / prompt))
         what = f"blocks of {size}" if size > 1 else "single tokens"
         own = ", vLLM's own" if size == block else ""
-        found.append(measured(f"{title}: prefix-cache hit rate / ideal ({what}{own})", pairs, "of prompt tokens"))
-    return found
+        rows.append(measured(f"{title}: prefix-cache hit rate / ideal ({what}{own})", pairs, "of prompt tokens"))
+    return rows
