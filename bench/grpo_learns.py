@@ -9,7 +9,6 @@ stage is skipped when it is done, so the same command goes on after a kill. Prin
 accuracy.png.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,6 @@ MODES = ("VR", "PRM", "PRMVR")
 HELD_OUT, LABELLED, TAUGHT = 300, 1000, 1500
 """Questions: held out; of the reward model; of the first training."""
 Row = dict[str, Any]
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = experiment.parser(__doc__)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--questions", type=int, default=800, help="that GRPO trains on")
-    parser.add_argument("--base_accuracy", type=float, default=0.45, help="of the policy before GRPO, about")
-    parser.add_argument("--steps", type=int, default=50, help="optimizer steps of GRPO per mode")
-    parser.add_argument("--learning_rate", type=float, default=3e-5)
-    return parser.parse_args(argv)
 
 
 def data(out: Path, questions: int, seed: int) -> tuple[list[Row], list[Row]]:
@@ -89,28 +78,34 @@ def plot(out: Path, curves: dict[str, list[Row]]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    parser = experiment.parser(__doc__)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--questions", type=int, default=800, help="that GRPO trains on")
+    parser.add_argument("--base_accuracy", type=float, default=0.45, help="of the policy before GRPO, about")
+    parser.add_argument("--steps", type=int, default=50, help="optimizer steps of GRPO per mode")
+    parser.add_argument("--learning_rate", type=float, default=3e-5)
+    args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     train_rows, held = data(args.output, args.questions, args.seed)
     base, solver = args.output / "base", args.output / "solver"
     teach(solver, train_rows, held, hidden=192, layers=7, steps=700, learning_rate=1.5e-3, seed=args.seed,
           early=(base, args.base_accuracy))  # fmt: skip
     prm = train_reward_model(args.output, solver)
-    print_rows: list[Row] = []
+    rows: list[Row] = []
     curves: dict[str, list[Row]] = {}
     for mode in args.modes:
         folder = train(args.output, base, prm, mode, args.steps, args.learning_rate)
         dev, metrics = read_rows(folder / "dev.jsonl"), read_rows(folder / "metrics.jsonl")
         hits = {name: sum(row.get(name) or 0 for row in metrics) for name in metrics[0] if name.startswith("guard/")}
         curves[mode] = dev
-        print_rows.append(
+        rows.append(
             {"mode": mode, "before": dev[0], "after": dev[-1], "seconds": experiment.metrics(folder)["seconds"],
              "hits": hits, "steps": [metrics[0]["steps"], metrics[-1].get("steps")]}
         )  # fmt: skip
     plot(args.output, curves)
-    experiment.save_table(print_rows, args.output)
+    experiment.save_table(rows, args.output)
     print("| mode | before | after | minutes | guard hits |\n|---|---|---|--:|---|")
-    for row in print_rows:
+    for row in rows:
         before, after = (f"{row[key]['accuracy']:.3f} ± {row[key]['se']:.3f}" for key in ("before", "after"))
         hits = ", ".join(f"{name.removeprefix('guard/')} {count:.0f}" for name, count in row["hits"].items() if count)
         print(f"| {row['mode']} | {before} | {after} | {row['seconds'] / 60:.1f} | {hits or 'none'} |")

@@ -8,7 +8,6 @@ Prints a markdown table and writes the ratios to results/bench/inference.json.
 Ratios of wall time are medians of alternated runs with their spread; the virtual clock is exact. See bench/parts.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -16,10 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.parts import report, runner, virtual
-from bench.parts.clock import Lengths
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "inference")
     parser.add_argument("--part", choices=("all", "virtual", "runner", "vllm", "memory"), default="all")
     group = parser.add_argument_group("virtual")
@@ -41,11 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--minutes", type=float, default=10, help="time for the repetitions; fewer are run if it is short"
     )
     group.add_argument("--block", type=int, help="tokens per block of vLLM's prefix cache; unset: vLLM's default")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    args = parser.parse_args(argv)
     if args.part == "memory":  # the child of the runner part
         print(json.dumps(runner.memory_child(args.samples)))
         return 0
@@ -58,18 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.part in ("all", "vllm"):
         from bench.parts import vllm
 
-        low, median, high = args.tokens
-        size = vllm.Size(
-            cap=args.cap,
-            samples=args.vllm_samples,
-            agents=args.agents,
-            rounds=args.rounds,
-            repeats=args.repeats,
-            lengths=Lengths(median, 0.6, low, high),
-            minutes=args.minutes,
-            block=args.block,
-        )
-        rows += vllm.rows(size)
+        rows += vllm.rows(args)
     return report.publish(rows, args.json)
 
 

@@ -37,20 +37,6 @@ PARTS = ["stage1", "stage2", "scorer"]
 EPOCHS = 3
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = report.parser(__doc__, "prm")
-    parser.add_argument("--model_name", default=EMBEDDED)
-    parser.add_argument("--data_dir", type=Path, help="folder with gsm8k_train.jsonl")
-    parser.add_argument("--solutions", type=int, default=48, help="in all")
-    parser.add_argument("--batch_size", type=int, default=16, help="solutions per batch")
-    parser.add_argument("--batches", type=int, default=4, help="of stage 2 and of the scorer, per repetition")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("--labelled", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
-
-
 def make_data(path: Path, data_dir: Path | None, solutions: int) -> Path:
     """A labelled file: per question the gold solution, shortened, and two spoiled copies of each."""
     if data_dir is None:
@@ -65,13 +51,12 @@ def make_data(path: Path, data_dir: Path | None, solutions: int) -> Path:
 def _row(number: int, raw: dict[str, str], draw: random.Random) -> dict[str, Any]:
     gold = [re.sub(r"<<.*?>>", "", line) for line in raw["answer"].partition("####")[0].strip().splitlines()]
     steps = [*gold, f"The answer is {raw['answer'].rpartition('####')[2].strip()}."]
-
     spoiled = re.sub(r"\d+", lambda digits: str(int(digits[0]) + draw.randint(1, 9)), steps[0])
     texts = [steps, [*steps, "That is all."], [spoiled, *steps[1:]], [*steps[:-1], "So 0."]]
     labels = [True, True, False, False]
     solutions = [
-        {"id": number, "text": "\n\n".join(text), "is_correct": label}
-        for number, (text, label) in enumerate(zip(texts, labels, strict=True), 1)
+        {"id": id, "text": "\n\n".join(text), "is_correct": label}
+        for id, (text, label) in enumerate(zip(texts, labels, strict=True), 1)
     ]
     return {"id": f"bench/{number}", "query": raw["question"], "gt": "", "solutions": solutions, "labels": labels}
 
@@ -261,7 +246,17 @@ def scorer(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    parser = report.parser(__doc__, "prm")
+    parser.add_argument("--model_name", default=EMBEDDED)
+    parser.add_argument("--data_dir", type=Path, help="folder with gsm8k_train.jsonl")
+    parser.add_argument("--solutions", type=int, default=48, help="in all")
+    parser.add_argument("--batch_size", type=int, default=16, help="solutions per batch")
+    parser.add_argument("--batches", type=int, default=4, help="of stage 2 and of the scorer, per repetition")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--labelled", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
     if args.arm is not None:
         print(json.dumps(run_arm(args)))
         return 0
