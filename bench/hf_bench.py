@@ -41,8 +41,7 @@ class Bench:
         return [message("user", f"{self.asked}. {padding} Write a long story about a village of {self.asked} houses.")]
 
     async def call(self) -> int:
-        priority = self.asked
-        completion = await self.engine.chat(self.question(), self.params, session="bench", priority=priority)
+        completion = await self.engine.chat(self.question(), self.params, session="bench", priority=self.asked)
         return completion.completion_tokens
 
     async def together(self, calls: int, turns: int = 1) -> float:

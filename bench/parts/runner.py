@@ -69,11 +69,10 @@ async def lateness(into: list[float], tick: float = 0.001) -> AsyncIterator[None
     """Collects by how many seconds the loop is late for a `tick`."""
 
     async def sample() -> None:
-        clock = time.perf_counter
         while True:
-            start = clock()
+            start = time.perf_counter()
             await asyncio.sleep(tick)
-            into.append(clock() - start - tick)
+            into.append(time.perf_counter() - start - tick)
 
     task = asyncio.create_task(sample())
     try:

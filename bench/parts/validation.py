@@ -72,16 +72,16 @@ def fit(runs: Sequence[Measured], replicas: int, kv_tokens: int, block: int) -> 
         return Speed(base, sequence, 0.0, prompt, kv_tokens, max(32, most), block=block)
 
     def loss(logs: Sequence[float]) -> float:
-        total = 0.0
+        total, speed = 0.0, speed_of(logs)
         for run in runs:
-            simulated = predict(run, speed_of(logs), replicas)
+            simulated = predict(run, speed, replicas)
             calls = sum(job.finished - job.submitted for job in simulated.jobs)
             total += math.log(simulated.seconds / run.seconds) ** 2 + math.log(calls / run.calls) ** 2
         # one run cannot tell three speeds apart: stay near the start where the runs do not say
         return total + 1e-3 * sum((value - math.log(first)) ** 2 for value, first in zip(logs, START, strict=True))
 
-    start = [math.log(value) for value in START]
-    best = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 200, "xatol": 1e-3, "fatol": 1e-6})
+    options = {"maxiter": 200, "xatol": 1e-3, "fatol": 1e-6}
+    best = minimize(loss, list(map(math.log, START)), method="Nelder-Mead", options=options)
     return speed_of([float(value) for value in best.x])
 
 

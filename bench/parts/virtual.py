@@ -36,9 +36,8 @@ def measure(
     """(makespan, lower bound) in virtual seconds; `seed` draws other reply lengths, `times` go to the engine."""
     engine = SlotEngine(slots, lengths or Lengths(), **times)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        makespan = run_virtual(execute(schedule, method, engine, problems(samples), folder, total=samples, seed=seed))
-        return makespan, lower_bound(list(read_records(folder / "records.jsonl")), slots)
+        run = execute(schedule, method, engine, problems(samples), Path(name), total=samples, seed=seed)
+        return run_virtual(run), lower_bound(list(read_records(Path(name) / "records.jsonl")), slots)
 
 
 def rows(slots: int, per_slot: int, seeds: int) -> list[Row]:
