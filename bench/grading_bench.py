@@ -9,7 +9,6 @@ spaced differently, plus and minus a number, and plus a number. The last two nee
 the same pairs with comparisons planted among them that sympy never finishes: no other verdict may change.
 """
 
-import argparse
 import random
 import sys
 import time
@@ -23,8 +22,6 @@ from agentark.tasks import get_task
 from agentark.types import AnswerType
 from bench.parts import report
 
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "grading.json"
-
 Pair = tuple[str, str, AnswerType]
 
 
@@ -36,17 +33,12 @@ def make_pairs(count: int, data_dir: Path | None) -> list[Pair]:
         golds = [rf"\frac{{{n}}}{{{n + 1}}}x + {n}" for n in range(1, 501)]
     pairs: list[Pair] = []
     for index in range(count):
-        turn, place = divmod(index, len(golds))
-        gold = golds[place]
+        turn, number = divmod(index, len(golds))
+        gold = golds[number]
         forms = (gold, f" {gold} ", f"{gold} + {turn} - {turn}", f"{gold} + {turn + 1}")
-        pairs.append((gold, forms[(turn + place) % 4], "math"))
+        pairs.append((gold, forms[(turn + number) % 4], "math"))
     random.Random(0).shuffle(pairs)
     return pairs
-
-
-def hanging(number: int) -> Pair:
-    """A pair on which sympy works for ever."""
-    return ("10^{10^{10}}", f"3^{{3^{{3{number}}}}}", "math")
 
 
 def timed(pairs: Sequence[Pair], workers: int) -> tuple[list[bool], float]:
@@ -62,22 +54,20 @@ def timed(pairs: Sequence[Pair], workers: int) -> tuple[list[bool], float]:
 
 
 def plant(pairs: Sequence[Pair], hangs: int) -> tuple[list[Pair], set[int]]:
-    """The pairs with hanging ones spread evenly among them, and the places of those."""
-    planted, places = list(pairs), set()
+    """The pairs with hanging ones spread evenly among them, and the indices of those."""
+    planted, hanging_at = list(pairs), set()
     for number in range(hangs):
-        place = (number * (len(pairs) + hangs)) // max(1, hangs)
-        planted.insert(place, hanging(number))
-        places.add(place)
-    return planted, places
+        index = (number * (len(pairs) + hangs)) // hangs
+        planted.insert(index, ("10^{10^{10}}", f"3^{{3^{{3{number}}}}}", "math"))  # sympy never finishes it
+        hanging_at.add(index)
+    return planted, hanging_at
 
 
 def main(argv: list[str] | None = None) -> int:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
+    parser = report.parser(__doc__, "grading")
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--hangs", type=int, default=20)
     parser.add_argument("--data_dir", type=Path, help="folder with math500_test.jsonl (default: simple formulas)")
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
     args = parser.parse_args(argv)
     pairs = make_pairs(args.pairs, args.data_dir)
     algebra = sum(answers.quick_same(*pair) is None for pair in pairs)
@@ -85,13 +75,13 @@ def main(argv: list[str] | None = None) -> int:
     before, alone = timed(pairs, 1)
     verdicts, both = timed(pairs, 2)
     assert verdicts == before
-    planted, places = plant(pairs, args.hangs)
-    found, stalled = timed(planted, 2)
-    others = [verdict for place, verdict in enumerate(found) if place not in places]
+    planted, hanging_at = plant(pairs, args.hangs)
+    with_hangs, stalled = timed(planted, 2)
+    others = [verdict for index, verdict in enumerate(with_hangs) if index not in hanging_at]
     changed = sum(now != then for now, then in zip(others, verdicts, strict=True))
     print(
         f"{args.hangs} hangs, each holding a worker for {answers._TIMEOUT:.0f} s: {changed} other verdicts changed, "
-        f"{sum(found[place] for place in places)} hangs taken for equal"
+        f"{sum(with_hangs[index] for index in hanging_at)} hangs taken for equal"
     )
     rows = [
         report.Row(f"grading {len(pairs)} answers: 2 workers over 1", both / alone, alone, both, "s"),

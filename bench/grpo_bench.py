@@ -31,24 +31,8 @@ from distill.grpo.scorer import LocalScorer
 from prm.steps import StepCodec, load_tokenizer
 
 PARTS = ("rollout", "reward", "reference", "credit", "update")
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "grpo.json"
 GOALS = {"cpu": 0.10, "cuda": 0.05}
 """Most of a step that waiting for the reward model may be."""
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
-    parser.add_argument("--model", default=EMBEDDED, help="folder, hub id, or `small` for the random one of the tests")
-    parser.add_argument("--prompts", type=int, default=4, help="of a rollout")
-    parser.add_argument("--samples", type=int, default=4, help="of a prompt")
-    parser.add_argument("--chunk", type=int, default=2, help="prompts rolled out at once")
-    parser.add_argument("--tokens", type=int, default=96, help="new tokens of a response")
-    parser.add_argument("--rollouts", type=int, default=4, help="measured; one more goes before them")
-    parser.add_argument("--solutions", type=int, default=32, help="scored by --repeats times either way")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
-    return parser.parse_args(argv)
 
 
 def make_reward_model(base: str, folder: Path) -> Path:
@@ -79,35 +63,37 @@ def steps_of_training(args: argparse.Namespace, base: str, prm: Path, folder: Pa
     inputs = Inputs(base, base, tokenizer, None, prompts, [], 2048, frozenset({tokenizer.eos_token_id}))
     trainer = grpo_trl.build(config, inputs, run, LocalScorer.load(prm, grpo_trl.device(), False, 1 << 14))
     grpo_trl.fit(config, inputs, run, trainer)
-    found = []
+    rollouts = []
     for row in read_rows(run.metrics)[1:]:
         seconds = {name: row[f"seconds/{name}"] for name in ("rollout", "reward", "reference", "credit")}
         update = row["step_time"] - sum(seconds.values())
-        found.append(seconds | {"update": update, "step": row["step_time"], "wait": row["seconds/score_wait"]})
-    return found
+        rollouts.append(seconds | {"update": update, "step": row["step_time"], "wait": row["seconds/score_wait"]})
+    return rollouts
 
 
 def scoring(args: argparse.Namespace, prm: Path) -> list[tuple[float, float]]:
     """(seconds of one batched call, seconds of one call per step) for the same solutions, in turn."""
     scorer = LocalScorer.load(prm, grpo_trl.device(), False, 1 << 14)
     codec = scorer.scorer.codec
-    solved = [(row["query"], one["text"]) for row in chains(args.solutions, 4, (3, 6), 0) for one in row["solutions"]]
+    made = chains(args.solutions, 4, (3, 6), 0)
+    solved = [(row["query"], solution["text"]) for row in made for solution in row["solutions"]]
     asked = [query for query, _ in solved]
     ids = [codec.tokenizer.encode(text, add_special_tokens=False) for _, text in solved]
 
     def batched() -> list[list[float]]:
-        return [one.scores for one in scorer(asked, ids)]
+        return [scored.scores for scored in scorer(asked, ids)]
 
     def one_by_one() -> list[list[float]]:
-        found = []
+        scores = []
         for query, text in solved:
             steps = codec.steps(text)
             prefixes = [codec.encode(query, steps[: last + 1]) for last in range(len(steps))]
-            found.append([scorer.scorer.score_encoded([prefix])[0][-1] for prefix in prefixes])
-        return found
+            scores.append([scorer.scorer.score_encoded([prefix])[0][-1] for prefix in prefixes])
+        return scores
 
-    both = [pair for one, other in zip(batched(), one_by_one(), strict=True) for pair in zip(one, other, strict=True)]
-    assert max(abs(one - other) for one, other in both) < 1e-3, "the two ways do not give the same scores"
+    for ours, plain in zip(batched(), one_by_one(), strict=True):
+        gaps = [abs(score - other) for score, other in zip(ours, plain, strict=True)]
+        assert max(gaps) < 1e-3, "the two ways do not give the same scores"
     return [(timed(batched), timed(one_by_one)) for _ in range(args.repeats)]
 
 
@@ -117,34 +103,41 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def parts_table(found: Sequence[dict[str, float]]) -> str:
+def parts_table(rollouts: Sequence[dict[str, float]]) -> str:
     lines = ["| part | seconds of a step | spread | share |", "|---|--:|---|--:|"]
-    step = median(one["step"] for one in found)
+    step = median(seconds["step"] for seconds in rollouts)
     for name in (*PARTS, "step"):
-        values = [one[name] for one in found]
+        values = [seconds[name] for seconds in rollouts]
         middle = median(values)
         lines.append(f"| {name} | {middle:.2f} | {min(values):.2f} to {max(values):.2f} | {middle / step:.1%} |")
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    parser = report.parser(__doc__, "grpo")
+    parser.add_argument("--model", default=EMBEDDED, help="folder, hub id, or `small` for the random one of the tests")
+    parser.add_argument("--prompts", type=int, default=4, help="of a rollout")
+    parser.add_argument("--samples", type=int, default=4, help="of a prompt")
+    parser.add_argument("--chunk", type=int, default=2, help="prompts rolled out at once")
+    parser.add_argument("--tokens", type=int, default=96, help="new tokens of a response")
+    parser.add_argument("--rollouts", type=int, default=4, help="measured; one more goes before them")
+    parser.add_argument("--solutions", type=int, default=32, help="scored by --repeats times either way")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
+        folder = Path(name)
         small = args.model == "small"
-        base = str(small_random_model(place / "small")) if small else resolve_model(args.model, "--model")[0]
-        prm = make_reward_model(base, place / "prm")
-        found = steps_of_training(args, base, prm, place / "run")
+        base = str(small_random_model(folder / "small")) if small else resolve_model(args.model, "--model")[0]
+        prm = make_reward_model(base, folder / "prm")
+        rollouts = steps_of_training(args, base, prm, folder / "run")
         runs = scoring(args, prm)
-    print(parts_table(found))
+    print(parts_table(rollouts))
     goal = GOALS["cuda" if grpo_trl.device() != "cpu" else "cpu"]
-    wait = report.measured(
-        "grpo: PRM time not hidden behind rollout / a step",
-        [(one["wait"], one["step"]) for one in found],
-        "s",
-        f"<= {goal}",
-    )
-    rows = [wait, report.measured("grpo: scoring batched / one call per step", runs, "s")]
+    waits = [(seconds["wait"], seconds["step"]) for seconds in rollouts]
+    rows = [
+        report.measured("grpo: PRM time not hidden behind rollout / a step", waits, "s", f"<= {goal}"),
+        report.measured("grpo: scoring batched / one call per step", runs, "s"),
+    ]
     print("\n" + report.table(rows))
     report.save(rows, args.json)
     return 0

@@ -9,43 +9,23 @@ stage is skipped when it is done, so the same command goes on after a kill. Prin
 accuracy.png.
 """
 
-import argparse
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.parts import experiment
 from bench.parts.chain_model import teach
-from bench.parts.chains import FAULTS, task
+from bench.parts.chains import FAULTS, task, write
+from bench.parts.experiment import run
 from distill.grpo.config import GUARDS
 from distill.grpo.run import rows as read_rows
 
-ROOT = Path(__file__).resolve().parents[1]
 MODES = ("VR", "PRM", "PRMVR")
 HELD_OUT, LABELLED, TAUGHT = 300, 1000, 1500
 """Questions: held out; of the reward model; of the first training."""
 Row = dict[str, Any]
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--questions", type=int, default=800, help="that GRPO trains on")
-    parser.add_argument("--base_accuracy", type=float, default=0.45, help="of the policy before GRPO, about")
-    parser.add_argument("--steps", type=int, default=50, help="optimizer steps of GRPO per mode")
-    parser.add_argument("--learning_rate", type=float, default=3e-5)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(argv)
-
-
-def write(path: Path, rows: list[Row]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def data(out: Path, questions: int, seed: int) -> tuple[list[Row], list[Row]]:
@@ -53,16 +33,10 @@ def data(out: Path, questions: int, seed: int) -> tuple[list[Row], list[Row]]:
     made = task(TAUGHT + HELD_OUT, seed, FAULTS)
     train, held = made[HELD_OUT:], made[:HELD_OUT]
     asked = [{key: row[key] for key in ("id", "query", "gt")} | {"answer_type": "number"} for row in made]
-    write(out / "labelled.jsonl", train[:LABELLED])
-    write(out / "held_out.jsonl", asked[:HELD_OUT])
-    write(out / "prompts.jsonl", asked[HELD_OUT:][:questions])
+    write(train[:LABELLED], out / "labelled.jsonl")
+    write(asked[:HELD_OUT], out / "held_out.jsonl")
+    write(asked[HELD_OUT:][:questions], out / "prompts.jsonl")
     return train, held
-
-
-def run(*words: object) -> None:
-    """A command of ours."""
-    print("$ python", *words, flush=True)
-    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True)
 
 
 def train_reward_model(out: Path, base: Path) -> Path:
@@ -104,29 +78,34 @@ def plot(out: Path, curves: dict[str, list[Row]]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    parser = experiment.parser(__doc__)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--questions", type=int, default=800, help="that GRPO trains on")
+    parser.add_argument("--base_accuracy", type=float, default=0.45, help="of the policy before GRPO, about")
+    parser.add_argument("--steps", type=int, default=50, help="optimizer steps of GRPO per mode")
+    parser.add_argument("--learning_rate", type=float, default=3e-5)
+    args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     train_rows, held = data(args.output, args.questions, args.seed)
     base, solver = args.output / "base", args.output / "solver"
     teach(solver, train_rows, held, hidden=192, layers=7, steps=700, learning_rate=1.5e-3, seed=args.seed,
           early=(base, args.base_accuracy))  # fmt: skip
     prm = train_reward_model(args.output, solver)
-    print_rows: list[Row] = []
+    rows: list[Row] = []
     curves: dict[str, list[Row]] = {}
     for mode in args.modes:
         folder = train(args.output, base, prm, mode, args.steps, args.learning_rate)
         dev, metrics = read_rows(folder / "dev.jsonl"), read_rows(folder / "metrics.jsonl")
-        seconds = json.loads((folder / "manifest.json").read_text())["metrics"]["seconds"]
         hits = {name: sum(row.get(name) or 0 for row in metrics) for name in metrics[0] if name.startswith("guard/")}
         curves[mode] = dev
-        print_rows.append(
-            {"mode": mode, "before": dev[0], "after": dev[-1], "seconds": seconds, "hits": hits,
-             "steps": [metrics[0]["steps"], metrics[-1].get("steps")]}
+        rows.append(
+            {"mode": mode, "before": dev[0], "after": dev[-1], "seconds": experiment.metrics(folder)["seconds"],
+             "hits": hits, "steps": [metrics[0]["steps"], metrics[-1].get("steps")]}
         )  # fmt: skip
     plot(args.output, curves)
-    (args.output / "table.json").write_text(json.dumps(print_rows, indent=1) + "\n", encoding="utf-8")
+    experiment.save_table(rows, args.output)
     print("| mode | before | after | minutes | guard hits |\n|---|---|---|--:|---|")
-    for row in print_rows:
+    for row in rows:
         before, after = (f"{row[key]['accuracy']:.3f} ± {row[key]['se']:.3f}" for key in ("before", "after"))
         hits = ", ".join(f"{name.removeprefix('guard/')} {count:.0f}" for name, count in row["hits"].items() if count)
         print(f"| {row['mode']} | {before} | {after} | {row['seconds'] / 60:.1f} | {hits or 'none'} |")

@@ -21,21 +21,6 @@ from agentark.engines.hf import HFConfig, HFEngine
 from agentark.types import Message, SamplingParams, message
 from bench.parts import report
 
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "hf.json"
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
-    parser.add_argument("--model_name", default=EMBEDDED)
-    parser.add_argument("--calls", type=int, default=16, help="calls at once")
-    parser.add_argument("--alone", type=int, default=4, help="calls one at a time, per repetition")
-    parser.add_argument("--tokens", type=int, default=32, help="new tokens per call")
-    parser.add_argument("--words", type=int, default=0, help="words before each question, for longer prompts")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
-    return parser.parse_args(argv)
-
 
 class Bench:
     """One engine, one bare model, and questions that never come twice."""
@@ -56,20 +41,13 @@ class Bench:
         return [message("user", f"{self.asked}. {padding} Write a long story about a village of {self.asked} houses.")]
 
     async def call(self) -> int:
-        priority = self.asked
-        completion = await self.engine.chat(self.question(), self.params, session="bench", priority=priority)
+        completion = await self.engine.chat(self.question(), self.params, session="bench", priority=self.asked)
         return completion.completion_tokens
 
-    async def together(self, calls: int) -> float:
-        """Tokens per second of so many calls at once."""
+    async def together(self, calls: int, turns: int = 1) -> float:
+        """Tokens per second of `calls` calls at once, `turns` times in a row."""
         start = time.perf_counter()
-        tokens = await asyncio.gather(*(self.call() for _ in range(calls)))
-        return sum(tokens) / (time.perf_counter() - start)
-
-    async def alone(self, calls: int) -> float:
-        """Tokens per second of so many calls, one at a time."""
-        start = time.perf_counter()
-        tokens = [await self.call() for _ in range(calls)]
+        tokens = [sum(await asyncio.gather(*(self.call() for _ in range(calls)))) for _ in range(turns)]
         return sum(tokens) / (time.perf_counter() - start)
 
     def generate(self, calls: int) -> float:
@@ -94,23 +72,29 @@ async def measure(args: argparse.Namespace) -> list[report.Row]:
         await bench.together(2)
         runs = []
         for number in range(args.repeats):
-            runs.append((await bench.together(args.calls), await bench.alone(args.alone), bench.generate(args.alone)))
+            runs.append(
+                (await bench.together(args.calls), await bench.together(1, args.alone), bench.generate(args.alone))
+            )
             print(f"{number + 1}: " + ", ".join(f"{speed:.1f}" for speed in runs[-1]) + " tokens/s", file=sys.stderr)
-    many, one = f"hf, {args.calls} calls at once", "hf, one at a time"
+    many, single = f"hf, {args.calls} calls at once", "hf, one at a time"
     return [
-        report.measured(f"{many} / {one}", [(a, b) for a, b, _ in runs], "tokens/s", ">= 3"),
+        report.measured(f"{many} / {single}", [(a, b) for a, b, _ in runs], "tokens/s", ">= 3"),
         report.measured(f"{many} / generate, one at a time", [(a, c) for a, _, c in runs], "tokens/s"),
-        report.measured(f"{one} / generate, one at a time", [(b, c) for _, b, c in runs], "tokens/s"),
+        report.measured(f"{single} / generate, one at a time", [(b, c) for _, b, c in runs], "tokens/s"),
     ]
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    parser = report.parser(__doc__, "hf")
+    parser.add_argument("--model_name", default=EMBEDDED)
+    parser.add_argument("--calls", type=int, default=16, help="calls at once")
+    parser.add_argument("--alone", type=int, default=4, help="calls one at a time, per repetition")
+    parser.add_argument("--tokens", type=int, default=32, help="new tokens per call")
+    parser.add_argument("--words", type=int, default=0, help="words before each question, for longer prompts")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args(argv)
     rows = asyncio.run(measure(args))
-    print(report.table(rows))
-    report.save(rows, args.json)
-    print(f"\n{report.machine()}, commit {report.commit()}; ratios written to {args.json}")
-    return 0
+    return report.publish(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Prints a markdown table and writes the ratios to results/bench/inference.json.
 Ratios of wall time are medians of alternated runs with their spread; the virtual clock is exact. See bench/parts.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -16,16 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.parts import report, runner, virtual
-from bench.parts.clock import Lengths
-
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "inference.json"
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
+def main(argv: list[str] | None = None) -> int:
+    parser = report.parser(__doc__, "inference")
     parser.add_argument("--part", choices=("all", "virtual", "runner", "vllm", "memory"), default="all")
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
     group = parser.add_argument_group("virtual")
     group.add_argument("--slots", type=int, default=16, help="B, calls in flight")
     group.add_argument("--per_slot", type=int, nargs="+", default=[2, 20], help="samples per slot, n / B")
@@ -45,11 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--minutes", type=float, default=10, help="time for the repetitions; fewer are run if it is short"
     )
     group.add_argument("--block", type=int, help="tokens per block of vLLM's prefix cache; unset: vLLM's default")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    args = parser.parse_args(argv)
     if args.part == "memory":  # the child of the runner part
         print(json.dumps(runner.memory_child(args.samples)))
         return 0
@@ -62,22 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.part in ("all", "vllm"):
         from bench.parts import vllm
 
-        low, median, high = args.tokens
-        size = vllm.Size(
-            cap=args.cap,
-            samples=args.vllm_samples,
-            agents=args.agents,
-            rounds=args.rounds,
-            repeats=args.repeats,
-            lengths=Lengths(median, 0.6, low, high),
-            minutes=args.minutes,
-            block=args.block,
-        )
-        rows += vllm.rows(size)
-    print(report.table(rows))
-    report.save(rows, args.json)
-    print(f"\n{report.machine()}, commit {report.commit()}; ratios written to {args.json}")
-    return 0
+        rows += vllm.rows(args)
+    return report.publish(rows, args.json)
 
 
 if __name__ == "__main__":

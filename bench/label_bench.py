@@ -31,7 +31,6 @@ from agentark.tasks import get_task
 from agentark.types import Chat, Message, Method, MethodInfo, Outcome, Part, Sample, message
 from bench.parts import report
 
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "label.json"
 FREE_TOKENS = 16
 GOALS = {"QMSum": ">= 3"}
 
@@ -45,9 +44,10 @@ class CandidateFirst:
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         assert isinstance(sample, Answered)
         calls = (
-            chat(self._prompt(sample, one.text), agent=one.agent, round=1, role="judge", max_tokens=FREE_TOKENS)
-            for one in sample.solutions
-        )
+            chat(self._prompt(sample, solution.text), agent=solution.agent, round=1, role="judge",
+                 max_tokens=FREE_TOKENS)
+            for solution in sample.solutions
+        )  # fmt: skip
         turns = await gather(*calls)
         return Outcome(solutions=[], info={"solutions": [], "labels": [turn.text.startswith("true") for turn in turns]})
 
@@ -62,18 +62,13 @@ class CandidateFirst:
 
 def questions(dataset: str, data_dir: Path | None, count: int, candidates: int) -> list[Answered]:
     """`count` questions, each with its own gold answer and those of the next ones as candidates."""
-    task = get_task(dataset)
-    samples = task.load(None, data_dir).samples[: count + candidates]
-    return [
-        Answered(
-            **sample.fields(),
-            solutions=tuple(
-                Candidate(text=samples[place + k].gt, agent=f"agent_{k + 1}", round=1, id=k + 1)
-                for k in range(candidates)
-            ),
-        )
-        for place, sample in enumerate(samples[:count])
-    ]
+    samples = get_task(dataset).load(None, data_dir).samples[: count + candidates]
+    todo = []
+    for index, sample in enumerate(samples[:count]):
+        golds = [samples[index + k].gt for k in range(candidates)]
+        solutions = (Candidate(text=gold, agent=f"agent_{id}", round=1, id=id) for id, gold in enumerate(golds, 1))
+        todo.append(Answered(**sample.fields(), solutions=tuple(solutions)))
+    return todo
 
 
 async def once(engine: VLLMEngine, method: Method, todo: Sequence[Answered]) -> tuple[float, float]:
@@ -84,15 +79,9 @@ async def once(engine: VLLMEngine, method: Method, todo: Sequence[Answered]) -> 
         store.start({})
         with Progress(len(todo), quiet=True) as progress:
             runner = Runner(
-                method=method,
-                info=MethodInfo("label", "bench", {}),
-                model="judge",
-                engines={"main": engine},
-                defaults=Defaults(0.0, 1, 0),
-                store=store,
-                progress=progress,
-                row=label_row,
-            )
+                method=method, info=MethodInfo("label", "bench", {}), model="judge", engines={"main": engine},
+                defaults=Defaults(0.0, 1, 0), store=store, progress=progress, row=label_row,
+            )  # fmt: skip
             start = time.perf_counter()
             await runner.run(todo)
             seconds = time.perf_counter() - start
@@ -106,38 +95,29 @@ async def measure(args: argparse.Namespace) -> list[report.Row]:
     prompts = load_prompts()
     ours = Labeller(LabelConfig(judge="judge", rules=False), prompts)
     config = VLLMConfig(
-        model=str(embedded.prepare()),
-        served_name=embedded.EMBEDDED,
-        max_model_len=args.max_model_len,
+        model=str(embedded.prepare()), served_name=embedded.EMBEDDED, max_model_len=args.max_model_len,
         max_concurrency=args.cap,
-    )
+    )  # fmt: skip
     rows: list[report.Row] = []
     async with VLLMEngine(config) as engine:
         for dataset in args.datasets:
             todo = questions(dataset, args.data_dir, args.questions, args.candidates)
-            title = (
-                f"label: {dataset}, {args.questions} x {args.candidates}, cap {args.cap}, {args.max_model_len} tokens"
-            )
+            size = f"{args.questions} x {args.candidates}, cap {args.cap}, {args.max_model_len} tokens"
+            title = f"label: {dataset}, {size}"
             await once(engine, ours, todo[:1])  # warm-up
             runs: list[tuple[tuple[float, float], tuple[float, float]]] = []
-            start = time.perf_counter()
-            for repetition in range(args.repeats):
-                took = time.perf_counter() - start
-                if repetition and took * (repetition + 1) / repetition > args.minutes * 60:
-                    print(f"no time for repetition {repetition + 1} within {args.minutes:g} minutes", file=sys.stderr)
-                    break
+            for _ in report.repetitions(args.repeats, args.minutes):
                 runs.append((await once(engine, ours, todo), await once(engine, CandidateFirst(prompts), todo)))
                 print(f"  {dataset}: {runs[-1][0][0]:.2f} against {runs[-1][1][0]:.2f} calls/s", file=sys.stderr)
-            speeds = [(one[0], other[0]) for one, other in runs]
+            speeds = [(our_speed, speed) for (our_speed, _), (speed, _) in runs]
             rows.append(report.measured(f"{title}: judge calls/s", speeds, "calls/s", GOALS.get(dataset, "")))
-            cached = [(one[1], max(1e-3, other[1])) for one, other in runs]
+            cached = [(our_share, max(1e-3, share)) for (_, our_share), (_, share) in runs]
             rows.append(report.measured(f"{title}: prompt tokens from the cache", cached, "of prompt tokens"))
     return rows
 
 
 def main(argv: list[str] | None = None) -> int:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
+    parser = report.parser(__doc__, "label")
     parser.add_argument("--data_dir", type=Path, help="folder with the datasets' files (default: the hub)")
     parser.add_argument("--datasets", nargs="+", default=["QMSum", "GSM8K"])
     parser.add_argument("--questions", type=int, default=4)
@@ -146,13 +126,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max_model_len", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=10, help="per dataset; fewer repetitions if it is short")
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
     args = parser.parse_args(argv)
     rows = asyncio.run(measure(args))
-    print(report.table(rows))
-    report.save(rows, args.json)
-    print(f"\n{report.machine()}, commit {report.commit()}; ratios written to {args.json}")
-    return 0
+    return report.publish(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
@@ -31,28 +30,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agentark.embedded import EMBEDDED
-from bench.parts import chains, report
+from bench.parts import chains, experiment, report
 
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "prm.json"
 ARMS = ("literal", "frozen", "cached")
 PARTS = ["stage1", "stage2", "scorer"]
 EPOCHS = 3
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
-    parser.add_argument("--model_name", default=EMBEDDED)
-    parser.add_argument("--data_dir", type=Path, help="folder with gsm8k_train.jsonl")
-    parser.add_argument("--solutions", type=int, default=48, help="in all")
-    parser.add_argument("--batch_size", type=int, default=16, help="solutions per batch")
-    parser.add_argument("--batches", type=int, default=4, help="of stage 2 and of the scorer, per repetition")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    parser.add_argument("--labelled", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
 
 
 def make_data(path: Path, data_dir: Path | None, solutions: int) -> Path:
@@ -63,23 +45,18 @@ def make_data(path: Path, data_dir: Path | None, solutions: int) -> Path:
         draw = random.Random(0)
         lines = (data_dir / "gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()[: solutions // 4]
         made = [_row(number, json.loads(line), draw) for number, line in enumerate(lines)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
-    return path
+    return chains.write(made, path)
 
 
 def _row(number: int, raw: dict[str, str], draw: random.Random) -> dict[str, Any]:
     gold = [re.sub(r"<<.*?>>", "", line) for line in raw["answer"].partition("####")[0].strip().splitlines()]
     steps = [*gold, f"The answer is {raw['answer'].rpartition('####')[2].strip()}."]
-
-    def spoiled(one: list[str], place: int) -> list[str]:
-        other = re.sub(r"\d+", lambda found: str(int(found[0]) + draw.randint(1, 9)), one[place])
-        return [*one[:place], other, *one[place + 1 :]]
-
-    texts = [steps, [*steps, "That is all."], spoiled(steps, 0), [*steps[:-1], "So 0."]]
+    spoiled = re.sub(r"\d+", lambda digits: str(int(digits[0]) + draw.randint(1, 9)), steps[0])
+    texts = [steps, [*steps, "That is all."], [spoiled, *steps[1:]], [*steps[:-1], "So 0."]]
     labels = [True, True, False, False]
     solutions = [
-        {"id": place, "text": "\n\n".join(text), "is_correct": label}
-        for place, (text, label) in enumerate(zip(texts, labels, strict=True), 1)
+        {"id": id, "text": "\n\n".join(text), "is_correct": label}
+        for id, (text, label) in enumerate(zip(texts, labels, strict=True), 1)
     ]
     return {"id": f"bench/{number}", "query": raw["question"], "gt": "", "solutions": solutions, "labels": labels}
 
@@ -130,8 +107,7 @@ def run_arm(args: argparse.Namespace) -> dict[str, Any]:
             "logging_steps": 1, "save_strategy": "no", "fix_llm": True, "bf16": torch.cuda.is_available(),
             "cache_features": args.arm == "cached", "disable_tqdm": True,
         }  # fmt: skip
-        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        training.run(parse_flags(words)[0], lambda line: None)
+        training.run(parse_flags(experiment.words(flags))[0], lambda line: None)
         losses = [line["loss"] for line in read_curves(Path(folder) / "prm" / METRICS) if "loss" in line]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if torch.cuda.is_available():
@@ -140,7 +116,7 @@ def run_arm(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def stage_1(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
-    found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     for number in range(args.repeats):
         for arm in ARMS:
             command = [sys.executable, __file__, "--arm", arm, "--labelled", str(labelled)]
@@ -148,36 +124,21 @@ def stage_1(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise SystemExit(f"{arm}: {done.stderr[-2000:]}")
-            found[arm].append(json.loads(done.stdout.splitlines()[-1]))
-            one = found[arm][-1]
-            print(f"{number + 1}, {arm}: {sum(one['epochs']):.1f} s, {one['peak_mib']:.0f} MiB", file=sys.stderr)
-    worst = max(
-        abs(a - b)
-        for one, other in zip(found["frozen"], found["cached"], strict=True)
-        for a, b in zip(one["losses"], other["losses"], strict=True)
-    )
+            result = json.loads(done.stdout.splitlines()[-1])
+            results[arm].append(result)
+            print(f"{number + 1}, {arm}: {sum(result['epochs']):.1f} s, {result['peak_mib']:.0f} MiB", file=sys.stderr)
+    losses = [[loss for result in results[arm] for loss in result["losses"]] for arm in ("frozen", "cached")]
+    worst = max(abs(frozen - cached) for frozen, cached in zip(*losses, strict=True))
     print(f"losses of cached and frozen differ by {worst:.2g} at most", file=sys.stderr)
-
-    def totals(arm: str) -> list[float]:
-        return [sum(one["epochs"]) for one in found[arm]]
-
-    later = [(sum(one["epochs"][1:]) / (EPOCHS - 1), one["epochs"][0]) for one in found["cached"]]
-    cached = totals("cached")
-    frozen = report.repeated("prm stage 1: frozen / cached, 3 epochs", totals("frozen"), cached, cached)
-    memory = {arm: [one["peak_mib"] for one in found[arm]] for arm in ARMS}
-    return [
-        report.repeated("prm stage 1: literal / cached, 3 epochs", totals("literal"), cached, cached),
-        replace(frozen, goal=">= 2.5"),
-        report.measured("prm stage 1: cached, a later epoch / the first", later, "s", "<= 0.05"),
-        *(
-            report.measured(
-                f"prm stage 1: peak memory, cached / {arm}",
-                list(zip(memory["cached"], memory[arm], strict=True)),
-                "MiB",
-            )
-            for arm in ("literal", "frozen")
-        ),
-    ]
+    later = [(sum(result["epochs"][1:]) / (EPOCHS - 1), result["epochs"][0]) for result in results["cached"]]
+    times, memory = [], []
+    for arm, goal in (("literal", ""), ("frozen", ">= 2.5")):
+        pairs = list(zip(results["cached"], results[arm], strict=True))
+        seconds = [(sum(cached["epochs"]), sum(other["epochs"])) for cached, other in pairs]
+        times.append(report.measured(f"prm stage 1: {arm} / cached, 3 epochs", seconds, "s", goal, over_ours=True))
+        peaks = [(cached["peak_mib"], other["peak_mib"]) for cached, other in pairs]
+        memory.append(report.measured(f"prm stage 1: peak memory, cached / {arm}", peaks, "MiB"))
+    return [*times, report.measured("prm stage 1: cached, a later epoch / the first", later, "s", "<= 0.05"), *memory]
 
 
 # ---------------------------------------------------------------- stage 2 and the scorer
@@ -210,6 +171,8 @@ def _done() -> float:
 
 
 def stage_2(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
+    from torch.nn import functional
+
     from prm.data import collate
     from prm.model import FILL, chunked
     from prm.sampler import QuestionBatches
@@ -221,9 +184,9 @@ def stage_2(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
     padded = sum(
         len(chunk) * max(len(items[batch[row]].ids) for row in chunk)
         for batch in plan
-        for chunk in chunked([len(items[place].ids) for place in batch], None, FILL)
+        for chunk in chunked([len(items[index].ids) for index in batch], None, FILL)
     )
-    real = sum(len(items[place].ids) for batch in plan for place in batch)
+    real = sum(len(items[index].ids) for batch in plan for index in batch)
     longest = max(len(item.ids) for item in items)
     device = next(reward.parameters()).device
 
@@ -231,13 +194,13 @@ def stage_2(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
         reward.split = not widen
         tokens, start = 0, _done()
         for batch in plan[: args.batches]:
-            made = {name: value.to(device) for name, value in collate([items[place] for place in batch]).items()}
+            made = {name: value.to(device) for name, value in collate([items[index] for index in batch]).items()}
             tokens += int(made["lengths"].sum())
             if widen:
-                made["input_ids"] = _widened(made["input_ids"], longest)
+                made["input_ids"] = functional.pad(made["input_ids"], (0, longest - made["input_ids"].shape[1]))
                 made["lengths"] = made["lengths"] * 0 + longest
-            found = reward(made["rows"], made["ends"], made["input_ids"], made["lengths"])
-            (found["logits"].sum() + found["embeddings"].sum()).backward()
+            scored = reward(made["rows"], made["ends"], made["input_ids"], made["lengths"])
+            (scored["logits"].sum() + scored["embeddings"].sum()).backward()
             reward.zero_grad(set_to_none=True)
         return tokens / (_done() - start)
 
@@ -247,12 +210,6 @@ def stage_2(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
         report.Row("prm stage 2: real tokens / tokens computed", real / padded, padded, real, "tokens", ">= 0.9"),
         report.measured("prm stage 2: ours / padded to the longest", runs, "tokens/s"),
     ]
-
-
-def _widened(ids: Any, width: int) -> Any:
-    from torch.nn import functional
-
-    return functional.pad(ids, (0, width - ids.shape[1]))
 
 
 def scorer(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
@@ -289,7 +246,17 @@ def scorer(args: argparse.Namespace, labelled: Path) -> list[report.Row]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    parser = report.parser(__doc__, "prm")
+    parser.add_argument("--model_name", default=EMBEDDED)
+    parser.add_argument("--data_dir", type=Path, help="folder with gsm8k_train.jsonl")
+    parser.add_argument("--solutions", type=int, default=48, help="in all")
+    parser.add_argument("--batch_size", type=int, default=16, help="solutions per batch")
+    parser.add_argument("--batches", type=int, default=4, help="of stage 2 and of the scorer, per repetition")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--labelled", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
     if args.arm is not None:
         print(json.dumps(run_arm(args)))
         return 0
@@ -297,10 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         labelled = make_data(Path(folder) / "labeled.jsonl", args.data_dir, args.solutions)
         rows = [row for name in args.parts for row in parts[name](args, labelled)]
-    print(report.table(rows))
-    report.save(rows, args.json)
-    print(f"\n{report.machine()}, commit {report.commit()}; ratios written to {args.json}")
-    return 0
+    return report.publish(rows, args.json)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,16 @@ reward models start. Held out are a tenth of the questions. What is done is not 
 writes table.json.
 """
 
-import argparse
-import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.parts import experiment
 from bench.parts.chain_model import teach
-from bench.parts.chains import PER_QUESTION, task
+from bench.parts.chains import PER_QUESTION, task, write
 
-ROOT = Path(__file__).resolve().parents[1]
 LABELLED, CHECKED, TAUGHT = 2000 // PER_QUESTION, 100, 1500
 """Questions: of the reward models, a tenth of them held out; that check the first training; of that training."""
 ARMS = (("1", "ce+supcon"), ("1", "ce"), ("1", "ranking"), ("2", "ce+supcon"), ("both", "ce+supcon"))
@@ -28,14 +25,6 @@ ARMS = (("1", "ce+supcon"), ("1", "ce"), ("1", "ranking"), ("2", "ce+supcon"), (
 STAGES = {"1": {"learning_rate": 1e-3, "num_train_epochs": 10}, "2": {"learning_rate": 5e-4, "num_train_epochs": 8}}
 BATCH = 32
 FIGURES = ("auroc", "accuracy", "f1_wrong", "calibration_error")
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(argv)
 
 
 def folder_of(out: Path, stage: str, loss: str) -> Path:
@@ -52,32 +41,33 @@ def flags_of(out: Path, stage: str, loss: str, seed: int) -> list[str]:
     }  # fmt: skip
     if stage != "2":
         flags |= {"cache_features": True, "features_dir": out / "states"}
-    words = [word for name, value in (flags | STAGES.get(stage, {})).items() for word in (f"--{name}", str(value))]
+    words = experiment.words(flags | STAGES.get(stage, {}))
     if stage == "both":
         for number, settings in STAGES.items():
-            words += [f"--stage_{number}", f"batch_size={BATCH}", *(f"{key}={one}" for key, one in settings.items())]
+            words += [
+                f"--stage_{number}",
+                f"batch_size={BATCH}",
+                *(f"{key}={value}" for key, value in settings.items()),
+            ]
     return words
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    args = experiment.parser(__doc__).parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     made = task(LABELLED + CHECKED + TAUGHT, args.seed)
     labelled, checked, taught = made[:LABELLED], made[LABELLED:][:CHECKED], made[LABELLED + CHECKED :]
-    text = "".join(json.dumps(row) + "\n" for row in labelled)
-    (args.output / "labelled.jsonl").write_text(text, encoding="utf-8")
+    write(labelled, args.output / "labelled.jsonl")
     teach(args.output / "base", taught, checked, hidden=128, layers=6, steps=900, learning_rate=2e-3, seed=args.seed)
     rows: list[dict[str, Any]] = []
     for stage, loss in ARMS:
-        words = flags_of(args.output, stage, loss, args.seed)
-        print("$ python prm/finetune2.py", *words, flush=True)
-        subprocess.run([sys.executable, "prm/finetune2.py", *words], cwd=ROOT, check=True)
-        figures = json.loads((folder_of(args.output, stage, loss) / "manifest.json").read_text())["metrics"]
-        last = figures[f"stage_{stage.replace('both', '2')}"]
-        seconds = sum(one["seconds"] for one in figures.values())
+        experiment.run("prm/finetune2.py", *flags_of(args.output, stage, loss, args.seed))
+        stages = experiment.metrics(folder_of(args.output, stage, loss))
+        last = stages[f"stage_{stage.replace('both', '2')}"]
+        seconds = sum(figures["seconds"] for figures in stages.values())
         rows.append({"stage": stage, "loss": loss, **{name: last[f"eval_{name}"] for name in FIGURES},
                      "seconds": seconds})  # fmt: skip
-    (args.output / "table.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    experiment.save_table(rows, args.output)
     print("| Stage | Loss | " + " | ".join(FIGURES) + " | seconds |\n|---|---|" + "--:|" * (len(FIGURES) + 1))
     for row in rows:
         shown = " | ".join(f"{row[name]:.3f}" for name in FIGURES)

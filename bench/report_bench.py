@@ -8,7 +8,6 @@ event to the filtered list, the pieces of the index loaded from disk when first 
 spread and what many samples cost over few; writes the ratios to results/bench/report.json.
 """
 
-import argparse
 import os
 import random
 import shutil
@@ -29,9 +28,9 @@ from agentark.types import SCHEMA, Completion, MethodInfo, Record, Solution, Tur
 from bench.parts import report
 from eval.report import build
 
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "report.json"
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 """None: Playwright's own."""
+SHOWN = {"first view": "first_view_ms", "open a sample": "open_sample_ms"}
 VOCABULARY = 30_000
 SYLLABLES = [first + last for first in "bcdfghklmnprstvw" for last in ("a", "e", "i", "o", "u", "an", "er", "is")]
 
@@ -54,17 +53,12 @@ def records(count: int, words: int, seed: int = 0) -> Iterator[Record]:
     draw = random.Random(seed)
     names = vocabulary()
     weights = list(accumulate(1 / (rank + 3) for rank in range(len(names))))
-    for place in range(count):
+    for index in range(count):
         turns = []
         for round in (1, 2):
             for agent in (1, 2, 3):
-                text = (
-                    " ".join(draw.choices(names, cum_weights=weights, k=words))
-                    + f"\n\nIt is \\boxed{{{draw.randrange(4)}}}."
-                )
-                done = Completion(
-                    text=text, finish_reason="stop", prompt_tokens=200, completion_tokens=words, model="m", seconds=1.0
-                )
+                text = " ".join(draw.choices(names, cum_weights=weights, k=words))
+                done = Completion(f"{text}\n\nIt is \\boxed{{{draw.randrange(4)}}}.", "stop", 200, words, "m", 1.0)
                 turns.append(
                     Turn(
                         id=f"agent_{agent}/{round}/debater", agent=f"agent_{agent}", round=round, role="debater",
@@ -76,9 +70,9 @@ def records(count: int, words: int, seed: int = 0) -> Iterator[Record]:
             for number, turn in enumerate(turns[3:], 1)
         ]
         yield Record(
-            schema=SCHEMA, id=f"GSM8K/test/{place}", source="GSM8K",
-            query=f"Question {place} about {names[place % 997]}?",
-            gt=str(place % 4), method=MethodInfo("llm_debate", "config_main", {}), model="org/model", guarantee="exact",
+            schema=SCHEMA, id=f"GSM8K/test/{index}", source="GSM8K",
+            query=f"Question {index} about {names[index % 997]}?",
+            gt=str(index % 4), method=MethodInfo("llm_debate", "config_main", {}), model="org/model", guarantee="exact",
             answer_type="number", solutions=solutions, trajectory=turns, final_answer=solutions[-1].answer,
         )  # fmt: skip
 
@@ -146,44 +140,31 @@ def built(count: int, words: int, folder: Path) -> tuple[Path, float]:
     return folder / "report" / "samples.html", done.seconds
 
 
-def rows(few: dict[str, Any], many: dict[str, Any], counts: tuple[int, int]) -> list[report.Row]:
-    """What growing from few samples to many costs, in milliseconds."""
-    slowest = [max(map(median, figures["search_ms"].values())) for figures in (many, few)]
-    what = f"{counts[1]} samples over {counts[0]}"
-    shown = {"first view": "first_view_ms", "open a sample": "open_sample_ms"}
-    return [
-        *(
-            report.measured(f"report, {name}: {what}", list(zip(many[key], few[key], strict=True)), "ms")
-            for name, key in shown.items()
-        ),
-        report.measured(f"report, slowest search: {what}", [(slowest[0], slowest[1])], "ms"),
-    ]
-
-
 def main(argv: list[str] | None = None) -> int:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
+    parser = report.parser(__doc__, "report")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--baseline", type=int, default=100, help="samples of the small report")
     parser.add_argument("--words", type=int, default=150, help="of each of the 6 replies")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
     args = parser.parse_args(argv)
-    counts = (args.baseline, args.samples)
-    found = []
+    figures = []
     with tempfile.TemporaryDirectory() as folder:
-        for count in counts:
+        for count in (args.baseline, args.samples):
             page, seconds = built(count, args.words, Path(folder) / str(count))
             size = sum(path.stat().st_size for path in page.parent.rglob("*") if path.is_file())
             print(f"{count} samples: built in {seconds:.1f} s, {size / 1e6:.0f} MB")
-            found.append(measure(page, args.repeats))
-    lines = {"first view": found[1]["first_view_ms"], "open a sample": found[1]["open_sample_ms"]}
-    lines |= {f"search {query!r}": values for query, values in found[1]["search_ms"].items()}
+            figures.append(measure(page, args.repeats))
+    few, many = figures
+    lines = {name: many[key] for name, key in SHOWN.items()}
+    lines |= {f"search {query!r}": values for query, values in many["search_ms"].items()}
     for name, values in lines.items():
         print(f"{name:24} {median(values):7.0f} ms  ({min(values):.0f} to {max(values):.0f}, n = {len(values)})")
-    ratios = rows(found[0], found[1], counts)
-    print(report.table(ratios))
-    report.save(ratios, args.json)
+    runs = {name: list(zip(many[key], few[key], strict=True)) for name, key in SHOWN.items()}
+    runs["slowest search"] = [tuple(max(map(median, times["search_ms"].values())) for times in (many, few))]
+    what = f"{args.samples} samples over {args.baseline}"
+    rows = [report.measured(f"report, {name}: {what}", pairs, "ms") for name, pairs in runs.items()]
+    print(report.table(rows))
+    report.save(rows, args.json)
     return 0
 
 

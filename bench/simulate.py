@@ -8,7 +8,6 @@ The plan compares our schedule with lockstep rounds, each with and without a sha
 bound. --records takes questions and reply lengths from a results file instead of drawing them.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,14 +19,11 @@ from agentark.engines.launchers.modal import read_config
 from agentark.types import UserError
 from bench.parts import plan, report, validation
 
-DEFAULT_JSON = report.ROOT / "results" / "bench" / "simulate.json"
 HARDWARE = report.ROOT / "configs" / "hardware" / "qwen3_32b_h100.yaml"
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
-    parser.add_argument("--json", type=Path, default=DEFAULT_JSON, help="where the ratios go")
+def main(argv: list[str] | None = None) -> int:
+    parser = report.parser(__doc__, "simulate")
     group = parser.add_argument_group("plan")
     group.add_argument("--questions", type=int, default=342_000)
     group.add_argument("--agents", type=int, default=5)
@@ -52,33 +48,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise UserError("--fit and --validate go together: speeds are taken from some runs and tried on others")
     if set(args.fit) & set(args.validate):
         raise UserError(f"--validate {min(set(args.fit) & set(args.validate))}: the speeds come from it (--fit)")
-    return args
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
     if args.fit:
         rows = validation.rows(args.fit, args.validate, args.replicas, args.kv_tokens, args.kv_block)
     else:
         hardware = load(plan.Hardware, args.hardware, [], "--hardware")
-        workload = plan.Workload(
-            questions=args.questions,
-            agents=args.agents,
-            rounds=args.rounds,
-            question_tokens=args.question_tokens,
-            reply_tokens=args.reply_tokens,
-            records=args.records,
-            seed=args.seed,
-        )
+        shape = (args.questions, args.agents, args.rounds, args.question_tokens, args.reply_tokens)
+        workload = plan.Workload(*shape, records=args.records, seed=args.seed)
         outcome = plan.make(workload, hardware, args.gpus, args.cap, args.sample)
         print(plan.table(outcome, hardware, read_config()))
         if args.docs:
             print(f"written to {plan.write_docs(outcome, hardware, workload, read_config(), args.cap)}")
         rows = plan.rows(outcome)
-    print(report.table(rows))
-    report.save(rows, args.json)
-    print(f"\n{report.machine()}, commit {report.commit()}; ratios written to {args.json}")
-    return 0
+    return report.publish(rows, args.json)
 
 
 if __name__ == "__main__":

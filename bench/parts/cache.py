@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,7 @@ def ideal_cached(calls: Sequence[Served], block: int = 1) -> int:
     for _, starting, position in sorted(starts + ends):
         call = calls[position]
         if starting:
-            found = 0
-            for key in _prefixes(call.prompt[:-1], block):
-                if key not in cache:
-                    break
-                found += block
-            total += found
+            total += block * sum(1 for _ in takewhile(cache.__contains__, _prefixes(call.prompt[:-1], block)))
             cache.update(_prefixes(call.prompt, block))
         else:
             cache.update(_prefixes(call.prompt + call.reply, block))

@@ -11,7 +11,7 @@ VOCABULARY = 400
 """Tokens at most, so that the model's size is not in its vocabulary."""
 START, END = "<|im_start|>", "<|im_end|>"
 TEMPLATE = (
-    f"{{% for one in messages %}}{START}{{{{ one.role }}}}\n{{{{ one.content }}}}{END}\n{{% endfor %}}"
+    f"{{% for message in messages %}}{START}{{{{ message.role }}}}\n{{{{ message.content }}}}{END}\n{{% endfor %}}"
     f"{{% if add_generation_prompt %}}{START}assistant\n{{% endif %}}"
 )
 WORDS = r" ?\d| ?[A-Za-z]+|\n+| ?[^\sA-Za-z\d]+"
@@ -32,7 +32,7 @@ def make_tokenizer(rows: Sequence[Row]) -> Any:
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(WORDS), "isolated"), bytes_])
     made.decoder = decoders.ByteLevel()
-    texts = [text for row in rows for text in (row["query"], *(one["text"] for one in row["solutions"]))]
+    texts = [text for row in rows for text in (row["query"], *(solution["text"] for solution in row["solutions"]))]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=["<unk>", START, END], initial_alphabet=bytes_.alphabet(),
         show_progress=False,
@@ -47,14 +47,14 @@ def teach(
     folder: Path, rows: Sequence[Row], held_out: Sequence[Row], *, hidden: int, layers: int, steps: int,
     learning_rate: float, seed: int, early: tuple[Path, float] | None = None,
 ) -> None:  # fmt: skip
-    """Train a model on the right solutions of `rows`; what is there already is not made again.
+    """Train a model on the right solutions of `rows`, unless the folder has it already.
 
     Args:
         hidden: H, in heads of 32; layers: many and narrow learn this sooner than few and wide.
         early: another folder, and the share of held-out questions answered right at which the model is saved there.
 
     Raises:
-        SystemExit: it never got so far.
+        SystemExit: the model never reached that share.
     """
     if (folder / "config.json").is_file():
         return
@@ -74,17 +74,18 @@ def teach(
         )
     )  # fmt: skip
     print(f"base: {model.num_parameters() / 1e6:.1f}M parameters", flush=True)
-    encoded = [encode(tokenizer, row["query"], one["text"]) for row in rows for one in row["solutions"]
-               if one["is_correct"]]  # fmt: skip
-    encoded.sort(key=lambda one: len(one[0]))
+    right = [
+        (row["query"], solution["text"]) for row in rows for solution in row["solutions"] if solution["is_correct"]
+    ]
+    encoded = sorted((encode(tokenizer, *pair) for pair in right), key=lambda pair: len(pair[0]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98))
     for step in range(1, steps + 1):
         first = draw.randrange(max(1, len(encoded) - 4 * BATCH))  # of like length, so that there is little padding
         batch = draw.sample(encoded[first : first + 4 * BATCH], BATCH)
         width = max(len(ids) for ids, _ in batch)
-        ids = torch.tensor([one + [tokenizer.pad_token_id] * (width - len(one)) for one, _ in batch])
-        labels = torch.tensor([[-100] * start + one[start:] + [-100] * (width - len(one)) for one, start in batch])
-        loss = model(input_ids=ids, labels=labels).loss
+        inputs = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in batch])
+        labels = torch.tensor([[-100] * start + ids[start:] + [-100] * (width - len(ids)) for ids, start in batch])
+        loss = model(input_ids=inputs, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
@@ -93,9 +94,9 @@ def teach(
         optimizer.zero_grad()
         if step % CHECK_EVERY and step != steps:
             continue
-        found = accuracy(model, tokenizer, held_out[:CHECKED])
-        print(f"base, step {step}: loss {loss.item():.3f}, accuracy {found:.2f}", flush=True)
-        if early is not None and found >= early[1]:
+        share = accuracy(model, tokenizer, held_out[:CHECKED])
+        print(f"base, step {step}: loss {loss.item():.3f}, accuracy {share:.2f}", flush=True)
+        if early is not None and share >= early[1]:
             save(model, tokenizer, early[0])
             early = None
     if early is not None:

@@ -5,8 +5,10 @@ step per operation and one that states the answer. Every question has right and 
 step goes on from its result, without a further mistake.
 """
 
+import json
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 WORDINGS = {
@@ -23,7 +25,7 @@ TRIES = 1000
 
 
 def operation(value: int, largest: int, draw: random.Random) -> tuple[str, int]:
-    """One that stays within 0 to 9."""
+    """An operation whose result stays within 0 to 9."""
     sign = draw.choice([sign for sign, room in (("+", 9 - value), ("-", value)) if room])
     return sign, draw.randint(1, min(largest, 9 - value if sign == "+" else value))
 
@@ -34,17 +36,17 @@ def follow(
     """The steps of a solution, with a fault of some kind at an operation; None when that leads out of 0 to 9."""
     kind, at = fault or ("", -1)
     steps = []
-    for place, (sign, amount) in enumerate(operations):
-        if place == at and kind == "omission":
+    for index, (sign, amount) in enumerate(operations):
+        if index == at and kind == "omission":
             if operations[at + 1 : at + 2] == [operations[at]]:
                 return None  # the step after it would be the one left out
             continue
-        if place == at and kind == "invention":
+        if index == at and kind == "invention":
             sign, amount = operation(value, largest, draw)
             if (sign, amount) == operations[at]:
                 return None
         result = value + amount if sign == "+" else value - amount
-        if place == at and kind == "slip":
+        if index == at and kind == "slip":
             result = draw.choice([digit for digit in range(10) if digit != result])
         if not 0 <= result <= 9:
             return None
@@ -70,22 +72,22 @@ def question(
             break
         fault = None if len(solutions) < right else (draw.choice(faults), draw.randrange(len(operations)))
         steps = follow(start, operations, fault, largest, draw)
-        if steps is None or any(one["text"] == "\n\n".join(steps) for one in solutions):
+        text = "\n\n".join(steps or [])
+        if steps is None or any(solution["text"] == text for solution in solutions):
             continue
         first = fault[1] if fault else len(steps)
         labels = [1] * first + [0] * (len(steps) - first)
-        text = "\n\n".join(steps)
         solutions.append({"text": text, "is_correct": fault is None, "step_labels": labels})
     if len(solutions) < count:
         raise ValueError(f"{len(operations)} operations have only {len(solutions)} different solutions, not {count}")
     draw.shuffle(solutions)
-    solutions = [{"id": place, **one} for place, one in enumerate(solutions, 1)]
+    solutions = [{"id": id, **solution} for id, solution in enumerate(solutions, 1)]
     return {
         "id": f"chains/{number}",
         "query": f"Start with {start}. Then {told}. What is the result?",
         "gt": str(value),
         "solutions": solutions,
-        "labels": [one["is_correct"] for one in solutions],
+        "labels": [solution["is_correct"] for solution in solutions],
     }
 
 
@@ -93,7 +95,7 @@ def rows(
     solutions: int, per_question: int, operations: tuple[int, int], seed: int, *, right: int | None = None,
     largest: int = 9, faults: Sequence[str] = ("slip",),
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The data set; the same for the same arguments. No question comes twice.
+    """The data set, always the same for the same arguments. No question comes twice.
 
     Args:
         solutions: in all; per_question: of each, `right` of them (half) right.
@@ -101,21 +103,27 @@ def rows(
         faults: of wrong solutions, one in each.
 
     Raises:
-        ValueError: there are not so many different questions, or solutions of one.
+        ValueError: there are too few different questions, or solutions of a question.
     """
     draw = random.Random(seed)
     many = per_question // 2 if right is None else right
-    found: dict[str, dict[str, Any]] = {}
+    questions: dict[str, dict[str, Any]] = {}
     wanted = solutions // per_question
     for _ in range(TRIES * wanted):
-        if len(found) == wanted:
-            return list(found.values())
-        row = question(len(found), draw, per_question, many, *operations, largest, faults)
-        found.setdefault(row["query"], row)
-    raise ValueError(f"only {len(found)} different questions, not {wanted}")
+        if len(questions) == wanted:
+            return list(questions.values())
+        row = question(len(questions), draw, per_question, many, *operations, largest, faults)
+        questions.setdefault(row["query"], row)
+    raise ValueError(f"only {len(questions)} different questions, not {wanted}")
 
 
 def task(questions: int, seed: int, faults: Sequence[str] = ("slip",)) -> list[dict[str, Any]]:
     """What the learning experiments share: few facts, so that they can be learnt in minutes."""
-    shape = {"right": RIGHT, "largest": LARGEST, "faults": faults}
-    return rows(questions * PER_QUESTION, PER_QUESTION, OPERATIONS, seed, **shape)
+    count = questions * PER_QUESTION
+    return rows(count, PER_QUESTION, OPERATIONS, seed, right=RIGHT, largest=LARGEST, faults=faults)
+
+
+def write(rows: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Rows as a labelled file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

@@ -9,7 +9,7 @@ import random
 import selectors
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from agentark.types import Completion, Guarantee, Message, Record, SamplingParams, Turn
 
@@ -72,8 +72,21 @@ def tokens(text: str) -> int:
     return -(-len(text) // 4)
 
 
+class StandIn:
+    """What the engines without a model share."""
+
+    guarantee: Guarantee = "exact"
+    context_length: int = 1 << 20
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
+
+
 @dataclass
-class SlotEngine:
+class SlotEngine(StandIn):
     """`agentark.types.Engine` that takes `prefill` per uncached prompt token and `decode` per reply token.
 
     Its prefix cache is boundless and works on whole message parts. Times are powers of two, so sums are exact.
@@ -86,16 +99,8 @@ class SlotEngine:
     prefill: float = 1 / 4096
     """Seconds per prompt token that is in no cache."""
     name: str = "virtual"
-    guarantee: Guarantee = "exact"
-    context_length: int = 1 << 20
     in_flight: int = 0
     _cache: set[int] = field(default_factory=set)
-
-    async def __aenter__(self) -> "SlotEngine":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
@@ -114,25 +119,13 @@ class SlotEngine:
                     cached = prompt
         length = self.lengths(params.seed)
         text = "so " * max(1, length * 4 // 3 - 4) + f"\\boxed{{{(params.seed or 0) % 4}}}"
+        seconds = self.prefill * (prompt - cached) + self.decode * length
         await asyncio.sleep(self.prefill * (prompt - cached))
         self._cache.update(keys)
         await asyncio.sleep(self.decode * length)
         self._cache.add(hash((hash((prefix, "assistant")), text)))
         self.in_flight -= 1
-        return Completion(
-            text=text,
-            finish_reason="stop",
-            prompt_tokens=prompt,
-            completion_tokens=length,
-            cached_tokens=cached,
-            model=self.name,
-            seconds=self.prefill * (prompt - cached) + self.decode * length,
-        )
-
-
-def work(record: Record) -> float:
-    """Seconds of engine time that a record's calls took together."""
-    return sum(turn.completion.seconds for turn in record.trajectory)
+        return Completion(text, "stop", prompt, length, self.name, seconds, cached_tokens=cached)
 
 
 def chain(record: Record) -> float:
@@ -155,4 +148,5 @@ def chain(record: Record) -> float:
 
 def lower_bound(records: Sequence[Record], slots: int) -> float:
     """Seconds that no schedule can beat: all work spread evenly over the slots, or the longest chain."""
-    return max(sum(map(work, records)) / slots, max(map(chain, records)))
+    work = sum(turn.completion.seconds for record in records for turn in record.trajectory)
+    return max(work / slots, max(map(chain, records)))

@@ -5,6 +5,7 @@ that the method builds; `shared_order` on or off is a different run with the sam
 """
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -33,7 +34,7 @@ class Call:
 
     round: int
     needs: tuple[int, ...]
-    """Calls of the episode, by place, that end before this one can be made."""
+    """Calls of the episode, by index, that end before this one can be made."""
     prompt: tuple[tuple[int, int], ...]
     """(key of the prefix that ends here, tokens of the piece): equal keys, equal prefixes."""
     reply: tuple[int, int]
@@ -56,7 +57,7 @@ class _Listening:
         self.calls: list[Call] = []
         self._given = given
         self._chars = chars_a_token
-        self._places: dict[str, int] = {}
+        self._indices: dict[str, int] = {}
         self._sizes: dict[str, int] = {}
         self._times: Counter[str] = Counter()
 
@@ -77,19 +78,15 @@ class _Listening:
             for part in message.parts:
                 key = hash((key, part.text))
                 own = self._sizes.get(part.ref or "")
-                pieces.append((key, max(1, round_up(len(part.text) / self._chars)) if own is None else own))
+                pieces.append((key, max(1, math.ceil(len(part.text) / self._chars)) if own is None else own))
                 shown.add(part.ref)
-        needs = tuple(sorted(place for ref, place in self._places.items() if ref in shown))
+        needs = tuple(sorted(index for ref, index in self._indices.items() if ref in shown))
         after = hash((hash((key, "assistant")), text))
-        self._places[turn_id] = len(self.calls)
+        self._indices[turn_id] = len(self.calls)
         self._sizes[turn_id] = size
         self.calls.append(Call(round, needs, tuple(pieces), (after, size)))
-        completion = Completion(text, "stop", sum(one for _, one in pieces), size, "given", 0.0)
+        completion = Completion(text, "stop", sum(tokens for _, tokens in pieces), size, "given", 0.0)
         return Turn(id=turn_id, agent=agent, round=round, role=role, messages=tuple(messages), completion=completion)
-
-
-def round_up(value: float) -> int:
-    return -int(-value // 1)
 
 
 async def episode(method: Method, sample: Sample, given: Given, chars_a_token: float = CHARS_A_TOKEN) -> Episode:
@@ -118,7 +115,7 @@ def drawn(method: Method, count: int, lengths: Lengths, question_tokens: int, se
     return asyncio.run(build())
 
 
-def debate(agents: int, rounds: int, shared_order: bool) -> LLMDebate:
+def debate(agents: int, rounds: int, shared_order: bool = False) -> LLMDebate:
     return LLMDebate(LLMDebateConfig(num_agents=agents, num_rounds=rounds, shared_order=shared_order))
 
 
@@ -134,14 +131,13 @@ def recorded(
     Raises:
         UserError: a record whose method asks for something else than was recorded.
     """
-    mean = sum(turn.completion.completion_tokens for one in records for turn in one.trajectory) / max(
-        1, sum(len(one.trajectory) for one in records)
-    )
+    replies = [turn.completion.completion_tokens for record in records for turn in record.trajectory]
+    mean = sum(replies) / max(1, len(replies))
     scale = 1.0 if reply_tokens is None else reply_tokens / mean
     chars = _chars_a_token(records)
 
     async def build() -> list[Episode]:
-        found = []
+        episodes = []
         for record in records:
             config: Mapping[str, Any] = record.method.config
             if shared_order is not None and "shared_order" in config:
@@ -157,13 +153,13 @@ def recorded(
                 return turns[turn_id].text, max(1, round(turns[turn_id].completion_tokens * scale))
 
             try:
-                found.append(await episode(kind(kind.Config(**config)), record.sample(), given, chars))
+                episodes.append(await episode(kind(kind.Config(**config)), record.sample(), given, chars))
             except ExceptionGroup as group:
                 first: Exception = group
                 while isinstance(first, ExceptionGroup):
                     first = first.exceptions[0]
                 raise first from None
-        return found
+        return episodes
 
     return asyncio.run(build())
 
@@ -186,7 +182,7 @@ def good_records(path: Path) -> list[Record]:
     """The rows of a results file that carry no error, in the order in which they began."""
     if not path.is_file():
         raise UserError(f"{path}: no such results file")
-    found = [record for record in read_records(path) if record.error is None]
-    if not found:
+    records = [record for record in read_records(path) if record.error is None]
+    if not records:
         raise UserError(f"{path}: no good row")
-    return found
+    return records

@@ -14,7 +14,7 @@ from bench.parts import replicas
 from bench.parts.clock import Lengths
 from bench.parts.episodes import Episode, debate, drawn, good_records, recorded
 from bench.parts.replicas import Schedule, Speed, simulate
-from bench.parts.report import ROOT, Row
+from bench.parts.report import ROOT, Row, put
 
 SIGMA = 0.8
 """Spread of the logarithm of reply lengths; the mean of such lengths is exp(SIGMA^2 / 2) times their median."""
@@ -122,8 +122,8 @@ def make(workload: Workload, hardware: Hardware, gpus: Sequence[int], cap: int, 
     def seconds(per_replica: int, kind: tuple[Schedule, bool], questions: int) -> float:
         if questions <= 2 * sample:
             return simulated(per_replica, kind, questions)
-        one, two = (simulated(per_replica, kind, times * sample) for times in (1, 2))
-        return two + (questions - 2 * sample) * (two - one) / sample
+        once, twice = (simulated(per_replica, kind, times * sample) for times in (1, 2))
+        return twice + (questions - 2 * sample) * (twice - once) / sample
 
     points = []
     for count in gpus:
@@ -133,8 +133,8 @@ def make(workload: Workload, hardware: Hardware, gpus: Sequence[int], cap: int, 
         speed = hardware.speed(per_replica)
         bound = {}
         for shared, some in episodes.items():
-            mean = sum(replicas.work(one, speed) for one in some) / len(some)
-            longest = max(replicas.chain(one, speed) for one in some)
+            mean = sum(replicas.work(episode, speed) for episode in some) / len(some)
+            longest = max(replicas.chain(episode, speed) for episode in some)
             bound[shared] = max(mean * workload.questions / number, longest) / 3600
         hours = {kind: seconds(per_replica, kind, share) / 3600 for kind in KINDS}
         points.append(Point(count, number, hours, bound))
@@ -145,8 +145,7 @@ def rows(points: Sequence[Point]) -> list[Row]:
     """Ratios at the largest number of GPUs."""
     last = points[-1]
     title = f"simulate: data generation on {last.gpus} GPUs"
-    plain, shared = last.hours["ours", False], last.hours["ours", True]
-    step, step_shared = last.hours["lockstep", False], last.hours["lockstep", True]
+    plain, step, shared, step_shared = (last.hours[kind] for kind in KINDS)
     return [
         Row(f"{title}: lockstep / ours, wall time", step / plain, step, plain, "h"),
         Row(f"{title}, shared order: lockstep / ours, wall time", step_shared / shared, step_shared, shared, "h"),
@@ -160,11 +159,11 @@ def table(points: Sequence[Point], hardware: Hardware, prices: ModalConfig) -> s
     price = prices.prices.get(hardware.gpu)
     head = ["GPUs", "hours", "GPU-hours", "cost", "lockstep, hours", "shared order, hours", "lockstep, shared, hours"]
     lines = [f"| {' | '.join([*head, 'bound, hours'])} |", "|" + "--:|" * (len(head) + 1)]
-    for one in points:
-        ours = one.hours["ours", False]
-        cost = "" if price is None else f"${price * ours * one.gpus:,.0f}"
-        others = (one.hours["lockstep", False], one.hours["ours", True], one.hours["lockstep", True], one.bound[False])
-        cells = [str(one.gpus), f"{ours:,.1f}", f"{ours * one.gpus:,.0f}", cost, *(f"{value:,.1f}" for value in others)]
+    for point in points:
+        ours, lockstep, shared, lockstep_shared = (point.hours[kind] for kind in KINDS)
+        cost = "" if price is None else f"${price * ours * point.gpus:,.0f}"
+        others = [f"{hours:,.1f}" for hours in (lockstep, shared, lockstep_shared, point.bound[False])]
+        cells = [str(point.gpus), f"{ours:,.1f}", f"{ours * point.gpus:,.0f}", cost, *others]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -177,12 +176,12 @@ def plot(points: Sequence[Point], hardware: Hardware, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    x = [one.gpus for one in points]
+    x = [point.gpus for point in points]
     for kind, style in zip(KINDS, ("o-C0", "s-C1", "o--C0", "s--C1"), strict=True):
         label = kind[0] + (", shared order" if kind[1] else "")
-        axes.plot(x, [one.hours[kind] for one in points], style, label=label, markersize=4)
-    axes.plot(x, [one.bound[False] for one in points], ":k", label="lower bound")
-    axes.plot(x, [one.bound[True] for one in points], ":", color="grey", label="lower bound, shared order")
+        axes.plot(x, [point.hours[kind] for point in points], style, label=label, markersize=4)
+    axes.plot(x, [point.bound[False] for point in points], ":k", label="lower bound")
+    axes.plot(x, [point.bound[True] for point in points], ":", color="grey", label="lower bound, shared order")
     axes.set(xscale="log", yscale="log", xlabel=f"{hardware.gpu} GPUs", ylabel="hours")
     axes.set_xticks(x, [str(value) for value in x])
     axes.legend()
@@ -196,9 +195,6 @@ def plot(points: Sequence[Point], hardware: Hardware, path: Path) -> None:
 def write_docs(points: Sequence[Point], hardware: Hardware, workload: Workload, prices: ModalConfig, cap: int) -> Path:
     """The plot, and the table between the marks of docs/scaling.md."""
     plot(points, hardware, PLOT)
-    text = DOCS.read_text(encoding="utf-8")
-    before, _, rest = text.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
     source = f"`{workload.records.name}`" if workload.records else "drawn (log-normal, sigma 0.8)"
     about = (
         f"{workload.questions:,} questions of {workload.question_tokens} tokens, {workload.agents} agents x "
@@ -207,8 +203,5 @@ def write_docs(points: Sequence[Point], hardware: Hardware, workload: Workload, 
         f"at most {cap} calls in flight per replica; {hardware.gpu} at ${prices.prices[hardware.gpu]:.2f} an hour "
         f"({prices.prices_date})."
     )
-    body = (
-        f"{MARKS[0]}\n\n{about}\n\n{table(points, hardware, prices)}\n\n![hours over GPUs]({PLOT.name})\n\n{MARKS[1]}"
-    )
-    DOCS.write_text(before + body + after, encoding="utf-8")
+    put(f"{about}\n\n{table(points, hardware, prices)}\n\n![hours over GPUs]({PLOT.name})", DOCS, MARKS, "--docs")
     return DOCS

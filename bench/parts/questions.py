@@ -29,13 +29,9 @@ def problems(count: int, padding: int = 0) -> Iterator[Sample]:
         )
         answer = (bags * each - gift) * price
         yield Sample(
-            id=f"bench/{number}",
-            source="bench",
-            query=query,
-            gt=str(answer),
-            answer_type="number",
+            id=f"bench/{number}", source="bench", query=query, gt=str(answer), answer_type="number",
             instruction=INSTRUCTION,
-        )
+        )  # fmt: skip
 
 
 def _story(draw: random.Random, characters: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ preempted; a prefix can be shared as soon as its first owner is admitted; the qu
 import heapq
 import itertools
 import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -46,11 +46,13 @@ class Job:
     """A call of a sample on its way."""
 
     order: int
-    place: int
+    index: int
     call: Call
     submitted: float = 0.0
     finished: float = 0.0
     cached: int = 0
+    left: float = 0.0
+    """Prompt tokens that are still to be computed."""
 
 
 @dataclass
@@ -80,12 +82,10 @@ class Cache:
         self._idle_tokens = 0
 
     def admit(self, order: int, call: Call) -> int | None:
-        """Make room and pin. Returns the prompt tokens found, or None where there is no room yet."""
+        """Make room and pin. Returns the prompt tokens that were there, or None where there is no room yet."""
         pieces = [((order, key), size) for key, size in (*call.prompt, call.reply)]
-        found, hit = 0, True
-        for key, size in pieces[:-1]:
-            hit = hit and key in self._sizes
-            found += size if hit else 0
+        held = itertools.takewhile(lambda piece: piece[0] in self._sizes, pieces[:-1])
+        cached = sum(size for _, size in held)
         fresh = sum(size for key, size in dict(pieces).items() if key not in self._sizes)
         taken = sum(self._sizes[key] for key in {key for key, _ in pieces} if key in self._idle)
         if fresh > self._free + self._idle_tokens - taken:
@@ -104,7 +104,7 @@ class Cache:
             if key not in self._sizes:
                 self._sizes[key] = size
                 self._free -= size
-        return found
+        return cached
 
     def release(self, order: int, call: Call) -> None:
         """Unpin; the end of a dialogue is forgotten before its beginning."""
@@ -126,10 +126,9 @@ class Replica:
     steps: float = 0.0
     """Decode steps so far; a sequence ends at a step that is known when it begins."""
     in_flight: int = 0
-    busy: float = 0.0
     _context: float = 0.0
     _decoding: list[tuple[float, int, Job]] = field(default_factory=list)
-    _prefill: deque[list[float | Job]] = field(default_factory=deque)
+    _prefill: deque[Job] = field(default_factory=deque)
     _waiting: list[tuple[int, int, Job]] = field(default_factory=list)
     _arrivals: Iterator[int] = field(default_factory=itertools.count)
 
@@ -137,7 +136,8 @@ class Replica:
         self._cache = Cache(self.speed.kv_tokens)
 
     def submit(self, job: Job, now: float) -> None:
-        self._advance(now)
+        if now > self.now:
+            self._move(now, self._steps_in(now - self.now) if self._decoding or self._prefill else 0.0)
         job.submitted = now
         self.in_flight += 1
         heapq.heappush(self._waiting, (job.order, next(self._arrivals), job))
@@ -155,8 +155,7 @@ class Replica:
         by_prompt = bool(self._prefill) and steps == self._prompt_steps()
         self._move(self.now + self._duration(steps), steps)
         if by_prompt:
-            _, job = self._prefill.popleft()
-            assert isinstance(job, Job)
+            job = self._prefill.popleft()
             # the prompt's last step gives the first token
             heapq.heappush(self._decoding, (self.steps + job.call.reply[1] - 1, next(self._arrivals), job))
             self._context += job.call.prompt_tokens
@@ -174,8 +173,8 @@ class Replica:
     def _admit(self) -> None:
         while self._waiting and len(self._decoding) + len(self._prefill) < self.speed.max_sequences:
             job = self._waiting[0][2]
-            found = self._cache.admit(job.order, job.call)
-            if found is None:
+            cached = self._cache.admit(job.order, job.call)
+            if cached is None:
                 if not self._decoding and not self._prefill:
                     size = job.call.prompt_tokens + job.call.reply[1]
                     raise UserError(
@@ -184,57 +183,48 @@ class Replica:
                 return
             heapq.heappop(self._waiting)
             block = self.speed.block
-            job.cached = min(found, job.call.prompt_tokens - 1) // block * block
-            self._prefill.append([float(job.call.prompt_tokens - job.cached), job])
+            job.cached = min(cached, job.call.prompt_tokens - 1) // block * block
+            job.left = float(job.call.prompt_tokens - job.cached)
+            self._prefill.append(job)
 
     # a stretch of steps: B, c constant, K growing by B a step
 
-    def _per_step(self) -> float:
+    def _pace(self) -> tuple[float, float]:
+        """(seconds of the next step, by how much each further step is longer)."""
         beside = self._chunk() if self._prefill else 0.0
-        speed = self.speed
-        return speed.base + speed.per_sequence * len(self._decoding) + speed.per_prompt * beside
+        speed, decoding = self.speed, len(self._decoding)
+        fixed = speed.base + speed.per_sequence * decoding + speed.per_prompt * beside
+        return fixed + speed.per_context * self._context, speed.per_context * decoding
 
     def _chunk(self) -> float:
         return float(max(self.speed.block, self.speed.chunk - len(self._decoding)))
 
     def _duration(self, steps: float) -> float:
-        growth = self.speed.per_context * len(self._decoding)
-        return steps * (self._per_step() + self.speed.per_context * self._context) + growth * steps * steps / 2
+        first, growth = self._pace()
+        return steps * first + growth * steps * steps / 2
 
     def _steps_in(self, seconds: float) -> float:
-        linear = self._per_step() + self.speed.per_context * self._context
-        growth = self.speed.per_context * len(self._decoding)
+        first, growth = self._pace()
         if growth == 0.0:
-            return seconds / linear
-        return (math.sqrt(linear * linear + 2 * growth * seconds) - linear) / growth
+            return seconds / first
+        return (math.sqrt(first * first + 2 * growth * seconds) - first) / growth
 
     def _prompt_steps(self) -> float:
-        left = self._prefill[0][0]
-        assert isinstance(left, float)
-        return max(0.0, left) / self._chunk()
+        return max(0.0, self._prefill[0].left) / self._chunk()
 
     def _steps_to_event(self) -> float | None:
-        found = [self._prompt_steps()] if self._prefill else []
+        ends = [self._prompt_steps()] if self._prefill else []
         if self._decoding:
-            found.append(max(0.0, self._decoding[0][0] - self.steps))
-        return min(found) if found else None
-
-    def _advance(self, to: float) -> None:
-        if to > self.now:
-            under_way = self._decoding or self._prefill
-            self._move(to, self._steps_in(to - self.now) if under_way else 0.0)
+            ends.append(max(0.0, self._decoding[0][0] - self.steps))
+        return min(ends, default=None)
 
     def _move(self, to: float, steps: float) -> None:
-        if self._decoding or self._prefill:
-            self.busy += to - self.now
         self.now = to
         if self._decoding:
             self.steps += steps
             self._context += len(self._decoding) * steps
         if self._prefill:
-            left = self._prefill[0][0]
-            assert isinstance(left, float)
-            self._prefill[0][0] = left - steps * self._chunk()
+            self._prefill[0].left -= steps * self._chunk()
 
 
 class Cluster:
@@ -257,30 +247,28 @@ class Cluster:
         self._calls_left: dict[int, int] = {}
         self._events: list[tuple[float, int, int]] = []
         self._versions = [0] * replicas
-        self._rounds: dict[int, int] = {}
+        self._rounds: Counter[int] = Counter()
         self._next = 0
         self.done: list[Job] = []
 
     def run(self) -> Run:
         if self._lockstep:
-            for one in self._episodes:
-                for call in one:
-                    self._rounds[call.round] = self._rounds.get(call.round, 0) + 1
+            self._rounds = Counter(call.round for episode in self._episodes for call in episode)
         window = len(self._episodes) if self._lockstep else self._cap * len(self.replicas)
         while self._next < min(window, len(self._episodes)):
             self._open()
         self._dispatch(0.0)
         now = 0.0
         while self._events:
-            now, version, place = heapq.heappop(self._events)
-            if version != self._versions[place]:
+            now, version, number = heapq.heappop(self._events)
+            if version != self._versions[number]:
                 continue
-            job = self.replicas[place].fire()
+            job = self.replicas[number].fire()
             if job is not None:
-                self._dispatch(now)  # the gate hands the place on before the sample has its next call ready
+                self._dispatch(now)  # the gate lets another call in before the sample has its next call ready
                 self._finish(job)
                 self._dispatch(now)
-            self._schedule(place)
+            self._schedule(number)
         return Run(now, self.done)
 
     def _open(self) -> None:
@@ -289,9 +277,9 @@ class Cluster:
         calls = self._episodes[order]
         self._left[order] = [len(call.needs) for call in calls]
         self._calls_left[order] = len(calls)
-        for place, call in enumerate(calls):
+        for index, call in enumerate(calls):
             if not call.needs:
-                self._queue(Job(order, place, call))
+                self._queue(Job(order, index, call))
 
     def _queue(self, job: Job) -> None:
         first = job.call.round if self._lockstep else 0
@@ -300,11 +288,11 @@ class Cluster:
     def _finish(self, job: Job) -> None:
         self.done.append(job)
         calls, left = self._episodes[job.order], self._left[job.order]
-        for place, call in enumerate(calls):
-            if job.place in call.needs:
-                left[place] -= 1
-                if not left[place]:
-                    self._queue(Job(job.order, place, call))
+        for index, call in enumerate(calls):
+            if job.index in call.needs:
+                left[index] -= 1
+                if not left[index]:
+                    self._queue(Job(job.order, index, call))
         self._calls_left[job.order] -= 1
         if self._lockstep:
             self._rounds[job.call.round] -= 1
@@ -320,7 +308,7 @@ class Cluster:
                 return
             home = self._homes.get(order)
             if home is None or home.in_flight >= self._cap:
-                best = min(self.replicas, key=lambda one: one.in_flight)
+                best = min(self.replicas, key=lambda replica: replica.in_flight)
                 if best.in_flight >= self._cap:
                     return
                 home = self._homes.setdefault(order, best) if home is None else best
@@ -328,11 +316,11 @@ class Cluster:
             home.submit(job, now)
             self._schedule(self.replicas.index(home))
 
-    def _schedule(self, place: int) -> None:
-        self._versions[place] += 1
-        when = self.replicas[place].next_event()
+    def _schedule(self, number: int) -> None:
+        self._versions[number] += 1
+        when = self.replicas[number].next_event()
         if when < math.inf:
-            heapq.heappush(self._events, (when, self._versions[place], place))
+            heapq.heappush(self._events, (when, self._versions[number], number))
 
 
 def simulate(
@@ -364,5 +352,5 @@ def chain(episode: Episode, speed: Speed) -> float:
     for call in episode:
         steps = call.reply[1] - 1
         alone = steps * (speed.base + speed.per_sequence + speed.per_context * (call.prompt_tokens + steps / 2))
-        ends.append(alone + max((ends[place] for place in call.needs), default=0.0))
+        ends.append(alone + max((ends[index] for index in call.needs), default=0.0))
     return max(ends, default=0.0)

@@ -1,14 +1,18 @@
-"""What a measurement is, and how it is printed and stored."""
+"""What a measurement is, how it is printed and stored, and what the benchmarks' scripts share."""
 
+import argparse
 import json
 import os
 import platform
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
+from agentark.types import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,20 +41,36 @@ class Row:
         return "yes" if (self.ratio <= float(bound) if sign == "<=" else self.ratio >= float(bound)) else "NO"
 
 
-def repeated(name: str, tops: Sequence[float], bottoms: Sequence[float], ours: Sequence[float]) -> Row:
-    """The row of alternated runs: the median of top / bottom within each repetition, with its spread.
+def parser(doc: str | None, name: str = "") -> argparse.ArgumentParser:
+    """A script's flags, headed by the first line of its docstring; a benchmark of that name also has --json."""
+    flags = argparse.ArgumentParser(
+        description=(doc or "").split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    if name:
+        path = ROOT / "results" / "bench" / f"{name}.json"
+        flags.add_argument("--json", type=Path, default=path, help="where the ratios go")
+    return flags
+
+
+def repetitions(count: int, minutes: float) -> Iterator[int]:
+    """1, 2, ... `count`; none begins that would end later than so many minutes after the first began."""
+    start = time.perf_counter()
+    for done in range(count):
+        if done and (time.perf_counter() - start) * (done + 1) / done > minutes * 60:
+            print(f"no time for repetition {done + 1} within {minutes:g} minutes", file=sys.stderr)
+            return
+        yield done + 1
+
+
+def measured(
+    name: str, runs: Sequence[tuple[float, float]], unit: str, goal: str = "", *, over_ours: bool = False
+) -> Row:
+    """The row of repeated measurements (ours, baseline): the median of their ratios, with its spread.
 
     Args:
-        ours: whichever of the two is ours; the other is the baseline.
+        over_ours: the ratio is baseline / ours, and not ours / baseline.
     """
-    ratios = [top / bottom for top, bottom in zip(tops, bottoms, strict=True)]
-    baseline = bottoms if ours is tops else tops
-    return Row(name, median(ratios), median(baseline), median(ours), "s", "", (min(ratios), max(ratios)))
-
-
-def measured(name: str, runs: Sequence[tuple[float, float]], unit: str, goal: str = "") -> Row:
-    """The row of repeated measurements (ours, baseline): the median of their ratios, with its spread."""
-    ratios = [ours / baseline for ours, baseline in runs]
+    ratios = [baseline / ours if over_ours else ours / baseline for ours, baseline in runs]
     ours, baseline = (median(values) for values in zip(*runs, strict=True))
     return Row(name, median(ratios), baseline, ours, unit, goal, (min(ratios), max(ratios)) if len(runs) > 1 else None)
 
@@ -68,35 +88,47 @@ def table(rows: Sequence[Row]) -> str:
 def save(rows: Sequence[Row], path: Path) -> None:
     """The rows as a JSON list."""
     common = {"machine": machine(), "commit": commit(), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    values = [
-        {
-            "name": row.name,
-            "ratio": row.ratio,
-            "baseline": row.baseline,
-            "ours": row.ours,
-            "unit": row.unit,
-            **({"low": row.spread[0], "high": row.spread[1]} if row.spread else {}),
-            **common,
-        }
-        for row in rows
-    ]
+    values = []
+    for row in rows:
+        figures = {field: getattr(row, field) for field in ("name", "ratio", "baseline", "ours", "unit")}
+        values.append(figures | (dict(zip(("low", "high"), row.spread, strict=True)) if row.spread else {}) | common)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
+def publish(rows: Sequence[Row], path: Path) -> int:
+    """Print the rows and save them. Returns the script's exit code."""
+    print(table(rows))
+    save(rows, path)
+    print(f"\n{machine()}, commit {commit()}; ratios written to {path}")
+    return 0
+
+
+def put(text: str, path: Path, marks: tuple[str, str], flag: str) -> None:
+    """Replace what stands between two marks in a file that `flag` names.
+
+    Raises:
+        UserError: the marks are not there, once each and in this order; the file stays as it is.
+    """
+    whole = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if [whole.count(mark) for mark in marks] != [1, 1] or whole.index(marks[0]) > whole.index(marks[1]):
+        raise UserError(f"{flag} {path}: needs a line {marks[0]} and, after it, a line {marks[1]}")
+    before, _, rest = whole.partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    path.write_text(f"{before}{marks[0]}\n\n{text}\n\n{marks[1]}{after}", encoding="utf-8")
+
+
 def machine() -> str:
     """Processor and cores this process may use."""
-    names = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ] if Path("/proc/cpuinfo").exists() else []  # fmt: skip
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text(encoding="utf-8").splitlines() if about.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def commit() -> str:
     """Short hash, with `+` where the tree differs from it."""
     git = ["git", "-C", str(ROOT)]
-    found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() + ("+" if changed.stdout.strip() else "") if found.returncode == 0 else "unknown"
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else "unknown"

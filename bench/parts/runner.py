@@ -17,14 +17,15 @@ import psutil
 
 from agentark import embedded
 from agentark.engines.prompt import Prompter
-from agentark.types import Completion, Guarantee, Message, SamplingParams
+from agentark.types import Completion, Message, SamplingParams
+from bench.parts.clock import StandIn
+from bench.parts.episodes import debate
 from bench.parts.questions import problems
 from bench.parts.report import ROOT, Row
 from bench.parts.schedules import execute
-from methods.llm_debate.llm_debate import LLMDebate, LLMDebateConfig
 
-DEBATE = LLMDebate(LLMDebateConfig(num_agents=5, num_rounds=3))  # 16 calls
-SMALL = LLMDebate(LLMDebateConfig(num_agents=2, num_rounds=1))  # 3 calls
+DEBATE = debate(5, 3)  # 16 calls
+SMALL = debate(2, 1)  # 3 calls
 CAPACITY = 32
 REPLY = 1200  # characters, about 300 tokens
 LONG_PROMPT = 16000  # characters, about 4,000 tokens
@@ -33,12 +34,10 @@ GOAL_STALL = 5.0  # milliseconds
 GOAL_MEMORY = 1.1  # flat: ten times the samples, a tenth more memory at most
 
 
-class InstantEngine:
+class InstantEngine(StandIn):
     """Answers at once with one of a few prepared replies; tokenises the prompt first when given a Prompter."""
 
     name = "instant"
-    guarantee: Guarantee = "exact"
-    context_length = 1 << 20
 
     def __init__(self, reply_characters: int, prompter: Prompter | None = None) -> None:
         self.capacity = CAPACITY
@@ -48,12 +47,6 @@ class InstantEngine:
         words = ("so", "we", "have", "12", "bags", "and", "then", "3 + 4 = 7", "which", "leaves", "dollars.\n")
         filler = [" ".join(draw.choices(words, k=reply_characters // 4)) for _ in range(8)]
         self._replies = [text[:reply_characters] for text in filler]
-
-    async def __aenter__(self) -> "InstantEngine":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
@@ -67,15 +60,8 @@ class InstantEngine:
         self.prompt_tokens += prompt_tokens
         seed = params.seed or 0
         answer = zlib.crc32(session.encode()) % 1000 + seed % 3  # agents of one sample give one of three answers
-        return Completion(
-            text=f"{self._replies[seed % len(self._replies)]} The answer is \\boxed{{{answer}}}.",
-            finish_reason="stop",
-            prompt_tokens=prompt_tokens,
-            completion_tokens=0,
-            cached_tokens=0,
-            model=self.name,
-            seconds=0.0,
-        )
+        text = f"{self._replies[seed % len(self._replies)]} The answer is \\boxed{{{answer}}}."
+        return Completion(text, "stop", prompt_tokens, 0, self.name, 0.0, cached_tokens=0)
 
 
 @asynccontextmanager
@@ -83,21 +69,16 @@ async def lateness(into: list[float], tick: float = 0.001) -> AsyncIterator[None
     """Collects by how many seconds the loop is late for a `tick`."""
 
     async def sample() -> None:
-        clock = time.perf_counter
         while True:
-            start = clock()
+            start = time.perf_counter()
             await asyncio.sleep(tick)
-            into.append(clock() - start - tick)
+            into.append(time.perf_counter() - start - tick)
 
     task = asyncio.create_task(sample())
     try:
         yield
     finally:
         task.cancel()
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def cost(samples: int, reply_characters: int) -> dict[str, float]:
@@ -113,11 +94,10 @@ def cost(samples: int, reply_characters: int) -> dict[str, float]:
 
 
 def stalls(samples: int, prompt_characters: int) -> dict[str, float]:
-    """p50, p99 and largest loop stall in ms while the real Prompter tokenises; mean prompt tokens."""
+    """p50 and p99 of the loop's stalls in ms while the real Prompter tokenises; mean prompt tokens."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(embedded.prepare())
-    prompter = Prompter(tokenizer, 1 << 20)
+    prompter = Prompter(AutoTokenizer.from_pretrained(embedded.prepare()), 1 << 20)
     engine = InstantEngine(REPLY, prompter)
     questions = list(problems(samples, prompt_characters))
     late: list[float] = []
@@ -129,21 +109,15 @@ def stalls(samples: int, prompt_characters: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(main())
     prompter.close()
-    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-    found = {key: percentile(late, share) * 1e3 for key, share in shares.items()}
-    return found | {"tokens": engine.prompt_tokens / engine.calls}
+    late.sort()
+    p50, p99 = (late[int(len(late) * share)] * 1e3 for share in (0.5, 0.99))
+    return {"p50": p50, "p99": p99, "tokens": engine.prompt_tokens / engine.calls}
 
 
 def memory(samples: int) -> float:
     """MB resident at the end of a run in a process of its own."""
-    command = [
-        sys.executable,
-        str(ROOT / "bench" / "inference_bench.py"),
-        "--part",
-        "memory",
-        "--samples",
-        str(samples),
-    ]
+    script = str(ROOT / "bench" / "inference_bench.py")
+    command = [sys.executable, script, "--part", "memory", "--samples", str(samples)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1])["mb"])
 
@@ -164,17 +138,15 @@ def rows(samples: int, stall_samples: int, memory_samples: int) -> list[Row]:
         stall_samples: of the stall measurement, 16 calls with prompts of 4,000 tokens and more each.
         memory_samples: the smaller of the two runs whose memory is compared, the other has ten times as many.
     """
-    got = cost(samples, REPLY)
-    title = f"runner: llm_debate 5x3, n={samples}, 16 calls each: time per call"
-    found = [
-        Row(f"{title} / goal", got["wall"] / GOAL_CALL, GOAL_CALL, got["wall"], "us", "<= 1"),
-        Row(f"{title} / goal, processor time", got["cpu"] / GOAL_CALL, GOAL_CALL, got["cpu"], "us"),
-    ]
-    late = stalls(stall_samples, LONG_PROMPT)
-    title = f"runner: event-loop stall, prompts of {late['tokens']:.0f} tokens on average"
-    found.append(Row(f"{title}: p99 / goal", late["p99"] / GOAL_STALL, GOAL_STALL, late["p99"], "ms", "<= 1"))
-    found.append(Row(f"{title}: p50 / goal", late["p50"] / GOAL_STALL, GOAL_STALL, late["p50"], "ms"))
+    spent, late = cost(samples, REPLY), stalls(stall_samples, LONG_PROMPT)
+    call = f"runner: llm_debate 5x3, n={samples}, 16 calls each: time per call / goal"
+    stall = f"runner: event-loop stall, prompts of {late['tokens']:.0f} tokens on average"
     few, many = memory(memory_samples), memory(10 * memory_samples)
-    title = f"runner: memory at n={10 * memory_samples} / at n={memory_samples}"
-    found.append(Row(title, many / few, few, many, "MB", f"<= {GOAL_MEMORY}"))
-    return found
+    growth = f"runner: memory at n={10 * memory_samples} / at n={memory_samples}"
+    return [
+        Row(call, spent["wall"] / GOAL_CALL, GOAL_CALL, spent["wall"], "us", "<= 1"),
+        Row(f"{call}, processor time", spent["cpu"] / GOAL_CALL, GOAL_CALL, spent["cpu"], "us"),
+        Row(f"{stall}: p99 / goal", late["p99"] / GOAL_STALL, GOAL_STALL, late["p99"], "ms", "<= 1"),
+        Row(f"{stall}: p50 / goal", late["p50"] / GOAL_STALL, GOAL_STALL, late["p50"], "ms"),
+        Row(growth, many / few, few, many, "MB", f"<= {GOAL_MEMORY}"),
+    ]

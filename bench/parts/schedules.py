@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,10 @@ class Rounds:
         self._open: dict[int, asyncio.Event] = {}
 
     async def reach(self, sample_id: str, round: int) -> None:
-        self._advance(sample_id, round)
+        for passed in range(self._at.get(sample_id, 0) + 1, round + 1):
+            self._reached[passed] += 1
+            self._check(passed)
+        self._at[sample_id] = max(round, self._at.get(sample_id, 0))
         await self._event(round).wait()
         await asyncio.sleep(0)  # whoever opened the round goes behind those that waited for it
 
@@ -36,12 +39,6 @@ class Rounds:
             self._reached[round] -= 1
         for round in range(1, last + 1):
             self._check(round)
-
-    def _advance(self, sample_id: str, round: int) -> None:
-        for passed in range(self._at.get(sample_id, 0) + 1, round + 1):
-            self._reached[passed] += 1
-            self._check(passed)
-        self._at[sample_id] = max(round, self._at.get(sample_id, 0))
 
     def _check(self, round: int) -> None:
         if self._reached[round] >= self._samples:
@@ -59,12 +56,9 @@ class Lockstep:
         self._rounds = Rounds(samples)
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
-        def held(messages: Sequence[Message], *, round: int, **address: Any) -> Coroutine[Any, Any, Turn]:
-            async def call() -> Turn:
-                await self._rounds.reach(sample.id, round)
-                return await chat(messages, round=round, **address)
-
-            return call()
+        async def held(messages: Sequence[Message], *, round: int, **address: Any) -> Turn:
+            await self._rounds.reach(sample.id, round)
+            return await chat(messages, round=round, **address)
 
         try:
             return await self._method.run(sample, held)
@@ -80,24 +74,17 @@ async def execute(
     folder: Path,
     *,
     total: int,
-    max_tokens: int = 4096,
     seed: int = 0,
-    window: int | None = None,
 ) -> float:
     """Run the samples through the real runner into `folder/records.jsonl`; seconds of the loop's clock."""
     store = Store(folder / "records.jsonl", {}, overwrite=True)
     runner = Runner(
-        method=Lockstep(method, total) if schedule == "lockstep" else method,
-        info=MethodInfo("bench", "bench", {}),
-        model=engine.name,
-        engines={"main": engine},
-        defaults=Defaults(0.8, max_tokens, seed),
-        store=store,
+        method=Lockstep(method, total) if schedule == "lockstep" else method, info=MethodInfo("bench", "bench", {}),
+        model=engine.name, engines={"main": engine}, defaults=Defaults(0.8, 4096, seed), store=store,
         progress=Progress(total, quiet=True),
-    )
-    window = {"ours": window, "lockstep": total, "one_at_a_time": 1}[schedule]
-    if window is not None:
-        runner._window = asyncio.Semaphore(window)  # open samples: the one setting a user has no flag for
+    )  # fmt: skip
+    if schedule != "ours":  # open samples: the one setting a user has no flag for
+        runner._window = asyncio.Semaphore(total if schedule == "lockstep" else 1)
     clock = asyncio.get_running_loop().time
     store.start({})
     try:

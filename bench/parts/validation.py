@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentark.files import manifest_of
-from agentark.types import Record, UserError
+from agentark.types import UserError
 from bench.parts.episodes import Episode, good_records, recorded
 from bench.parts.replicas import Run, Speed, simulate
 from bench.parts.report import Row
@@ -41,26 +41,22 @@ def read(path: Path) -> Measured:
     Raises:
         UserError: no such file, or a run in several sessions, whose wall time would count the time between them.
     """
-    records = sorted(good_records(path), key=lambda one: one.started)
+    records = sorted(good_records(path), key=lambda record: record.started)
     manifest = json.loads(manifest_of(path).read_text(encoding="utf-8"))
     sessions = manifest["sessions"]
     if len(sessions) != 1:
         raise UserError(f"{path}: {len(sessions)} sessions; a run made in one go is needed")
-    turns = [turn.completion for one in records for turn in one.trajectory]
+    turns = [turn.completion for record in records for turn in record.trajectory]
     cached = [turn.cached_tokens for turn in turns]
     return Measured(
         path=path,
         episodes=recorded(records),
         cap=int(sessions[0]["capacity"]),
-        seconds=_wall(records),
+        seconds=max(record.started + record.seconds for record in records) - records[0].started,
         calls=sum(turn.seconds for turn in turns),
-        cached=None if None in cached else sum(one or 0 for one in cached),
+        cached=None if None in cached else sum(count or 0 for count in cached),
         prompt=sum(turn.prompt_tokens for turn in turns),
     )
-
-
-def _wall(records: Sequence[Record]) -> float:
-    return max(one.started + one.seconds for one in records) - min(one.started for one in records)
 
 
 def predict(run: Measured, speed: Speed, replicas: int) -> Run:
@@ -77,16 +73,16 @@ def fit(runs: Sequence[Measured], replicas: int, kv_tokens: int, block: int) -> 
         return Speed(base, sequence, 0.0, prompt, kv_tokens, max(32, most), block=block)
 
     def loss(logs: Sequence[float]) -> float:
-        total = 0.0
+        total, speed = 0.0, speed_of(logs)
         for run in runs:
-            found = predict(run, speed_of(logs), replicas)
-            calls = sum(job.finished - job.submitted for job in found.jobs)
-            total += math.log(found.seconds / run.seconds) ** 2 + math.log(calls / run.calls) ** 2
+            simulated = predict(run, speed, replicas)
+            calls = sum(job.finished - job.submitted for job in simulated.jobs)
+            total += math.log(simulated.seconds / run.seconds) ** 2 + math.log(calls / run.calls) ** 2
         # one run cannot tell three speeds apart: stay near the start where the runs do not say
         return total + 1e-3 * sum((value - math.log(first)) ** 2 for value, first in zip(logs, START, strict=True))
 
-    start = [math.log(value) for value in START]
-    best = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 200, "xatol": 1e-3, "fatol": 1e-6})
+    options = {"maxiter": 200, "xatol": 1e-3, "fatol": 1e-6}
+    best = minimize(loss, list(map(math.log, START)), method="Nelder-Mead", options=options)
     return speed_of([float(value) for value in best.x])
 
 
@@ -98,16 +94,16 @@ def rows(fitted: Sequence[Path], predicted: Sequence[Path], replicas: int, kv_to
         f"fitted: {speed.base * 1e3:.1f} ms a step, {speed.per_sequence * 1e3:.2f} ms a sequence in it, "
         f"{speed.per_prompt * 1e3:.2f} ms a prompt token"
     )
-    found = []
-    for what, run in [*(("fitted", one) for one in runs), *(("predicted", read(path)) for path in predicted)]:
+    rows = []
+    for what, run in [*(("fitted", run) for run in runs), *(("predicted", read(path)) for path in predicted)]:
         simulated = predict(run, speed, replicas)
         title = f"simulate, {what}: {run.path.stem}, n={len(run.episodes)}, cap {run.cap}"
         goal = "" if what == "fitted" else "<= 1.15"
         error = max(simulated.seconds / run.seconds, run.seconds / simulated.seconds)
-        found.append(Row(f"{title}: wall time, simulated against measured, the larger over the smaller", error,
+        rows.append(Row(f"{title}: wall time, simulated against measured, the larger over the smaller", error,
                          run.seconds, simulated.seconds, "s", goal))  # fmt: skip
         if run.cached:
             shares = simulated.cached / simulated.prompt, run.cached / run.prompt
             name = f"{title}: prefix-cache hit rate, simulated / measured"
-            found.append(Row(name, shares[0] / shares[1], shares[1], shares[0], "of prompt tokens"))
-    return found
+            rows.append(Row(name, shares[0] / shares[1], shares[1], shares[0], "of prompt tokens"))
+    return rows

@@ -7,16 +7,16 @@ from pathlib import Path
 from agentark.records import read_records
 from agentark.types import Method
 from bench.parts.clock import Lengths, SlotEngine, lower_bound, run_virtual
+from bench.parts.episodes import debate
 from bench.parts.questions import problems
 from bench.parts.report import Row, measured
 from bench.parts.schedules import Schedule, execute
-from methods.llm_debate.llm_debate import LLMDebate, LLMDebateConfig
 from methods.self_consistency.self_consistency import SelfConsistency, SelfConsistencyConfig
 
 METHODS: Mapping[str, Method] = {
-    "llm_debate 3x2": LLMDebate(LLMDebateConfig()),
-    "llm_debate 5x3": LLMDebate(LLMDebateConfig(num_agents=5, num_rounds=3)),
-    "llm_debate 5x3 shared_order": LLMDebate(LLMDebateConfig(num_agents=5, num_rounds=3, shared_order=True)),
+    "llm_debate 3x2": debate(3, 2),
+    "llm_debate 5x3": debate(5, 3),
+    "llm_debate 5x3 shared_order": debate(5, 3, shared_order=True),
     "self_consistency 5": SelfConsistency(SelfConsistencyConfig()),
 }
 SCHEDULES: tuple[Schedule, ...] = ("ours", "lockstep", "one_at_a_time")
@@ -36,17 +36,16 @@ def measure(
     """(makespan, lower bound) in virtual seconds; `seed` draws other reply lengths, `times` go to the engine."""
     engine = SlotEngine(slots, lengths or Lengths(), **times)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        makespan = run_virtual(execute(schedule, method, engine, problems(samples), folder, total=samples, seed=seed))
-        return makespan, lower_bound(list(read_records(folder / "records.jsonl")), slots)
+        run = execute(schedule, method, engine, problems(samples), Path(name), total=samples, seed=seed)
+        return run_virtual(run), lower_bound(list(read_records(Path(name) / "records.jsonl")), slots)
 
 
 def rows(slots: int, per_slot: int, seeds: int) -> list[Row]:
-    found = []
+    rows = []
     for name, method in METHODS.items():
         for schedule in SCHEDULES:
             runs = [measure(schedule, method, slots, slots * per_slot, seed=seed) for seed in range(seeds)]
             title = f"virtual: {name}, B={slots}, n={slots * per_slot}: {schedule.replace('_', ' ')} / lower bound"
             goal = GOAL if schedule == "ours" and per_slot >= GOAL_SAMPLES_PER_SLOT else ""
-            found.append(measured(title, runs, "virtual s", goal))
-    return found
+            rows.append(measured(title, runs, "virtual s", goal))
+    return rows

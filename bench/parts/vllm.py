@@ -7,6 +7,7 @@ One engine serves all runs; its prefix cache is emptied before each. The text of
 (a real engine), their lengths don't.
 """
 
+import argparse
 import asyncio
 import functools
 import sys
@@ -26,10 +27,10 @@ from agentark.episode import Gate, gather
 from agentark.types import Completion, Message, Method, Sample, SamplingParams
 from bench.parts.cache import Served, ideal_cached, occupancy
 from bench.parts.clock import Lengths
+from bench.parts.episodes import debate
 from bench.parts.questions import problems
-from bench.parts.report import Row, measured, repeated
+from bench.parts.report import Row, measured, repetitions
 from bench.parts.schedules import Schedule, execute
-from methods.llm_debate.llm_debate import LLMDebate, LLMDebateConfig
 from methods.self_consistency.self_consistency import SelfConsistency, SelfConsistencyConfig
 
 Call = tuple[Sequence[Message], SamplingParams, str, int]
@@ -37,22 +38,6 @@ Call = tuple[Sequence[Message], SamplingParams, str, int]
 
 GOAL_OCCUPANCY = ">= 0.95"
 SCHEDULES: dict[str, Schedule] = {"a": "ours", "b": "lockstep", "c": "one_at_a_time"}
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is run."""
-
-    cap: int
-    samples: int
-    agents: int
-    rounds: int
-    repeats: int
-    lengths: Lengths
-    minutes: float
-    """No repetition is begun that would end later than so many minutes after the first."""
-    block: int | None = None
-    """Tokens per block of vLLM's cache; None: its own default."""
 
 
 class _Recorder:
@@ -136,7 +121,7 @@ async def replay(engine: PinnedEngine, calls: Sequence[Call]) -> float:
     """Seconds for calls that wait for nothing but the gate."""
     gate = Gate(engine.capacity)
 
-    async def one(messages: Sequence[Message], params: SamplingParams, session: str, priority: int) -> None:
+    async def send(messages: Sequence[Message], params: SamplingParams, session: str, priority: int) -> None:
         await gate.acquire(priority)
         try:
             await engine.chat(messages, params, session=session, priority=priority)
@@ -144,7 +129,7 @@ async def replay(engine: PinnedEngine, calls: Sequence[Call]) -> float:
             gate.release()
 
     start = time.perf_counter()
-    await gather(*(one(*call) for call in calls))
+    await gather(*(send(*call) for call in calls))
     return time.perf_counter() - start
 
 
@@ -157,80 +142,67 @@ async def repeat(engine: PinnedEngine, setting: Setting, samples: Sequence[Sampl
             seconds = await replay(engine, sorted(calls, key=lambda call: call[3]))
         else:
             with tempfile.TemporaryDirectory() as folder:
-                total = len(samples)
-                seconds = await execute(
-                    SCHEDULES[letter], setting.method, engine, samples, Path(folder), total=total, max_tokens=4096
-                )
+                schedule = SCHEDULES[letter]
+                seconds = await execute(schedule, setting.method, engine, samples, Path(folder), total=len(samples))
         if letter == "a":
             calls = engine.calls
         setting.seconds.setdefault(letter, []).append(seconds)
         setting.served.setdefault(letter, []).append(engine.recorder.served)
-        reply = sum(len(call.reply) for call in engine.recorder.served)
-        print(
-            f"  {setting.name} {letter}: {seconds:.1f} s, {reply / seconds:.0f} tokens/s", file=sys.stderr, flush=True
-        )
+        speed = sum(len(call.reply) for call in engine.recorder.served) / seconds
+        print(f"  {setting.name} {letter}: {seconds:.1f} s, {speed:.0f} tokens/s", file=sys.stderr, flush=True)
 
 
-def settings(size: Size) -> list[Setting]:
-    def debate(**options: Any) -> LLMDebate:
-        return LLMDebate(LLMDebateConfig(num_agents=size.agents, num_rounds=size.rounds, **options))
-
-    voting = SelfConsistency(SelfConsistencyConfig())
-    name = f"llm_debate {size.agents}x{size.rounds}"
+def settings(agents: int, rounds: int) -> list[Setting]:
+    plain, voting = debate(agents, rounds), SelfConsistency(SelfConsistencyConfig())
+    name = f"llm_debate {agents}x{rounds}"
     return [
-        Setting(name, debate(), "abcd"),
-        Setting(f"{name} shared_order", debate(shared_order=True), "ab"),
-        Setting(f"{name} reproducible", debate(), "a", reproducible=True),
+        Setting(name, plain, "abcd"),
+        Setting(f"{name} shared_order", debate(agents, rounds, shared_order=True), "ab"),
+        Setting(f"{name} reproducible", plain, "a", reproducible=True),
         Setting("self_consistency 5", voting, "abcd"),
         Setting("self_consistency 5 reproducible", voting, "a", reproducible=True),
     ]
 
 
-async def measure(size: Size, chosen: Sequence[Setting]) -> int:
+async def measure(args: argparse.Namespace, chosen: Sequence[Setting]) -> int:
     """Fill the settings; the block size of vLLM's cache."""
     config = VLLMConfig(
-        model=str(embedded.prepare()),
-        served_name=embedded.EMBEDDED,
-        max_model_len=4096,
-        max_concurrency=size.cap,
+        model=str(embedded.prepare()), served_name=embedded.EMBEDDED, max_model_len=4096, max_concurrency=args.cap
     )
-    samples = list(problems(size.samples))
-    async with PinnedEngine(config, size.lengths, size.block) as engine:
-        await repeat(engine, Setting("warm-up", chosen[0].method, "a"), samples[: max(1, size.cap // 4)])
-        start = time.perf_counter()
-        for repetition in range(size.repeats):
-            took = time.perf_counter() - start
-            if repetition and took * (repetition + 1) / repetition > size.minutes * 60:
-                print(f"no time for repetition {repetition + 1} within {size.minutes:g} minutes", file=sys.stderr)
-                break
-            print(f"repetition {repetition + 1} of {size.repeats}", file=sys.stderr, flush=True)
+    samples = list(problems(args.vllm_samples))
+    low, median, high = args.tokens
+    async with PinnedEngine(config, Lengths(median, 0.6, low, high), args.block) as engine:
+        await repeat(engine, Setting("warm-up", chosen[0].method, "a"), samples[: max(1, args.cap // 4)])
+        for repetition in repetitions(args.repeats, args.minutes):
+            print(f"repetition {repetition} of {args.repeats}", file=sys.stderr, flush=True)
             for setting in chosen:
                 await repeat(engine, setting, samples)
         return int(engine.recorder.vllm_config.cache_config.block_size)
 
 
-def rows(size: Size) -> list[Row]:
-    chosen = settings(size)
-    block = asyncio.run(measure(size, chosen))
-    found: list[Row] = []
+def rows(args: argparse.Namespace) -> list[Row]:
+    """All of part 3, by the flags of bench/inference_bench.py."""
+    chosen = settings(args.agents, args.rounds)
+    block = asyncio.run(measure(args, chosen))
+    rows: list[Row] = []
     for setting in chosen:
-        title = f"vllm: {setting.name}, cap {size.cap}, n={size.samples}"
+        title = f"vllm: {setting.name}, cap {args.cap}, n={args.vllm_samples}"
         ours = setting.seconds["a"]
         for letter, what in (("b", "lockstep"), ("c", "one at a time"), ("d", "dependency-free replay")):
             if letter in setting.letters:
-                found.append(repeated(f"{title}: {what} / ours ({letter}/a)", setting.seconds[letter], ours, ours))
-        found += _slot_rows(f"{title}, ours", setting.served["a"], size.cap, GOAL_OCCUPANCY)
+                runs = list(zip(ours, setting.seconds[letter], strict=True))
+                rows.append(measured(f"{title}: {what} / ours ({letter}/a)", runs, "s", over_ours=True))
+        rows += _slot_rows(f"{title}, ours", setting.served["a"], args.cap, GOAL_OCCUPANCY)
         if "b" in setting.letters:
-            found += _slot_rows(f"{title}, lockstep", setting.served["b"], size.cap, "")
-        found += _cache_rows(f"{title}, ours", setting.served["a"], block)
-    by_name = {setting.name: setting for setting in chosen}
-    for name, other in by_name.items():
+            rows += _slot_rows(f"{title}, lockstep", setting.served["b"], args.cap, "")
+        rows += _cache_rows(f"{title}, ours", setting.served["a"], block)
+    seconds = {setting.name: setting.seconds["a"] for setting in chosen}
+    for name, on in seconds.items():
         plain = name.removesuffix(" shared_order").removesuffix(" reproducible")
-        if plain == name:
-            continue
-        off, on = by_name[plain].seconds["a"], other.seconds["a"]
-        found.append(repeated(f"vllm: {name} on / off, our wall time", on, off, on))
-    return found
+        if plain != name:
+            runs = list(zip(on, seconds[plain], strict=True))
+            rows.append(measured(f"vllm: {name} on / off, our wall time", runs, "s"))
+    return rows
 
 
 def _slot_rows(title: str, runs: Sequence[list[Served]], slots: int, goal: str) -> list[Row]:
@@ -246,7 +218,7 @@ def _slot_rows(title: str, runs: Sequence[list[Served]], slots: int, goal: str) 
 
 def _cache_rows(title: str, runs: Sequence[list[Served]], block: int) -> list[Row]:
     """Prompt tokens served from the cache, against what ideal caches of several block sizes would have served."""
-    found = []
+    rows = []
     for size in dict.fromkeys((block, 16, 1)):
         pairs = []
         for served in runs:
@@ -254,5 +226,5 @@ def _cache_rows(title: str, runs: Sequence[list[Served]], block: int) -> list[Ro
             pairs.append((sum(call.cached for call in served) / prompt, max(1, ideal_cached(served, size)) / prompt))
         what = f"blocks of {size}" if size > 1 else "single tokens"
         own = ", vLLM's own" if size == block else ""
-        found.append(measured(f"{title}: prefix-cache hit rate / ideal ({what}{own})", pairs, "of prompt tokens"))
-    return found
+        rows.append(measured(f"{title}: prefix-cache hit rate / ideal ({what}{own})", pairs, "of prompt tokens"))
+    return rows

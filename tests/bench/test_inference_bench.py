@@ -10,7 +10,7 @@ from agentark.types import Completion, Message, MethodInfo, Part, Record, Sampli
 from bench import inference_bench
 from bench.parts.cache import Served, ideal_cached, occupancy
 from bench.parts.clock import Lengths, SlotEngine, chain, lower_bound, run_virtual
-from bench.parts.report import Row, measured, repeated, save, table
+from bench.parts.report import Row, measured, save, table
 from bench.parts.schedules import Rounds
 from bench.parts.virtual import METHODS, measure
 
@@ -215,8 +215,7 @@ def test_rows_say_whether_the_goal_is_met(tmp_path: Path) -> None:
 
 
 def test_repeated_runs_are_compared_within_a_repetition() -> None:
-    ours = [1.0, 2.0, 4.0]
-    row = repeated("b/a", [3.0, 3.0, 4.0], ours, ours)
+    row = measured("b/a", [(1.0, 3.0), (2.0, 3.0), (4.0, 4.0)], "s", over_ours=True)
     assert (row.ratio, row.spread, row.ours, row.baseline) == (1.5, (1.0, 3.0), 2.0, 3.0)
     row = measured("used", [(1.0, 2.0), (3.0, 4.0), (2.0, 2.0)], "calls")
     assert (row.ratio, row.spread, row.ours, row.baseline) == (0.75, (0.5, 1.0), 2.0, 2.0)

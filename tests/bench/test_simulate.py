@@ -91,12 +91,12 @@ def test_order_caps_and_bound_hold(seed: int, schedule: Any) -> None:
     replicas, cap = draw.randint(1, 3), draw.randint(1, 8)
     fast = Speed(0.02, 1e-3, 1e-6, 1e-4, draw.choice([6000, 60_000]), max_sequences=8)
     found = simulate(episodes, fast, replicas, cap, schedule)
-    assert sorted((job.order, job.place) for job in found.jobs) == [
-        (order, place) for order, one in enumerate(episodes) for place in range(len(one))
+    assert sorted((job.order, job.index) for job in found.jobs) == [
+        (order, index) for order, episode in enumerate(episodes) for index in range(len(episode))
     ]
-    ends = {(job.order, job.place): job.finished for job in found.jobs}
+    ends = {(job.order, job.index): job.finished for job in found.jobs}
     for job in found.jobs:
-        assert all(ends[job.order, place] <= job.submitted for place in job.call.needs)
+        assert all(ends[job.order, index] <= job.submitted for index in job.call.needs)
         if schedule == "lockstep":
             before = [one.finished for one in found.jobs if one.call.round < job.call.round]
             assert max(before, default=0.0) <= job.submitted

@@ -8,7 +8,7 @@ import pytest
 
 from agentark.types import UserError
 from bench import table
-from bench.parts.report import Row, save
+from bench.parts.report import ROOT, Row, put, save
 
 
 def test_ratios_become_a_table_and_other_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,14 +47,14 @@ def test_a_page_without_marks_stays_as_it_is(text: str, tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
     page.write_text(text)
     with pytest.raises(UserError, match=r"--into .*: needs a line"):
-        table.put("new", page)
+        put("new", page, table.MARKS, "--into")
     assert page.read_text() == text
 
 
 def test_docs_performance_has_the_marks(tmp_path: Path) -> None:
     page = tmp_path / "performance.md"
-    shutil.copy(table.report.ROOT / "docs" / "performance.md", page)
-    table.put("| measured |", page)
+    shutil.copy(ROOT / "docs" / "performance.md", page)
+    put("| measured |", page, table.MARKS, "--into")
     assert page.read_text().endswith(f"{table.MARKS[0]}\n\n| measured |\n\n{table.MARKS[1]}\n")
 
 

@@ -1,0 +1,39 @@
+"""What the two learning experiments share: their flags, the commands that they run, their table."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.parts import report
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    flags = report.parser(doc)
+    flags.add_argument("--output", type=Path, required=True)
+    flags.add_argument("--seed", type=int, default=0)
+    return flags
+
+
+def words(flags: Mapping[str, Any]) -> list[str]:
+    """A command line."""
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def run(*command: object) -> None:
+    """A command of ours, in the root of the repository."""
+    print("$ python", *command, flush=True)
+    subprocess.run([sys.executable, *map(str, command)], cwd=report.ROOT, check=True)
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    """What a training's manifest says of it."""
+    figures: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["metrics"]
+    return figures
+
+
+def save_table(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
+    (output / "table.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
