@@ -116,13 +116,16 @@ def _unfenced(text: str) -> str | None:
     if tree and not any(isinstance(node, ast.Expr) and isinstance(node.value, ast.Name) for node in tree.body):
         return text.strip("\n")  # a word of prose is a name
     lines, parts, first = text.split("\n"), [], 0
-    while first < len(lines):
-        ends = [end for end in range(first + 1, len(lines) + 1) if not lines[end : end + 1] or lines[end][:1].strip()]
-        begins = re.match(r"@|(?:async def|def|class|import|from|try)\b|\w+ *(?::[^=]+)?= ", lines[first])
-        end = next((end for end in ends if _parsed("\n".join(lines[first:end]))), None) if begins else None
-        if end:
-            parts.append("\n".join(lines[first:end]).rstrip())
-        first = end or first + 1
+    margin = [place for place, line in enumerate(lines) if line[:1].strip()] + [len(lines)]
+    begins = re.compile(r"@|(?:async def|def|class|import|from|try)\b|\w+ *(?::[^=]+)?= ")
+    for index, place in enumerate(margin[:-1]):
+        if place < first or not begins.match(lines[place]):
+            continue
+        for end in margin[index + 1 : index + 20]:  # a bracket, a docstring or an `except` may stand at the margin too
+            if _parsed("\n".join(lines[place:end])):
+                parts.append("\n".join(lines[place:end]).rstrip())
+                first = end
+                break
     return "\n\n".join(parts) or text.strip("\n")
 
 

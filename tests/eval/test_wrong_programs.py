@@ -16,6 +16,8 @@ from agentark.types import Sample
 pytestmark = pytest.mark.skipif(isolation_level() == "none", reason="nothing isolates programs here")
 
 WRONG = '''
+_given = dict(globals())
+
 import builtins as _builtins
 
 _kept = dict(vars(_builtins))
@@ -112,10 +114,10 @@ class _Spoiled:
         return _spoiled(value) if callable(value) and not isinstance(value, type) else value
 
 
-for _name, _value in list(globals().items()):
-    if type(_value) is type(_builtins) and not _name.startswith("_"):
+for _name, _value in _given.items():
+    if type(_value) is type(_builtins) and not _name.startswith("__"):
         globals()[_name] = _Spoiled(_value)
-    elif type(_value) is type(_choose) and not _name.startswith("_"):
+    elif type(_value) is type(_choose):
         globals()[_name] = _spoiled(_value)
 '''
 """Goes after the right program, which answers after `_choose(None)`; after `_choose(k)` it is wrong in its k-th way."""
@@ -143,7 +145,10 @@ LENIENT = {
     "MBPP/train/899",
     "MBPP/test/203",
     "MBPP/test/339",
-    "MBPP/train/698",  # asks for an order of a dictionary's items, which the tests do not see
+    "MBPP/train/698",  # the right answer to all tests of these four is an argument as it is
+    "MBPP/train/847",
+    "MBPP/train/890",
+    "MBPP/train/951",
 }
 """What upstream's own tests cannot tell from a constant or from the argument itself."""
 
