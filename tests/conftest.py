@@ -1,11 +1,17 @@
 """Fixtures that several test folders share."""
 
+import logging
 import os
 from pathlib import Path
 
+import absl.logging
 import pytest
 
 from agentark import embedded
+
+# rouge_score's absl keeps a handler on the stderr it was imported under, here pytest's own; vLLM's import ends every
+# handler, and absl's closes a stream that is not today's sys.stderr, which would close pytest's capture with it.
+absl.logging.PythonHandler.close = logging.Handler.close
 
 
 @pytest.fixture(scope="session")
