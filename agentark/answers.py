@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from agentark.metrics import squad_normalize
+from agentark.thinking import visible
 from agentark.types import AnswerType
 
 if TYPE_CHECKING:
@@ -33,6 +34,22 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 How = Literal["boxed", "hash", "answer_is", "letter", "option", "last_number", "text"]
+
+
+__all__ = [
+    "Answer",
+    "boxes",
+    "close_pool",
+    "equivalent",
+    "equivalent_many",
+    "equivalent_sync",
+    "extract",
+    "group",
+    "majority",
+    "normalize",
+    "quick_same",
+    "visible",
+]
 
 
 class Answer(Struct, frozen=True):
@@ -65,12 +82,6 @@ _PROSE = re.compile(r"(?:(?<![\\A-Za-z])[A-Za-z']{2,}[\s,]+){2,}")
 _HEADING = re.compile(rf"^[^\w\\]*[A-Za-z]{{3,}}|{_PROSE.pattern}")
 
 
-def visible(text: str) -> str | None:
-    """What follows the last `</think>`; None when the thinking never ends."""
-    reply = text.rpartition("</think>")[2]
-    return None if "<think>" in reply else reply
-
-
 def extract(text: str, answer_type: AnswerType, choices: Sequence[str] | None = None) -> Answer | None:
     r"""The answer a reply gives, or None.
 
@@ -79,7 +90,7 @@ def extract(text: str, answer_type: AnswerType, choices: Sequence[str] | None = 
     where the reply closes with it, else the whole reply (`####` is a heading in prose, so it does not count there).
 
     Args:
-        text: the reply; only what follows its last `</think>` counts.
+        text: the reply; only what follows its thinking counts.
         answer_type: of the sample.
         choices: texts of the options, when answer_type is `choice`; without them the letters A to J count.
     """

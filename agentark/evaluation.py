@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from agentark import answers, contamination, metrics, stats
+from agentark import answers, contamination, metrics, stats, thinking
 from agentark.config import nearest
 from agentark.published import PUBLISHED, read_published
 from agentark.records import decoded, read_records, write_atomically
@@ -392,7 +392,7 @@ def _names(names: Iterator[str]) -> str:
 
 def grader() -> dict[str, str]:
     """Name and version of what decides: our code by its digest (it has no release number), libraries by version."""
-    code = "".join(inspect.getsource(module) for module in (answers, metrics))
+    code = "".join(inspect.getsource(module) for module in (answers, thinking, metrics))
     versions = {"name": "agentark", "version": hashlib.sha256(code.encode()).hexdigest()[:12]}
     for package in ("math-verify", "rouge-score", "sacrebleu", "bert-score"):
         with suppress(importlib.metadata.PackageNotFoundError):
