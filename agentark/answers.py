@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from agentark.algebra import near, same
-from agentark.extraction import Answer, boxes, extract, folded, letter
+from agentark.extraction import Answer, boxes, extract, folded, gold, letter, named, options_in
 from agentark.metrics import fold, squad_normalize
 from agentark.numerals import TEXT, digits, plain, quantity, same_units, trim, without_signs
 from agentark.thinking import visible
@@ -36,9 +36,12 @@ __all__ = [
     "equivalent_many",
     "equivalent_sync",
     "extract",
+    "gold",
     "group",
     "majority",
+    "named",
     "normalize",
+    "options_in",
     "quick_same",
     "visible",
 ]

@@ -49,16 +49,16 @@ _NEXT_QUESTION = re.compile(
     r"\n[ \t]*(?:[#*\[ ]{0,6})(?:Question|Problem|Instruction|Input|Q|Human|User)(?:[ \t]+[0-9]{1,4})?[\]* ]{0,4}[:：]"
 )
 _NAMES = (
-    r"antwort|respuesta|réponse|risposta|resposta|ответ|відповідь|odpowied[źz]|cevap|svar|antwoord|vastaus"
-    r"|jawaban|jibu|đáp\s+án|trả\s+lời|उत्तर|উত্তর|คำตอบ|الإجابة|الجواب|إجابة|پاسخ|תשובה|απάντηση|válasz|odpověď|răspuns"
-    r"|答案|答复|回答|解答|答え|答|정답|답변|답"
+    r"(?<![^\W0-9])(?:antwort|respuesta|réponse|risposta|resposta|ответ|відповідь|odpowied[źz]|cevap|svar|antwoord|vastaus"
+    r"|jawaban|jibu|đáp\s+án|trả\s+lời|उत्तर|উত্তর|الإجابة|الجواب|إجابة|پاسخ|תשובה|απάντηση|válasz|odpověď|răspuns)"
+    r"|คำตอบ|答案|答复|回答|解答|答え|答|정답|답변|답"
 )
-_VERBS = r"ist|est|es|é|è|är|er|is|jest|это|є|adalah|ni|là|है|হল|هي|هو|是|为|為|は|は、|은|는"
+_VERBS = r"ist|lautet|est|es|é|è|är|er|is|jest|это|будет|є|adalah|ni|là|है|হল|هي|هو|是|为|為|は|은|는"
+_FOREIGN = rf"(?:{_NAMES})[*_\"' ]*(?:(?:\w+[ ]+){{0,2}}(?:{_VERBS})[ ]*[:：]?|\s*[:：ঃ=]|(?<=[答案])[是为為选選])"
 _ANSWER_IS = re.compile(
     r"\banswers?\b(?:\s+(?:choice|option|letter)\b)?(?:\s+(?:to|for)\s[^.:\n]{0,80}?)?[*_\"' ]*"
     r"(?:\b(?:is|was|(?:would|should|must)\s+be)\b(?!\s+not\b)\s*[:：]?|[:：=])"
-    rf"|(?<![^\W0-9])(?:{_NAMES})[*_\"' ]*"
-    rf"(?:(?:\w+[ ]+){{0,2}}(?:{_VERBS})[ ]*[:：]?|\s*[:：ঃ=]|(?<=[答案])[是为為选選])",
+    rf"|{_FOREIGN}|{unicodedata.normalize('NFKC', _FOREIGN)}",
     re.I,
 )
 _STATEMENTS = 20
@@ -72,6 +72,14 @@ _REASON = re.compile(
     r"|\b(?:because|since|as|for|so|which|given|check|where|when|if)\b)",
     re.I,
 )
+_REMARK = re.compile(r"\s+(?:(?:because|since|as|so|which|check)\b|\((?=[^()\\]*[A-Za-z]{3})).*", re.S)
+_ADVERBS = re.compile(r"^(?:(?:therefore|thus|then|simply|just|exactly|clearly|indeed|equal\s+to)\s+)+", re.I)
+_RETRACTED = re.compile(
+    r"[}$\\)\].,\s]*(?:but\s+|wait,?\s+|no,?\s+)*(?:(?:that|this|it)(?:'s|\s+is|\s+was)|is|was)\s+(?:\w+\s+)?"
+    r"(?:wrong|incorrect|not\s+(?:right|correct)|a\s+mistake)\b",
+    re.I,
+)
+_OPTION_MARK = re.compile(r"^\(?[A-J]\)\s+(?=\S)")
 _PROSE = re.compile(r"(?:(?<![\\A-Za-z])[A-Za-z']{2,}[\s,]+){2,}")
 _HEADING = re.compile(rf"^[^\w\\]*[A-Za-z]{{3,}}|{_PROSE.pattern}")
 _VERB = re.compile(r"\b(?:is|are|equals|was|be)\b[\s:]*(?:equal to\s+|about\s+|approximately\s+)?", re.I)
@@ -151,6 +159,8 @@ def _read(value: str, answer_type: AnswerType, choices: Sequence[str] | None) ->
         return _letter(value, choices)
     if answer_type == "number":
         exact = number(value, answer_type)
+        if exact is None:
+            exact = number(value.rpartition("=")[2], answer_type)
         return digits(exact) if exact is not None else trim(value) or None
     return (unwrapped(trim(value)) if answer_type == "text" else trim(value)) or None
 
@@ -159,18 +169,20 @@ def _boxed_answer(reply: str, answer_type: AnswerType, choices: Sequence[str] | 
     groups: list[list[str]] = []
     end = 0
     for start, stop, command in _box_spans(reply):
-        box = reply[start:stop]
-        if groups and _BELONGS.fullmatch(reply, min(end + 1, command), command) and reply[end : end + 1] in ("}", ""):
-            groups[-1].append(box)
+        closed = stop + (reply[stop : stop + 1] == "}")
+        if groups and command >= end and _BELONGS.fullmatch(reply, end, command):
+            groups[-1].append(reply[start:stop])
+        elif _RETRACTED.match(reply, closed, closed + 60):
+            groups.clear()
         else:
-            groups.append([box])
-        end = stop
+            groups.append([reply[start:stop]])
+        end = closed
     for group in reversed(groups):
         every = [value for box in dict.fromkeys(group) if (value := _read(box, answer_type, choices)) is not None]
-        if not every or (answer_type == "choice" and len(set(every)) > 1):
-            continue
-        if answer_type == "choice" or not _PLACEHOLDER.fullmatch(every[-1]):
-            return Answer(", ".join(every) if answer_type != "choice" else every[0], "boxed")
+        if answer_type == "choice" and len(set(every)) == 1:
+            return Answer(every[0], "boxed")
+        if answer_type != "choice" and every and not _PLACEHOLDER.fullmatch(every[-1]):
+            return Answer(", ".join(every), "boxed")
     return None
 
 
@@ -210,7 +222,7 @@ def _stated_answer(reply: str, answer_type: AnswerType, choices: Sequence[str] |
         if answer_type == "text":
             before = reply[: match.start()].rpartition("\n")[2]
             closes = "\n" not in tail
-            value = trim(line) if closes or _LINE_ANSWER.match(before) else None
+            value = _OPTION_MARK.sub("", trim(line)) if closes or _LINE_ANSWER.match(before) else None
         elif answer_type == "choice":
             value = _letter(line, choices)
         elif answer_type == "number":
@@ -248,7 +260,7 @@ def _stated_maths(tail: str, line: str) -> str | None:
         value = trim(content(span))
         if value and not _PROSE.search(value):
             return value
-    sentence = trim(_SENTENCE_END.split(line, maxsplit=1)[0])
+    sentence = trim(_REMARK.sub("", _SENTENCE_END.split(_ADVERBS.sub("", line), maxsplit=1)[0]))
     return _stated_number(line) if _PROSE.search(sentence + " ") else sentence or None
 
 
@@ -285,6 +297,7 @@ def _last_formula(reply: str) -> str | None:
 
 _WHOLE_LETTER = re.compile(r"\W*(?:(?:option|choice|answer)\W+)?([A-Za-z])\W*", re.I)
 _LABEL = re.compile(r"[\s*_(\[]*([A-Ja-j])\s*[.):]\s*\S[^\n]*")
+_SMALL_LABEL = re.compile(r"[*_(\[]*([a-j])[.)]\s+\S")
 _LEADING_LETTER = re.compile(
     r"[\s*_(\[$\"'`]*(?:(?i:option|choice)\s+)?[*_(\"]*([A-J])"
     r"(?:[)\].:,;*\"'`$]|\s+[-–—]|\s+(?:because|since|as|which|with|for|is)\b|\s+\(|\s*(?=[^\x00-\x7f]))"
@@ -320,8 +333,8 @@ def _letter(value: str, choices: Sequence[str] | None) -> str | None:
         return whole[1].upper()
     if (index := named(value, choices or ())) is not None:
         return ascii_uppercase[index]
-    leading = _LEADING_LETTER.match(value)
-    return leading[1] if leading and leading[1] in _letters(choices) else None
+    leading = _LEADING_LETTER.match(value) or _SMALL_LABEL.match(value)
+    return leading[1].upper() if leading and leading[1].upper() in _letters(choices) else None
 
 
 def named(value: str, choices: Sequence[str]) -> int | None:
@@ -342,6 +355,33 @@ def letter(value: str, choices: Sequence[str] | None = None) -> str | None:
     if label and label[1].upper() in _letters(choices):
         return label[1].upper()
     return _letter(value, choices)
+
+
+_OPTION_LINE = re.compile(r"^[ \t]*\(?([A-J])[.):][ \t]*(\S.*?)[ \t]*$", re.M)
+
+
+def options_in(query: str) -> tuple[str, ...] | None:
+    """The options that a question lists on lines of their own ("A. ...", "(B) ..."), from A on; None: it lists none."""
+    lines = _OPTION_LINE.findall(query)
+    start = max((index for index, (label, _) in enumerate(lines) if label == "A"), default=0)
+    texts = [text for index, (label, text) in enumerate(lines[start:]) if label == ascii_uppercase[index]]
+    return tuple(texts) if len(texts) > 1 and len(texts) == len(lines) - start else None
+
+
+def gold(text: str, answer_type: AnswerType, choices: Sequence[str] | None = None) -> str | None:
+    """A gold answer as a row has it ("18 dollars", a solution that ends in #### 72 or a box, "B. Rome", an option's
+    text), as a sample holds it; None where it cannot be read as an answer of this type.
+    """
+    text = text.rpartition("####")[2] if "####" in text else next(reversed(boxes(text)), text)
+    if not text.strip():
+        return None
+    if answer_type == "choice":
+        return letter(text, choices)
+    if answer_type != "number":
+        return text.strip()
+    exact = number(text, answer_type)
+    stated = extract(text, answer_type) if exact is None else None
+    return digits(exact) if exact is not None else stated.value if stated and stated.how == "answer_is" else None
 
 
 def _chosen(reply: str, choices: Sequence[str] | None) -> Answer | None:
