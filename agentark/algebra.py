@@ -42,6 +42,14 @@ _WORD = re.compile(
     rf"{TEXT_COMMAND}\{{[^{{}}]*\}}"
     r"|(?<![\\A-Za-z{])(?!sqrt|sinh|cosh|tanh|theta|alpha|beta|gamma|infty|frac|cdot)[A-Za-z]{4,}"
 )
+_SYMBOLS = str.maketrans(
+    {
+        **{"π": r"\pi ", "√": r"\sqrt ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "×": r"\times "},
+        **{"·": r"\cdot ", "*": r"\cdot ", "÷": r"\div ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm "},
+        **{"²": "^2", "³": "^3"},
+    }
+)
+_PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
 _CLOCK = re.compile(r"[0-9]{1,2}(?::[0-5][0-9]){1,2}")
 _NAMED = re.compile(r"\\(?:frac|sqrt|cdot|times|div|binom|pi)(?![A-Za-z])")
 _FUNCTIONS = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
@@ -55,7 +63,12 @@ def same(a: str, b: str) -> bool:
 def _cleaned(text: str) -> str:
     if _FUNCTIONS.search(text):
         text = re.sub(r"([0-9.]+)\s*\^\s*\{?\s*\\circ\s*\}?", r"{(\1\\cdot\\frac{\\pi}{180})}", text)
-    text = bare(text).replace("dfrac", "frac").replace("tfrac", "frac").replace("\n", " ")
+    text = (
+        _PI.sub(r"\\pi ", bare(text).replace("**", "^").translate(_SYMBOLS))
+        .replace("dfrac", "frac")
+        .replace("tfrac", "frac")
+        .replace("\n", " ")
+    )
     for command, bracket in _BRACKETS:
         text = text.replace(command, bracket)
     if text.startswith("⦃") and (builder := _BUILDER.match(text[1:].removesuffix("⦄").strip())):
@@ -187,14 +200,14 @@ def _leaf(a: str, b: str) -> bool:
         return False
     if a == b:
         return True
-    if _WORD.search(a) or _WORD.search(b):
-        return _phrases_same(a, b)
     (name_a, value_a), (name_b, value_b) = _assigned(a), _assigned(b)
     if name_a and name_b:
         return (name_a == name_b and _same(value_a, value_b)) or _relations_same(a, b)
     if name_a or name_b:
         equation = _EQUALS.search(b if name_a else a)
         return _relations_same(a, b) if equation else _same(value_a, value_b)
+    if _WORD.search(a) or _WORD.search(b):
+        return _phrases_same(a, b)
     sides_a, sides_b = _EQUALS.split(a), _EQUALS.split(b)
     if (len(sides_a) > 1) != (len(sides_b) > 1):
         chain = sides_a if len(sides_a) > 1 else sides_b
@@ -223,7 +236,15 @@ def _phrases_same(a: str, b: str) -> bool:
         formulas.append([piece for piece in pieces if piece])
     if words[0] and words[1] and (len(words[0]) != len(words[1]) or not all(map(same_units, *words))):
         return False
-    return bool(formulas[0] or (words[0] and words[1])) and _in_order(*formulas)
+    if bool(words[0]) != bool(words[1]) and not all(map(_only_names, (a, b))):
+        return False
+    return bool(formulas[0] or words[0]) and _in_order(*formulas)
+
+
+def _only_names(text: str) -> bool:
+    """Whether the words of an answer only name its value: units after a number, "the sum is" or "Total:" before it."""
+    word = _WORD.match(text)
+    return word is None or re.search(r"(?:\bis|[:=])\W*$", word[0]) is not None
 
 
 def near(a: Fraction, b: Fraction) -> bool:

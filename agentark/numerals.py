@@ -70,6 +70,7 @@ _SPELLINGS = {
 }  # fmt: skip
 _CLOSE_UNITS = {"cm", "mm", "km", "kg", "ft", "mph"}
 """What is read as a unit also without space before it."""
+_BOUND = re.compile(r"\b(?:or|more|less|fewer|over|under|above|below|not)\b", re.I)
 _NO_UNITS = {"sin", "cos", "tan", "log", "sqrt", "theta", "alpha", "beta", "gamma", "sinh", "cosh", "cdot", "over"}
 _FILLERS = {"per", "a", "an", "the", "and", "of"}
 
@@ -147,7 +148,7 @@ def split_unit(text: str, answer_type: AnswerType = "math") -> tuple[str, str]:
         found = _UNIT_WORDS.search(text)
         if found and (answer_type == "number" or _is_unit(found[0])):
             words = found[0]
-    if found is None or not words:
+    if found is None or not words or _BOUND.search(words):
         return text, currency
     scale, _, rest = words.strip().partition(" ")
     value = text[: found.start()].rstrip()
