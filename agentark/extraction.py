@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from agentark.numerals import MATH_SPAN, TEXT, content, digits, number, numbers, trim, unwrapped
+from agentark.numerals import MATH_SPAN, TEXT, compound, content, digits, number, numbers, trim, unwrapped
 from agentark.thinking import visible
 from agentark.types import AnswerType
 
@@ -34,8 +34,8 @@ _BOX_OR_BRACE = re.compile(
     re.S,
 )
 _BELONGS = re.compile(
-    r"(?:[\s$.&]|\\[()\[\],;:]|\\q?quad)*(?:,|;|\b(?:and|or)\b|\\text\{\s*,?\s*(?:and|or)\s*\}|,\s*(?:and|or)\b)"
-    r"(?:[\s$&]|\\[()\[\],;:]|\\q?quad)*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
+    r"(?:[\s$.&`]|\\[()\[\],;:]|\\q?quad)*(?:,|;|\b(?:and|or)\b|\\text\{\s*,?\s*(?:and|or)\s*\}|,\s*(?:and|or)\b)"
+    r"(?:[\s$&`]|\\[()\[\],;:]|\\q?quad)*(?:[A-Za-z](?:_\{?\w\}?)?\s*=\s*)?"
 )
 _PLACEHOLDER = re.compile(
     r"\W*(?:\\(?:text|mathrm|ldots|dots|cdots)\W*)?(?:(?:your|the|my|final|correct)\s+)*"
@@ -43,7 +43,7 @@ _PLACEHOLDER = re.compile(
     re.I,
 )
 _TAG = re.compile(r"<answer>(?!\s*</answer>)\s*(\S.*?)\s*(?:</answer>|\Z)", re.S | re.I)
-_SPECIAL_TOKENS = re.compile(r"(?:\s*<\|[a-z_]+\|>)+\s*\Z")
+_SPECIAL_TOKENS = re.compile(r"(?:<\|[a-z_]{1,40}\|>\s*)+\Z")
 _HASH = re.compile(r"^\s*####[ \t]*(\S.*?)[ \t]*$", re.M)
 _NEXT_QUESTION = re.compile(
     r"\n[ \t]*(?:[#*\[ ]{0,6})(?:Question|Problem|Instruction|Input|Q|Human|User)(?:[ \t]+[0-9]{1,4})?[\]* ]{0,4}[:：]"
@@ -51,13 +51,13 @@ _NEXT_QUESTION = re.compile(
 _NAMES = (
     r"(?<![^\W0-9])(?:antwort|respuesta|réponse|risposta|resposta|ответ|відповідь|odpowied[źz]|cevap|svar|antwoord|vastaus"
     r"|jawaban|jibu|đáp\s+án|trả\s+lời|उत्तर|উত্তর|الإجابة|الجواب|إجابة|پاسخ|תשובה|απάντηση|válasz|odpověď|răspuns)"
-    r"|คำตอบ|答案|答复|回答|解答|答え|答|정답|답변|답"
+    r"|คำตอบ|答案|正解|答复|回答|解答|答え|答|정답|답변|답"
 )
 _VERBS = r"ist|lautet|est|es|é|è|är|er|is|jest|это|будет|є|adalah|ni|là|है|হল|هي|هو|是|为|為|は|은|는"
-_FOREIGN = rf"(?:{_NAMES})[*_\"' ]*(?:(?:\w+[ ]+){{0,2}}(?:{_VERBS})[ ]*[:：]?|\s*[:：ঃ=]|(?<=[答案])[是为為选選])"
+_FOREIGN = rf"(?:{_NAMES})[*_\"' ]*(?:(?:\w{{1,20}}[ ]){{0,2}}(?:{_VERBS})[ ]*[:：]?|\s*[:：ঃ=]|(?<=案)[选選])"
 _ANSWER_IS = re.compile(
     r"\banswers?\b(?:\s+(?:choice|option|letter)\b)?(?:\s+(?:to|for)\s[^.:\n]{0,80}?)?[*_\"' ]*"
-    r"(?:\b(?:is|was|(?:would|should|must)\s+be)\b(?!\s+not\b)\s*[:：]?|[:：=])"
+    r"(?:\b(?:is|are|was|were|(?:would|should|must)\s+be)\b(?!\s+not\b)\s*[:：]?|[:：=])"
     rf"|{_FOREIGN}|{unicodedata.normalize('NFKC', _FOREIGN)}",
     re.I,
 )
@@ -73,7 +73,11 @@ _REASON = re.compile(
     re.I,
 )
 _REMARK = re.compile(r"\s+(?:(?:because|since|as|so|which|check)\b|\((?=[^()\\]*[A-Za-z]{3})).*", re.S)
-_ADVERBS = re.compile(r"^(?:(?:therefore|thus|then|simply|just|exactly|clearly|indeed|equal\s+to)\s+)+", re.I)
+_ADVERBS = re.compile(
+    r"^(?:(?:therefore|thus|then|simply|just|exactly|clearly|indeed|equal\s+to|donc|also|somit|daher|entonces|quindi"
+    r"|portanto)\s+)+",
+    re.I,
+)
 _RETRACTED = re.compile(
     r"[}$\\)\].,\s]*(?:but\s+|wait,?\s+|no,?\s+)*(?:(?:that|this|it)(?:'s|\s+is|\s+was)|is|was)\s+(?:\w+\s+)?"
     r"(?:wrong|incorrect|not\s+(?:right|correct)|a\s+mistake)\b",
@@ -224,7 +228,7 @@ def _stated_answer(reply: str, answer_type: AnswerType, choices: Sequence[str] |
             closes = "\n" not in tail
             value = _OPTION_MARK.sub("", trim(line)) if closes or _LINE_ANSWER.match(before) else None
         elif answer_type == "choice":
-            value = _letter(line, choices)
+            value = _letter(_ADVERBS.sub("", line), choices)
         elif answer_type == "number":
             value = _stated_number(line)
         else:
@@ -238,6 +242,8 @@ def _stated_number(line: str) -> str | None:
     """The number that a statement gives: what an equation leads to, and nothing of the reason that may follow."""
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
     head = _REASON.split(sentence, maxsplit=1)[0]
+    if compound(head):
+        return head.strip()
     for part in (head, sentence):
         sides = [numbers(side) for side in part.split("=")]
         alone = [every[0] for every, side in zip(sides, part.split("="), strict=True) if _one_number(every, side)]
@@ -257,9 +263,14 @@ def _stated_maths(tail: str, line: str) -> str | None:
         line = line[_predicate(line) :].lstrip(" *_:")
         span = MATH_SPAN.search(line)
     if span:
-        value = trim(content(span))
-        if value and not _PROSE.search(value):
-            return value
+        values = [trim(content(span))]
+        for other in MATH_SPAN.finditer(span.string, span.end()):
+            if not _BELONGS.fullmatch(span.string, span.end(), other.start()):
+                break
+            span = other
+            values.append(trim(content(span)))
+        if all(value and not _PROSE.search(value) for value in values):
+            return ", ".join(values)
     sentence = trim(_REMARK.sub("", _SENTENCE_END.split(_ADVERBS.sub("", line), maxsplit=1)[0]))
     return _stated_number(line) if _PROSE.search(sentence + " ") else sentence or None
 
@@ -295,7 +306,7 @@ def _last_formula(reply: str) -> str | None:
 
 # --- choices --------------------------------------------------------------------------------------------------------
 
-_WHOLE_LETTER = re.compile(r"\W*(?:(?:option|choice|answer)\W+)?([A-Za-z])\W*", re.I)
+_WHOLE_LETTER = re.compile(r"\W*(?:(?:option|choice|answer)\W+|[选選]项?項?)?([A-Za-z])\W*", re.I)
 _LABEL = re.compile(r"[\s*_(\[]*([A-Ja-j])\s*[.):]\s*\S[^\n]*")
 _SMALL_LABEL = re.compile(r"[*_(\[]*([a-j])[.)]\s+\S")
 _LEADING_LETTER = re.compile(
@@ -306,6 +317,7 @@ _LETTER_FORMS = (
     re.compile(
         r"\b([A-J])\W{0,3}\s+is\s+(?:therefore\s+)?(?:the\s+)?(?:correct|right|best|true)\b"
         r"|\b(?i:correct|right|best)\s+(?i:option|choice|one)\s+is\W{1,4}([A-J])\b"
+        r"|[选選]\s*([A-J])(?![A-Za-z])"
         r"|\b(?i:choose|chose|select|pick|go with)\s+(?i:option\s+|choice\s+)?[*_(\"]*([A-J])\b"
     ),
     re.compile(r"^[^\w\n]*([A-J])[^\w\n]*$", re.M),

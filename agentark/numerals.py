@@ -17,7 +17,7 @@ _NUMBER = re.compile(
     (?P<sign>(?<![0-9A-Za-z)\]}}])[-+])?                     # "5-3" holds no -3
     (?<![0-9A-Za-z_.^])                                     # nor is there a number in H2O, x_1
     (?:
-        (?P<whole>[0-9]+)?[ ]*\\[dt]?frac[ ]*
+        (?:(?P<whole>[0-9]+)[ ]*)?\\[dt]?frac[ ]*
         (?:\{{\s*(?P<top>-?[0-9]+)\s*\}}|(?P<top1>[0-9]))[ ]*(?:\{{\s*(?P<bottom>[0-9]+)\s*\}}|(?P<bottom1>[0-9]))
       | (?P<mixed>[0-9]+)[ ]+(?P<mixed_top>[0-9]+)/(?P<mixed_bottom>[0-9]+)
       | (?:(?P<factor>{_DECIMAL})[ ]*(?:\\times|\\cdot|[×·*x])[ ]*(?=10[ ]*\^))?(?P<base>[0-9]+)[ ]*
@@ -47,7 +47,8 @@ TEXT = re.compile(rf"{TEXT_COMMAND}\{{([^{{}}]*)\}}")
 MATH_SPAN = re.compile(r"(?<!\\)\$\$(.+?)(?<!\\)\$\$|(?<!\\)\$((?:\\.|[^$\\])+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _WRAPPER = re.compile(rf"{TEXT_COMMAND}(?=\{{)")
 _ESCAPE_OR_BRACE = re.compile(r"\\.|[{}]", re.S)
-_SPACING = re.compile(r"\\! ?|\\[,;:]|\\ (?= )|\\(?:left|right|big|Big|bigg|Bigg)[lr]?(?![A-Za-z])")
+_SPACING = re.compile(r"\\! ?|\\[,;:]|\\(?:left|right|big|Big|bigg|Bigg)[lr]?(?![A-Za-z])")
+_SPACE = re.compile(r"(?<!\\)\\ ")
 _LOOK_ALIKES = str.maketrans("−–\u00a0\u202f０１２３４５６７８９．", "--  0123456789.")
 _DOLLARS = re.compile(r"(?<!\\)\$")
 _HALF_DAY = re.compile(r"\b([AaPp])\.\s?[mM](?:\.|\b)")
@@ -64,10 +65,11 @@ _SPELLINGS = {
         "ft foot feet", "in inch inche", "m meter metre", "cm centimeter centimetre", "mm millimeter millimetre",
         "km kilometer kilometre", "mi mile", "yd yard", "s sec second", "min minute", "h hr hour", "kg kilogram",
         "g gram", "lb pound", "oz ounce", "ml milliliter", "l liter litre", "mph", "am", "pm", "dollar usd",
-        "2 square sq", "3 cubic cu", "euro eur", "rupee rs", "deg degree", "gal gallon", "yr year",
+        "cent", "2 square sq", "3 cubic cu", "euro eur", "rupee rs", "deg degree", "gal gallon", "yr year",
     )
     for spelling in forms.split()
 }  # fmt: skip
+_COMPOUND = re.compile(rf"{_DECIMAL}\s*([A-Za-z]+),?\s+(?:and\s+)?{_DECIMAL}\s*([A-Za-z]+)\b(?!\s*[-+*/×=])")
 _CLOSE_UNITS = {"cm", "mm", "km", "kg", "ft", "mph"}
 """What is read as a unit also without space before it."""
 _BOUND = re.compile(r"\b(?:or|more|less|fewer|over|under|above|below|not)\b", re.I)
@@ -77,7 +79,7 @@ _FILLERS = {"per", "a", "an", "the", "and", "of"}
 
 def plain(text: str) -> str:
     """Without what only sets type: spacing and size commands, escapes of `$` and `,`, look-alike characters."""
-    return _SPACING.sub("", text.translate(_LOOK_ALIKES).replace("{,}", ",").replace("\\$", "$"))
+    return _SPACING.sub("", _SPACE.sub(" ", text).translate(_LOOK_ALIKES).replace("{,}", ",").replace("\\$", "$"))
 
 
 def trim(value: str) -> str:
@@ -199,10 +201,18 @@ def quantity(value: str, answer_type: AnswerType) -> tuple[Fraction, str] | None
     if answer_type == "number":
         text = _ABOUT.sub("", re.sub(r"^[A-Za-z]\w*\s*=\s*", "", text))
         text = _NEGATIVE.sub(r"\1-", _REMARK.sub("", text))
+        if (name := TEXT.match(text)) and not _BOUND.search(name[0]):
+            text = text[name.end() :].lstrip()
     text, unit = split_unit(text, answer_type)
     match = _NUMBER.fullmatch(re.sub(r"^([-+])\s+", r"\1", text.strip()))
     number = _fraction(match) if match else None
     return None if number is None else (number, unit)
+
+
+def compound(text: str) -> bool:
+    """Whether a text is a quantity in two units, as 5 feet 6 inches: no part of it is its number."""
+    parts = _COMPOUND.match(text.strip())
+    return parts is not None and all(_spelling(parts[index].lower()) in _SPELLINGS for index in (1, 2))
 
 
 def number(value: str, answer_type: AnswerType) -> Fraction | None:

@@ -248,6 +248,12 @@ def test_the_article_is_never_a_letter(words: list[str]) -> None:
         "A " * 20_000,
         "$" * 20_000,
         "word " * 20_000,
+        " " * 50_000 + "5",
+        "答案" * 20_000,
+        r"\boxed{1} and " * 5_000,
+        "<answer>" * 5_000,
+        "5\nQuestion: x" * 5_000,
+        r"\boxed{1}" + " " * 20_000 + r"\boxed{2}",
     ],
     ids=lambda text: text[:12],
 )
