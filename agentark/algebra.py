@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from agentark.numerals import TEXT, TEXT_COMMAND, bare, quantity, same_units, split_unit
+from agentark.numerals import ANGLES, TEXT, TEXT_COMMAND, bare, quantity, same_units, split_unit
 
 TOLERANCE = Fraction(1, 10**6)
 """Relative, of two real numbers where one is a decimal."""
@@ -52,7 +52,6 @@ _SYMBOLS = str.maketrans(
 _PI = re.compile(r"(?<![A-Za-z\\])pi(?![A-Za-z])")
 _CLOCK = re.compile(r"[0-9]{1,2}(?::[0-5][0-9]){1,2}")
 _NAMED = re.compile(r"\\(?:frac|sqrt|cdot|times|div|binom|pi)(?![A-Za-z])")
-_FUNCTIONS = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 
 
 def same(a: str, b: str) -> bool:
@@ -61,7 +60,7 @@ def same(a: str, b: str) -> bool:
 
 
 def _cleaned(text: str) -> str:
-    if _FUNCTIONS.search(text):
+    if ANGLES.search(text):
         text = re.sub(r"([0-9.]+)\s*\^\s*\{?\s*\\circ\s*\}?", r"{(\1\\cdot\\frac{\\pi}{180})}", text)
     text = (
         _PI.sub(r"\\pi ", bare(text).replace("**", "^").translate(_SYMBOLS))
@@ -143,6 +142,11 @@ def _split(text: str, separator: str) -> list[str]:
     return [*pieces, text[start:].strip()]
 
 
+def _sides(text: str) -> list[str]:
+    r"""What stands between the equals signs of a text, but for those in brackets (`\sum_{k=1}`)."""
+    return [side.replace("＝", "=") for side in _split(_EQUALS.sub("＝", text), "＝")]
+
+
 def _in_order(a: Sequence[str], b: Sequence[str]) -> bool:
     return len(a) == len(b) and all(_same(left, right) for left, right in zip(a, b, strict=True))
 
@@ -182,7 +186,7 @@ def _value(part: str) -> str:
 
 def _assigned(text: str) -> tuple[str, str]:
     """(variable or name, value) of an assignment (`x = 5`, `f(x) = a = b` is b); ("", text) of anything else."""
-    name, *values = _EQUALS.split(text)
+    name, *values = _sides(text)
     spelled = re.sub(r"_\s*(?:\{[^{}]*\}|\w)|['|]", "", TEXT.sub("T", name)).strip()
     is_name = bool(spelled) and _LABEL.fullmatch(spelled) is not None
     return ("".join(name.split()), values[-1].strip()) if values and is_name else ("", text)
@@ -204,11 +208,11 @@ def _leaf(a: str, b: str) -> bool:
     if name_a and name_b:
         return (name_a == name_b and _same(value_a, value_b)) or _relations_same(a, b)
     if name_a or name_b:
-        equation = _EQUALS.search(b if name_a else a)
+        equation = len(_sides(b if name_a else a)) > 1
         return _relations_same(a, b) if equation else _same(value_a, value_b)
     if _WORD.search(a) or _WORD.search(b):
         return _phrases_same(a, b)
-    sides_a, sides_b = _EQUALS.split(a), _EQUALS.split(b)
+    sides_a, sides_b = _sides(a), _sides(b)
     if (len(sides_a) > 1) != (len(sides_b) > 1):
         chain = sides_a if len(sides_a) > 1 else sides_b
         if any(re.search("[A-Za-z]", _NAMED.sub("", side)) for side in chain):

@@ -53,6 +53,7 @@ _LOOK_ALIKES = str.maketrans("−–\u00a0\u202f０１２３４５６７８９�
 _DOLLARS = re.compile(r"(?<!\\)\$")
 _HALF_DAY = re.compile(r"\b([AaPp])\.\s?[mM](?:\.|\b)")
 _DEGREES = re.compile(r"\s*(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|°)")
+ANGLES = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _EXPONENT = r"(?:\s*\^\s*\{?[0-9]\}?|[²³])?"
 _TEXT_UNIT = rf"(?:[\s/]|\\cdot(?![A-Za-z]))*{TEXT_COMMAND}\{{[^{{}}]*\}}{_EXPONENT}"
 _UNIT = re.compile(rf"(?<=[^\s])(?:(?:{_TEXT_UNIT})+|\s*\\[dt]?frac\{{{_TEXT_UNIT}\}}\{{{_TEXT_UNIT}\}})\s*$")
@@ -118,8 +119,8 @@ def closing_brace(text: str, start: int) -> int | None:
 
 
 def without_signs(text: str) -> str:
-    """Without the signs of degrees and per cent, which say nothing new in an answer."""
-    return re.sub(r"\s*\\?%", "", _DEGREES.sub("", text))
+    """Without the signs of degrees and per cent, which say nothing new in an answer (but in the sine of an angle)."""
+    return re.sub(r"\s*\\?%", "", text if ANGLES.search(text) else _DEGREES.sub("", text))
 
 
 def bare(value: str) -> str:
