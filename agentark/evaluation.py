@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from agentark import answers, metrics, stats
+from agentark import algebra, answers, extraction, metrics, numerals, stats, thinking
 from agentark.config import nearest
 from agentark.files import write_atomically
 from agentark.jsonl import decoded
@@ -32,6 +32,9 @@ Verdict = Literal["correct", "wrong", "unanswered", "error"]
 VERDICTS: tuple[Verdict, ...] = ("correct", "wrong", "unanswered", "error")
 GUARANTEES = ("engine", "seeded", "exact")
 """From the weakest on."""
+
+GRADERS = (algebra, answers, extraction, metrics, numerals, thinking)
+"""What decides whether an answer is right; the grader's version is the digest of their code."""
 
 INDEPENDENT = "samples"
 """Key of a record's `info`: its solutions are so many independent answers, all of them graded."""
@@ -300,7 +303,7 @@ def _names(names: Iterator[str]) -> str:
 
 def grader() -> dict[str, str]:
     """Name and version of what decides: our code by its digest (it has no release number), libraries by version."""
-    code = "".join(inspect.getsource(module) for module in (answers, metrics))
+    code = "".join(inspect.getsource(module) for module in GRADERS)
     versions = {"name": "agentark", "version": hashlib.sha256(code.encode()).hexdigest()[:12]}
     for package in ("math-verify", "rouge-score", "sacrebleu", "bert-score"):
         with suppress(importlib.metadata.PackageNotFoundError):

@@ -23,6 +23,11 @@ _UNSPACED = re.compile(
 )
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(string.punctuation, " "))
+_TYPOGRAPHIC = str.maketrans(
+    "\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb\u2039\u203a\u2032\u2033\u2010\u2011\u2012\u2013\u2014\u2015\u2212",
+    "'''" + '"' * 5 + "'''" + '"' + "-" * 7,
+)
+_MEANINGFUL = ("<sup", "<sub", "<fra")
 
 PUBLISHED_STOP_WORDS = {
     *("a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "has", "he", "in"),
@@ -35,12 +40,26 @@ class EncoderUnavailable(Exception):
     """The encoder of BERTScore cannot be loaded; the text says why, in one line."""
 
 
-def squad_normalize(text: str) -> str:
-    """Lower case, no ASCII punctuation, no articles, single spaces.
+def fold(text: str) -> str:
+    """Typographic quotes and dashes as their ASCII forms, full-width and decomposed letters as plain ones.
 
-    Source: the SQuAD 1.1 evaluation script.
+    Superscripts, subscripts and fractions stay: 5² is not 52.
     """
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+    if text.isascii():
+        return text
+    plain = (
+        char if unicodedata.decomposition(char)[:4] in _MEANINGFUL else unicodedata.normalize("NFKC", char)
+        for char in text
+    )
+    return unicodedata.normalize("NFC", "".join(plain)).translate(_TYPOGRAPHIC)
+
+
+def squad_normalize(text: str) -> str:
+    """Lower case, no ASCII punctuation, no articles, single spaces; typographic and Unicode forms are folded before.
+
+    Source: the SQuAD 1.1 evaluation script, which knows ASCII only and folds nothing.
+    """
+    return " ".join(_ARTICLES.sub(" ", fold(text).lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from agentark import answers
 from agentark.golds import answer_in, type_of
 from agentark.tasks import TASKS, Task, get_task
 from agentark.types import (
@@ -75,7 +76,7 @@ def record_of(row: Mapping[str, Any], texts: Sequence[str], number: int, where: 
     source = str(row.get("source") or (task.name if task else UNKNOWN))
     if task is None and source in TASKS:
         task = get_task(source)
-    gold = answer_in(str(row["gt"]))
+    gold, answer_type, choices = _gold(row, task, where)
     model = str(row.get("model") or next(iter(row.get("token_stats") or {}), "unknown"))
     turns = [_turn(index, text, model) for index, text in enumerate(texts, 1)]
     return Record(
@@ -87,7 +88,8 @@ def record_of(row: Mapping[str, Any], texts: Sequence[str], number: int, where: 
         method=MethodInfo(PUBLISHED, "", {}),
         model=model,
         guarantee="engine",
-        answer_type=answer_type(task, gold) if task else type_of(gold, str(row["query"]), row) or "text",
+        answer_type=answer_type,
+        choices=choices,
         tag=str(row["tag"]) if row.get("tag") else None,
         trajectory=turns,
         solutions=[Solution(id=index, agent=turn.agent, round=1, turn=turn.id) for index, turn in enumerate(turns, 1)],
@@ -103,10 +105,26 @@ def _turn(index: int, text: str, model: str) -> Turn:
     )
 
 
-def answer_type(task: Task, gold: str) -> AnswerType:
-    """The published rows do not say; the task and the gold answer do."""
-    if task.grader == "math":
-        return "number" if re.fullmatch(r"-?[0-9.,/]+", gold) else "math"
+def _gold(row: Mapping[str, Any], task: Task | None, where: str) -> tuple[str, AnswerType, tuple[str, ...] | None]:
+    """(gold answer, its type, the options) of a row. The task says the type; where none is known, the gold answer."""
+    text, query = str(row["gt"]), str(row["query"])
+    if task is None:
+        alone = answer_in(text)
+        return alone, type_of(alone, query, row) or "text", None
+    answer_type = answer_type_of(task, row)
+    choices = answers.options_in(query) if answer_type == "choice" else None
+    gold = answers.gold(text, answer_type, choices)
+    if gold is not None or not text.strip():
+        return gold or "", answer_type, choices
+    if answer_type == "choice":
+        return text.strip(), "text", None
+    raise UserError(f"{where}: the gold answer {text!r:.60} cannot be read as a {answer_type}, as {task.name} has them")
+
+
+def answer_type_of(task: Task, row: Mapping[str, Any]) -> AnswerType:
+    """What answers to a question of a task are. MetaMathQA has two kinds, which its rows tell apart."""
+    if task.name == "MetaMathQA" and str(row.get("type") or row.get("tag")).startswith("MATH_"):
+        return "math"
     return "text" if task.kind == "software" else task.kind
 
 

@@ -24,7 +24,7 @@ from agentark import hub, jsonl
 from agentark.files import file_sha256, json_of, manifest_of
 from agentark.golds import TYPES, with_gold
 from agentark.labels import LABELS_SCHEMA
-from agentark.published import answer_type, own_id, record_of, split_response
+from agentark.published import answer_type_of, own_id, record_of, split_response
 from agentark.records import check_schema, read_records
 from agentark.steps import one_step
 from agentark.tasks import TASKS, Task, get_task
@@ -348,7 +348,7 @@ def _sample(where: str, row: Row, source: str) -> Sample:
     name = str(row.get("source") or source)
     asked = row.get("answer_type")
     if asked is None and name in TASKS:
-        asked = answer_type(get_task(name), str(row.get("gt", "")))
+        asked = answer_type_of(get_task(name), row)
         asked = asked if asked in TYPES else "text"
     instruction = str(row.get("instruction") or "")
     try:

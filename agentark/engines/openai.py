@@ -39,8 +39,9 @@ from agentark.config import Config
 from agentark.engines.endpoints import Endpoint
 from agentark.engines.fitting import Fitter, Plan, TooLong
 from agentark.engines.pool import Fault, Pool
-from agentark.engines.prompt import MIN_NEW_TOKENS, split_thinking
+from agentark.engines.prompt import MIN_NEW_TOKENS
 from agentark.engines.server import Reply, Server, Token
+from agentark.thinking import split_thinking
 from agentark.types import (
     Completion,
     EngineFault,

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from agentark.chat_template import rendered
+from agentark.thinking import ends_open, split_thinking
 from agentark.types import Completion, Message, Part, SampleError, SamplingParams, UserError, apply_cuts
 
 MIN_NEW_TOKENS = 64
@@ -40,7 +41,7 @@ class Prompt(Struct, frozen=True):
     max_tokens: int
     truncation: tuple[tuple[int, int], ...] | None
     thinking: bool
-    """The template ended inside an open <think>."""
+    """The template ended inside an open thought."""
     choice_ids: tuple[int, ...] | None = None
     """First token of each choice, where `choice_logprobs` asks for them and no two are the same."""
 
@@ -109,7 +110,7 @@ class Prompter:
                 f"fewer than {MIN_NEW_TOKENS}"
             )
         ids = self._first_ids(text[-TAIL:], params.choices) if params.choices and params.choice_logprobs else None
-        return Prompt(token_ids, min(params.max_tokens, left), truncation, text.rstrip().endswith("<think>"), ids)
+        return Prompt(token_ids, min(params.max_tokens, left), truncation, ends_open(text), ids)
 
     def completion(self, text: str, prompt: Prompt, params: SamplingParams, **fields: Any) -> Completion:
         """A Completion from the model's raw text, with what this prompt's building decided."""
@@ -192,20 +193,3 @@ def alternating(turns: Sequence[dict[str, str]]) -> list[dict[str, str]]:
         else:
             merged.append({"role": role, "content": turn["content"]})
     return merged
-
-
-def split_thinking(text: str, opened: bool = False) -> tuple[str, str | None]:
-    """(reply, thinking) of a raw model text.
-
-    Args:
-        opened: the prompt itself ended in `<think>`.
-
-    Returns:
-        The reply is what follows the last `</think>`; an unfinished thought has an empty reply.
-    """
-    thought, separator, reply = text.rpartition("</think>")
-    if separator:
-        return reply.strip(), thought.replace("<think>", "", 1).strip()
-    if opened or text.lstrip().startswith("<think>"):
-        return "", text.replace("<think>", "", 1).strip()
-    return text.strip(), None

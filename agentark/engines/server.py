@@ -20,6 +20,7 @@ from msgspec import Struct
 from agentark.engines.endpoints import Endpoint
 from agentark.engines.fitting import Plan, complaint
 from agentark.engines.pool import Fault, Slot
+from agentark.thinking import ends_open
 from agentark.types import FinishReason, Message, RunError, SampleError, UserError, message
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class Server(Slot):
         introduced: the attributes below are known.
         context_length: tokens, where the server or the endpoint file tells.
         tokenizes: it counts tokens for us.
-        opens_thinking: the template ends in an open <think>.
+        opens_thinking: the template ends in an open thought.
         guided: it honours `structured_outputs`; None before the probe.
         schemas: it honours `response_format` with a JSON schema; None before the probe.
         tells_logprobs: it has not yet refused to.
@@ -239,7 +240,7 @@ class Server(Slot):
             tokens = await self._tokenize([message("user", "Hi")], thinking, strings=True)
             self.tokenizes = tokens is not None
             tail = "".join((tokens.token_strs or [])[-8:]) if tokens else ""
-            self.opens_thinking = tail.rfind("<think>") > tail.rfind("</think>")
+            self.opens_thinking = ends_open(tail)
         self.introduced = True
 
     async def count(self, messages: Sequence[Message], thinking: bool | None) -> int:

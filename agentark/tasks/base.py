@@ -309,6 +309,21 @@ def integer(row: Row, key: str) -> int:
     return value
 
 
+def option_index(row: Row, key: str, choices: Sequence[Any]) -> int:
+    """0-based index of the gold option under this key: an index, a letter or an option's text; BadRow otherwise."""
+    value = row.get(key)
+    if not isinstance(value, str):
+        return integer(row, key)
+    index = answers.named(value, ["" if choice is None else str(choice) for choice in choices])
+    if index is None and (letter := answers.gold(value, "choice")) is not None:
+        index = LETTERS.index(letter)
+    elif index is None and value.strip().isdecimal():
+        index = int(value)
+    if index is None:
+        raise BadRow(f"{key!r} is none of the options but {value!r:.60}")
+    return index
+
+
 def part_of(row: Row, key: str) -> Row:
     """The row inside a row under this key; BadRow when there is none."""
     inner = row.get(key)
@@ -327,7 +342,7 @@ def choice_sample(
     options: ChoiceOptions | None = None,
     tag: str | None = None,
 ) -> Sample:
-    """The sample of a multiple-choice row.
+    """The sample of a multiple-choice row. Options that are null or blank are none; those after them move up.
 
     Args:
         choices: the options, in upstream order.
@@ -337,14 +352,15 @@ def choice_sample(
     Raises:
         BadRow: fewer than two options with text, more than there are letters, gold outside them or blank.
     """
-    texts = [str(choice) for choice in choices]
-    written = sum(bool(text.strip()) for text in texts)
-    if written < 2:
-        raise BadRow(f"{written} option{'s' * (written != 1)} with text; a choice needs at least 2")
+    texts = ["" if choice is None else str(choice) for choice in choices]
+    written = [index for index, text in enumerate(texts) if text.strip()]
+    if len(written) < 2:
+        raise BadRow(f"{len(written)} option{'s' * (len(written) != 1)} with text; a choice needs at least 2")
     if len(texts) > len(LETTERS):
         raise BadRow(f"{len(texts)} options; there are letters for {len(LETTERS)}")
     if not 0 <= gold < len(texts) or not texts[gold].strip():
         raise BadRow(f"the gold answer must be one of the options, 0 to {len(texts) - 1}, not {gold}")
+    texts, gold = [texts[index] for index in written], written.index(gold)
     if options is not None and options.shuffle_options:
         order = sorted(range(len(texts)), key=lambda index: digest((options.seed, id, index)))
         texts, gold = [texts[index] for index in order], order.index(gold)

@@ -42,7 +42,7 @@ def to_samples(row: Row, index: int, split: str, options: GPQAOptions) -> Iterat
         id=f"GPQA/{split}/{row.get('Record ID') or index}",
         source="GPQA",
         question=string(row, "Question").strip(),
-        choices=["" if row.get(key) is None else str(row[key]).strip() for key in KEYS],
+        choices=[row[key].strip() if isinstance(row.get(key), str) else row.get(key) for key in KEYS],
         gold=0,
         options=options,
         tag=row.get("High-level domain"),

@@ -26,7 +26,7 @@ def to_samples(row: Row, index: int, split: str, options: ChoiceOptions) -> Iter
         id=f"MedMCQA/{split}/{row.get('id') or index}",
         source="MedMCQA",
         question=string(row, "question"),
-        choices=["" if row.get(key) is None else row[key] for key in KEYS],
+        choices=[row.get(key) for key in KEYS],
         gold=integer(row, "cop"),
         options=options,
         tag=row.get("subject_name"),

@@ -7,27 +7,29 @@ too; schema from its hub page and its users' documentation; the words here are o
      "options": {"A": "Rotavirus", "B": "Parainfluenza virus", "C": "Rhinovirus", "D": "Norovirus"},
      "meta_info": "step1", "answer_idx": "B", "metamap_phrases": ["child", "barking cough"]}
 
-The exam step in `meta_info` is the tag.
+The exam step in `meta_info` is the tag. Without `answer_idx`, which may also be an index, `answer` says which option is
+right.
 """
 
 from collections.abc import Iterator
 
-from agentark.tasks.base import BadRow, ChoiceOptions, Hub, Row, Task, choice_sample, part_of, string
+from agentark.tasks.base import BadRow, ChoiceOptions, Hub, Row, Task, choice_sample, option_index, part_of, string
 from agentark.types import Sample
 
 
 def to_samples(row: Row, index: int, split: str, options: ChoiceOptions) -> Iterator[Sample]:
     texts = part_of(row, "options")
     letters = sorted(texts)
-    gold = string(row, "answer_idx")
-    if gold not in letters:
-        raise BadRow(f"'answer_idx' must be one of {', '.join(letters)}, not {gold!r:.60}")
+    choices = [texts[letter] for letter in letters]
+    key = "answer" if row.get("answer_idx") is None else "answer_idx"
+    if key == "answer_idx" and isinstance(row[key], str) and row[key] not in letters:
+        raise BadRow(f"'answer_idx' must be one of {', '.join(letters)}, not {row[key]!r:.60}")
     yield choice_sample(
         id=f"MedQA/{split}/{index}",
         source="MedQA",
         question=string(row, "question"),
-        choices=[texts[letter] for letter in letters],
-        gold=letters.index(gold),
+        choices=choices,
+        gold=letters.index(row[key]) if row[key] in letters else option_index(row, key, choices),
         options=options,
         tag=row.get("meta_info"),
     )

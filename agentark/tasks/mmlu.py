@@ -5,11 +5,13 @@ A raw row of cais/mmlu (config all), `mmlu_<split>.jsonl`, or `mmlu_stem_<split>
 
     {"question": "A frameshift mutation is created when", "subject": "college_biology",
      "choices": ["telomeric sequences are removed from DNA", "a codon's nucleotide sequence ...", ...], "answer": 3}
+
+`answer` may also be the option's letter or its text; a choice that is null is none.
 """
 
 from collections.abc import Iterator
 
-from agentark.tasks.base import BadRow, Hub, NoOptions, Row, Task, choice_sample, integer, string
+from agentark.tasks.base import BadRow, Hub, NoOptions, Row, Task, choice_sample, option_index, string
 from agentark.types import Sample
 
 
@@ -22,7 +24,7 @@ def to_samples(row: Row, index: int, split: str, options: NoOptions) -> Iterator
         source="MMLU",
         question=string(row, "question"),
         choices=choices,
-        gold=integer(row, "answer"),
+        gold=option_index(row, "answer", choices),
         tag=row.get("subject") or row.get("type"),
     )
 

@@ -147,7 +147,7 @@ def usable_targets(
             dropped[reason] += 1
             continue
         last = trajectory.replies[-1]
-        if last.reasoning or "</think>" in last.text:
+        if last.reasoning or answers.visible(last.text) != last.text:
             thinking["thinking kept" if args.thinking == "keep" else "thinking stripped"] += 1
         passed.append(Target(trajectory, text))
     return passed

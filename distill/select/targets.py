@@ -10,6 +10,7 @@ from pydantic import Field
 
 from agentark import answers
 from agentark.config import Config
+from agentark.thinking import without_marks
 from agentark.types import Sample, digest
 from distill.select.trajectories import Reply, Trajectory
 
@@ -100,7 +101,7 @@ def _in_form(sample: Sample, text: str) -> bool:
 
 def reasoning_words(sample: Sample, text: str) -> int:
     """Words beside the answer: without boxes, without a closing answer line, without thinking tags."""
-    visible = text.replace("<think>", " ").replace("</think>", " ")
+    visible = without_marks(text)
     for content in answers.boxes(visible):
         visible = visible.replace(f"\\boxed{{{content}}}", " ")
     lines = [line for line in visible.splitlines() if not line.startswith("Answer:")]

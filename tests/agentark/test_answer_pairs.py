@@ -11,18 +11,8 @@ from agentark.answers import close_pool, equivalent_many
 
 PAIRS = Path(__file__).parent / "answer_pairs.jsonl"
 
-TAKEN_FOR_EQUAL = {
-    ("1,1,2", "1,2,2"),  # a list is compared as a set
-    ("2516_8", "2516_9"),  # the base of a numeral is not looked at
-}
-TAKEN_FOR_DIFFERENT = {
-    ("(1+i)^2", "2i"),  # no simplification of complex numbers
-    (r"e^{i\pi}", "-1"),
-    (r"\frac{x}{2}+\frac{x}{2}", "x"),
-    (r"\tan 45^\circ", "1"),  # the degree sign is dropped as a unit, so the angle is read in radians
-    (r"\cos 60^\circ", r"\frac{1}{2}"),
-    (r"0.1\overline{6}", r"\frac{1}{6}"),  # repeating decimals are not read
-}
+TAKEN_FOR_EQUAL: set[tuple[str, str]] = set()
+TAKEN_FOR_DIFFERENT = {(r"0.1\overline{6}", r"\frac{1}{6}")}  # repeating decimals are not read
 FALSE_POSITIVES_OF_THE_PUBLISHED_GRADER = {
     ("50", "0.5"), ("5", "500"), ("1,2", "12"), ("2(3)", "23"), ("(3,1)", "[3,1]"),
 }  # fmt: skip

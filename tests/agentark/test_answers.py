@@ -71,7 +71,7 @@ def pool() -> Iterator[None]:
         ("pays 50%.", "50", "last_number"),
         ("half is .5", "0.5", "last_number"),
         ("7 of them on the 3rd day", "7", "last_number"),
-        ("9 g of H2O in 2^10", "2", "last_number"),
+        ("9 g of H2O in 2^10", "1024", "last_number"),
         ("so 3/4 cup", "0.75", "last_number"),
         ("<think>it is \\boxed{1}</think>It is 2", "2", "last_number"),
     ],
@@ -247,6 +247,12 @@ def test_the_article_is_never_a_letter(words: list[str]) -> None:
         "A " * 20_000,
         "$" * 20_000,
         "word " * 20_000,
+        " " * 50_000 + "5",
+        "答案" * 20_000,
+        r"\boxed{1} and " * 5_000,
+        "<answer>" * 5_000,
+        "5\nQuestion: x" * 5_000,
+        r"\boxed{1}" + " " * 20_000 + r"\boxed{2}",
     ],
     ids=lambda text: text[:12],
 )
@@ -345,14 +351,6 @@ def test_algebra_and_its_symmetry() -> None:
     assert verdicts == expected
     mirrored = equivalent_many([(b, a, t) for a, b, t in pairs])
     assert dict(zip(expected, mirrored, strict=True)) == expected
-
-
-def test_math_verify_still_needs_our_guards() -> None:
-    """What math-verify alone says; when an upgrade changes it, the guards can go."""
-    compare = [("(3,1)", "[3,1]"), (r"50\%", "0.5"), ("Evelyn", "nylevE")]
-    alone = [answers._schedule(a, b).result() for a, b in compare]
-    assert alone == [True, True, True]
-    assert [equivalent_many([(a, b, "math")])[0] for a, b in compare] == [False, False, False]
 
 
 def test_group_and_majority() -> None:

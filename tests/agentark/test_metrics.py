@@ -21,6 +21,7 @@ from agentark.metrics import (
     exact_match,
     f1,
     f1_published,
+    fold,
     pass_at_k,
     rouge,
     rouge_tokenizer,
@@ -32,6 +33,29 @@ from agentark.tasks import get_task
 def test_squad_normalisation() -> None:
     assert squad_normalize("The  U.S.\n(an idea), A Day!") == "us idea day"
     assert squad_normalize("theatre another") == "theatre another"  # articles are whole words
+
+
+@pytest.mark.parametrize(
+    ("typographic", "plain"),
+    [
+        ("Schindler\u2019s List", "Schindler's List"),
+        ("\u201cHamlet\u201d", '"Hamlet"'),
+        ("\u00abHamlet\u00bb", "Hamlet"),
+        ("1990\u20131991", "1990-1991"),
+        ("rock\u2010and\u2011roll", "rock-and-roll"),
+        ("Pedro Rodri\u0301guez", "Pedro Rodr\u00edguez"),
+        ("\uff21\uff22\uff23\uff11", "ABC1"),
+        ("\ufb01nal", "final"),
+    ],
+)
+def test_typographic_forms_are_the_same(typographic: str, plain: str) -> None:
+    assert f1(typographic, [plain]) == exact_match(typographic, [plain]) == 1.0
+
+
+def test_folding_keeps_what_has_a_meaning() -> None:
+    assert squad_normalize("5\u00b2") != squad_normalize("52")
+    assert squad_normalize("1\u00bd") != squad_normalize("112")
+    assert f1_published("1990\u20131991", ["1990-1991"]) == 0.0  # as the published code has it
 
 
 @pytest.mark.parametrize(
@@ -147,7 +171,9 @@ def squad_f1_by_the_book(prediction: str, reference: str) -> float:
 
 def test_f1_equals_an_independent_implementation(pairs: list[Pair]) -> None:
     ours = [f1(prediction, references) for prediction, references in pairs]
-    theirs = [max(squad_f1_by_the_book(prediction, one) for one in references) for prediction, references in pairs]
+    theirs = [
+        max(squad_f1_by_the_book(fold(prediction), fold(one)) for one in references) for prediction, references in pairs
+    ]
     assert ours == pytest.approx(theirs, abs=1e-12)
     assert sum(0 < score < 1 for score in ours) > 30
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentark.engines.prompt import MIN_NEW_TOKENS, Prompter, split_thinking
+from agentark.engines.prompt import MIN_NEW_TOKENS, Prompter
+from agentark.thinking import split_thinking
 from agentark.types import Message, Part, SampleError, SamplingParams, UserError, apply_cuts, message
 
 

@@ -387,6 +387,27 @@ def test_row_without_a_question(name: str, broken: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "change", "choices", "gold"),
+    [
+        ("MedQA", {"options": {"A": "one", "B": None, "C": "two"}, "answer_idx": "C"}, ("one", "two"), "B"),
+        ("MedQA", {"options": {"A": "one", "B": "two"}, "answer_idx": 1}, ("one", "two"), "B"),
+        ("MedQA", {"options": {"A": "one", "B": "two"}, "answer_idx": None, "answer": "Two"}, ("one", "two"), "B"),
+        ("MedMCQA", {"opa": None, "opb": "one", "opc": "two", "opd": None, "cop": 2}, ("one", "two"), "B"),
+        ("GPQA", {"Incorrect Answer 2": None, "Incorrect Answer 3": "", "Correct Answer": "a"}, None, "A"),
+    ],
+)
+def test_null_options_and_forms_of_gold(
+    name: str, change: dict[str, Any], choices: tuple[str, ...] | None, gold: str, tmp_path: Path
+) -> None:
+    task = get_task(name)
+    write(task, tmp_path, rows_of(name)[0] | change)
+    sample = task.load(data_dir=tmp_path).samples[0]
+    assert sample.gt == gold
+    assert sample.choices is not None
+    assert sample.choices == choices if choices else len(sample.choices) == 2
+
+
+@pytest.mark.parametrize(
     ("name", "change", "said"),
     [
         # option lists of length 1

@@ -261,6 +261,7 @@ def test_row_without_a_question(name: str, broken: str, tmp_path: Path) -> None:
         ("SVAMP", {"Answer": None}, "no 'Answer'"),
         ("MMLU", {"answer": 4}, "0 to 3, not 4"),
         ("MMLU", {"answer": True}, "'answer' is no integer but True"),
+        ("MMLU", {"answer": "London"}, "'answer' is none of the options but 'London'"),
         ("MMLU", {"choices": []}, "no 'choices'"),
         ("MMLU", {"choices": ["this"], "answer": 0}, "1 option with text; a choice needs at least 2"),
         ("MMLU", {"choices": list("abcdefghijk")}, "11 options; there are letters for 10"),
@@ -276,6 +277,19 @@ def test_broken_rows(name: str, change: dict[str, Any], said: str, tmp_path: Pat
     message = refused(name, data_dir=tmp_path)
     assert message.startswith(f"{path}, row 1: ")
     assert said in message
+
+
+def test_options_that_are_null_are_none(tmp_path: Path) -> None:
+    gold = {"choices": ["this", None, "that", " "], "answer": 2}
+    sample = load_row("MMLU", tmp_path, ROWS["MMLU"] | gold).samples[0]
+    assert (sample.choices, sample.gt) == (("this", "that"), "B")
+    assert "None" not in sample.query
+
+
+@pytest.mark.parametrize("gold", [1, "1", "B", "(b)", "that", " That. "])
+def test_golds_as_index_letter_or_text(gold: object, tmp_path: Path) -> None:
+    row = ROWS["MMLU"] | {"choices": ["this", "that", "other"], "answer": gold}
+    assert load_row("MMLU", tmp_path, row).samples[0].gt == "B"
 
 
 def test_same_id_twice(tmp_path: Path) -> None:

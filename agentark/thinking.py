@@ -1,0 +1,58 @@
+"""Marks between which models think aloud: one table, for the engines that cut thinking off and for the graders."""
+
+import re
+
+_MARKS = (
+    (r"<think>", r"</think>"),
+    (r"<thinking>", r"</thinking>"),
+    (r"<thought>", r"</thought>"),
+    (r"<reasoning>", r"</reasoning>"),
+    (r"\[THINK\]", r"\[/THINK\]"),
+    (r"<seed:think>", r"</seed:think>"),
+    (r"◁think▷", r"◁/think▷"),
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+    # gpt-oss, with its special tokens and after a tokenizer has dropped them
+    (r"<\|channel\|>\s*(?:analysis|commentary)\b[^<]*<\|message\|>", r"<\|channel\|>\s*final\b.{0,40}?<\|message\|>"),
+    (r"\A\s*analysis(?=[A-Z])", r"assistantfinal"),
+)
+"""Patterns that open and close a thought."""
+_OPEN = re.compile("|".join(opens for opens, _ in _MARKS), re.S)
+_CLOSE = re.compile("|".join(closes for _, closes in _MARKS[:-1]) + rf"|(?<=\S){_MARKS[-1][1]}", re.S)
+_BEGINS = re.compile(rf"\s*(?:{_OPEN.pattern})", re.S)
+_ENDS_OPEN = re.compile(rf"(?:{_OPEN.pattern})\s*\Z", re.S)
+
+
+def visible(text: str) -> str | None:
+    """What follows the last mark that closes a thought, a suffix of the text; None when the thinking never ends."""
+    reply = text[_last_close(text) :]
+    return None if _OPEN.search(reply) else reply
+
+
+def split_thinking(text: str, opened: bool = False) -> tuple[str, str | None]:
+    """(reply, thinking) of a raw model text; an unfinished thought has an empty reply.
+
+    Args:
+        opened: the prompt itself ended in a mark that opens a thought.
+    """
+    end = _last_close(text)
+    if end:
+        closing = list(_CLOSE.finditer(text))[-1]
+        return text[end:].strip(), _OPEN.sub("", text[: closing.start()], count=1).strip()
+    if opened or _BEGINS.match(text):
+        return "", _OPEN.sub("", text, count=1).strip()
+    return text.strip(), None
+
+
+def ends_open(prompt: str) -> bool:
+    """Whether a prompt ends inside a thought that it has just opened."""
+    return _ENDS_OPEN.search(prompt[-200:]) is not None
+
+
+def without_marks(text: str) -> str:
+    """The text with a space for every mark."""
+    return _CLOSE.sub(" ", _OPEN.sub(" ", text))
+
+
+def _last_close(text: str) -> int:
+    """Where the last closing mark ends; 0 where there is none."""
+    return max((mark.end() for mark in _CLOSE.finditer(text)), default=0)
