@@ -135,9 +135,9 @@ class Episode:
         model: str = "main",
     ) -> Coroutine[Any, Any, Turn]:
         address = f"{agent}/{round}/{role}"
-        call = self._calls[address]
+        calls = self._calls[address]
         self._calls[address] += 1
-        turn_id = f"{address}#{call}" if call else address
+        turn_id = f"{address}#{calls}" if calls else address
         params = SamplingParams(
             temperature=self._defaults.temperature if temperature is None else temperature,
             max_tokens=self._defaults.max_tokens if max_tokens is None else max_tokens,
@@ -146,37 +146,29 @@ class Episode:
             choice_logprobs=choice_logprobs,
             schema=schema,
         )
-        return self._call(messages, params, turn_id, agent, round, role, model)
 
-    async def _call(
-        self,
-        messages: Sequence[Message],
-        params: SamplingParams,
-        turn_id: str,
-        agent: str,
-        round: int,
-        role: str,
-        model: str,
-    ) -> Turn:
-        request = digest((messages, params, model))
-        completion = await self._complete(messages, params, turn_id, request, model)
-        continues, new = pack(messages, self._dialogues)
-        turn = Turn(
-            id=turn_id,
-            agent=agent,
-            round=round,
-            role=role,
-            messages=new,
-            completion=completion,
-            continues=continues,
-        )
-        self._dialogues[turn_id] = (*messages, message("assistant", turn))
-        self.turns[turn_id] = turn
-        return turn
+        async def call() -> Turn:
+            completion = await self._complete(messages, params, turn_id, model)
+            continues, new = pack(messages, self._dialogues)
+            turn = Turn(
+                id=turn_id,
+                agent=agent,
+                round=round,
+                role=role,
+                messages=new,
+                completion=completion,
+                continues=continues,
+            )
+            self._dialogues[turn_id] = (*messages, message("assistant", turn))
+            self.turns[turn_id] = turn
+            return turn
+
+        return call()
 
     async def _complete(
-        self, messages: Sequence[Message], params: SamplingParams, turn_id: str, request: str, model: str
+        self, messages: Sequence[Message], params: SamplingParams, turn_id: str, model: str
     ) -> Completion:
+        request = digest((messages, params, model))
         if (entry := self._journal.get(turn_id)) is not None:
             if entry.request not in (request, None):
                 raise RunError(

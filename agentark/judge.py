@@ -9,7 +9,6 @@ that answers something else, or to whom both words are so unlikely that they are
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,14 @@ from agentark.labels import RULE, Answered, Candidate, JudgedProbe, LabelledSolu
 from agentark.steps import split_steps
 from agentark.types import (
     Chat,
-    Completion,
     EngineFault,
     Guarantee,
     Message,
     MethodInfo,
     Outcome,
     Part,
-    RunError,
     Sample,
     SampleError,
-    SamplingParams,
     digest,
     message,
 )
@@ -294,23 +290,3 @@ def label_row(
         error=error,
         **labels,
     )
-
-
-class NoEngine:
-    """Stands where an engine is expected by a run that makes no calls."""
-
-    name = "none"
-    guarantee: Guarantee = "exact"
-    capacity = 8
-    context_length = 0
-
-    async def __aenter__(self) -> "NoEngine":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
-
-    async def chat(
-        self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
-    ) -> Completion:
-        raise RunError("a run without a judge has called one")

@@ -36,7 +36,6 @@ from agentark.types import (
     Solution,
     Turn,
     UserError,
-    apply_cuts,
     digest,
 )
 
@@ -82,13 +81,6 @@ def expand(record: Record, turn: Turn) -> list[Message]:
         earlier = turns[turn.continues]
         before = [*expand(record, earlier), Message("assistant", (Part(earlier.text, ref=earlier.id),))]
     return before + [Message(message.role, tuple(map(fill, message.parts))) for message in turn.messages]
-
-
-def as_sent(record: Record, turn: Turn) -> list[Message]:
-    """The messages of a turn as the model saw them: documents cut where the engine cut them."""
-    messages = expand(record, turn)
-    cuts = turn.completion.truncation
-    return messages if cuts is None else apply_cuts(messages, cuts)
 
 
 def without_texts(turn: Turn) -> Turn:

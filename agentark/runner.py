@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import InitVar, dataclass
 from types import TracebackType
 from typing import Any
 
@@ -91,38 +92,26 @@ class Progress:
         self._bar.close()
 
 
+@dataclass(kw_only=True)
 class Runner:
-    """Runs a method over samples and writes every one of them to the store.
+    """Runs a method over samples and writes every one of them to the store."""
 
-    Args:
-        method: the method; a pure function of sample and replies.
-        info: its name, variant and resolved config, as recorded.
-        model: the generator's name, as recorded.
-        engines: name -> engine, entered by the caller; `main` is the generator. Names may share one.
-        defaults: sampling defaults.
-        store: started by the caller.
-        row: makes what is stored of an episode, called like `Episode.record`.
-    """
+    method: Method
+    """A pure function of sample and replies."""
+    info: MethodInfo
+    """Its name, variant and resolved config, as recorded."""
+    model: str
+    """The generator's name, as recorded."""
+    engines: InitVar[Mapping[str, Engine]]
+    """Name -> engine, entered by the caller; `main` is the generator. Names may share one."""
+    defaults: Defaults
+    store: Store
+    """Started by the caller."""
+    progress: Progress
+    row: Row = Episode.record
+    """Makes what is stored of an episode."""
 
-    def __init__(
-        self,
-        *,
-        method: Method,
-        info: MethodInfo,
-        model: str,
-        engines: Mapping[str, Engine],
-        defaults: Defaults,
-        store: Store,
-        progress: Progress,
-        row: Row = Episode.record,
-    ) -> None:
-        self.method = method
-        self.info = info
-        self.model = model
-        self.defaults = defaults
-        self.store = store
-        self.progress = progress
-        self.row = row
+    def __post_init__(self, engines: Mapping[str, Engine]) -> None:
         gates = {id(engine): Gate(engine.capacity) for engine in engines.values()}
         self._models = {name: (engine, gates[id(engine)]) for name, engine in engines.items()}
         self._window = asyncio.Semaphore(sum(gate.capacity for gate in gates.values()))
@@ -275,31 +264,33 @@ async def replay(record: Record, method: Method) -> Record:
     if PREPARED in record.info and isinstance(method, Preparing):
         method = method.restored(record.info[PREPARED])
     journal = {turn.id: JournalEntry(record.id, turn.id, None, turn.completion) for turn in record.trajectory}
-    models: dict[str, tuple[Engine, Gate]] = dict.fromkeys(record.models, (_Finished(), Gate(1)))
+    finished = NoEngine(f"replay: the record of {record.id} does not hold a call that the method makes")
+    models = dict.fromkeys(record.models, (finished, Gate(1)))
     episode = Episode(record.sample(), 0, Defaults(0.0, 1, 0), models, journal, None)
     outcome = _with_decision(await method.run(record.sample(), episode), method)
     again = episode.record(record.method, record.model, record.guarantee, outcome, None)
     return structs.replace(again, started=record.started, seconds=record.seconds)
 
 
-class _Finished:
-    """The engine of a replay: whatever is not in the record cannot be had."""
+class NoEngine(Engine):
+    """Stands where an engine is expected by work that makes no calls.
 
-    name = "finished"
+    Args:
+        refusal: of a call all the same.
+    """
+
+    name = "none"
     guarantee: Guarantee = "exact"
-    capacity = 1
-    context_length = 1 << 20
+    capacity = 8
+    context_length = 0
 
-    async def __aenter__(self) -> "_Finished":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
+    def __init__(self, refusal: str) -> None:
+        self.refusal = refusal
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
     ) -> Completion:
-        raise RunError(f"replay: the record of {session} does not hold a call that the method makes")
+        raise RunError(self.refusal)
 
 
 def _with_decision(outcome: Outcome, method: Method) -> Outcome:

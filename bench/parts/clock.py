@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from agentark.types import Completion, Guarantee, Message, Record, SamplingParams, Turn
+from agentark.types import Completion, Engine, Guarantee, Message, Record, SamplingParams, Turn
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ def tokens(text: str) -> int:
 
 
 @dataclass
-class SlotEngine:
+class SlotEngine(Engine):
     """`agentark.types.Engine` that takes `prefill` per uncached prompt token and `decode` per reply token.
 
     Its prefix cache is boundless and works on whole message parts. Times are powers of two, so sums are exact.
@@ -90,12 +90,6 @@ class SlotEngine:
     context_length: int = 1 << 20
     in_flight: int = 0
     _cache: set[int] = field(default_factory=set)
-
-    async def __aenter__(self) -> "SlotEngine":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int

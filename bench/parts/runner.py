@@ -17,7 +17,7 @@ import psutil
 
 from agentark import embedded
 from agentark.engines.prompt import Prompter
-from agentark.types import Completion, Guarantee, Message, SamplingParams
+from agentark.types import Completion, Engine, Guarantee, Message, SamplingParams
 from bench.parts.questions import problems
 from bench.parts.report import ROOT, Row
 from bench.parts.schedules import execute
@@ -33,7 +33,7 @@ GOAL_STALL = 5.0  # milliseconds
 GOAL_MEMORY = 1.1  # flat: ten times the samples, a tenth more memory at most
 
 
-class InstantEngine:
+class InstantEngine(Engine):
     """Answers at once with one of a few prepared replies; tokenises the prompt first when given a Prompter."""
 
     name = "instant"
@@ -48,12 +48,6 @@ class InstantEngine:
         words = ("so", "we", "have", "12", "bags", "and", "then", "3 + 4 = 7", "which", "leaves", "dollars.\n")
         filler = [" ".join(draw.choices(words, k=reply_characters // 4)) for _ in range(8)]
         self._replies = [text[:reply_characters] for text in filler]
-
-    async def __aenter__(self) -> "InstantEngine":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int

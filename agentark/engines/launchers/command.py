@@ -3,13 +3,10 @@
 import json
 from collections.abc import Sequence
 
-from agentark.engines.vllm import CPU_BLOCK
+from agentark.engines.vllm import CPU_BLOCK, GUIDANCE
 
 MODULE = "vllm.entrypoints.openai.api_server"
 """Not `vllm serve`, which the CPU build does not have."""
-
-GUIDANCE = {"backend": "xgrammar", "disable_any_whitespace": True}
-"""Small models fill the whitespace that JSON allows until their tokens run out."""
 
 
 def server_command(
