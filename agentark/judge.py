@@ -99,16 +99,12 @@ class Opinion(Struct, frozen=True):
     note: str | None = None
 
 
-class Ruling(Struct, frozen=True, kw_only=True):
+class Ruling(Opinion, frozen=True, kw_only=True):
     """The verdict on one reply and where it comes from; see LabelledSolution."""
 
-    verdict: bool | None = None
     by: str | None = None
-    p_correct: float | None = None
-    mass: float | None = None
     rule: bool | None = None
     judge: bool | None = None
-    note: str | None = None
 
 
 def probability(logprobs: dict[str, float] | None) -> tuple[float | None, float | None]:
@@ -247,23 +243,21 @@ class Labeller:
             verdict, by = True, RULE
         note = opinion.note or ("rules cannot tell" if verdict is None else None)
         return Ruling(
-            verdict=verdict,
+            verdict,
+            opinion.p_correct,
+            opinion.mass,
+            note,
             by=None if verdict is None else by,
-            p_correct=opinion.p_correct,
-            mass=opinion.mass,
             rule=rule,
             judge=opinion.verdict,
-            note=note,
         )
 
     async def _probes(self, sample: Answered, judge: Judge) -> list[JudgedProbe]:
         probes = sample.probes
-        found = await gather(
-            *(judge.opinion(one.text, f"probe_{number}", 1, "calibrate") for number, one in enumerate(probes, 1))
-        )
+        calls = (judge.opinion(probe.text, f"probe_{k}", 1, "calibrate") for k, probe in enumerate(probes, 1))
         return [
             JudgedProbe(kind=probe.kind, text=probe.text, judge=opinion.verdict, p_correct=opinion.p_correct)
-            for probe, opinion in zip(probes, found, strict=True)
+            for probe, opinion in zip(probes, await gather(*calls), strict=True)
         ]
 
 

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -408,7 +408,8 @@ class Store:
             for sample_id in ranked:
                 source.seek(rows[sample_id][0])
                 target.write(source.readline())
-            _sync_file(target)
+            target.flush()
+            os.fsync(target.fileno())
         temporary.replace(self.path)
         if not self.journal_path.exists():  # killed after this, before the manifest was written
             return
@@ -423,11 +424,6 @@ class Store:
 
     def _write_manifest(self) -> None:
         write_atomically(self.manifest_path, json.dumps(self._manifest, indent=2, ensure_ascii=False).encode() + b"\n")
-
-
-def _sync_file(stream: IO[bytes]) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 def now() -> str:

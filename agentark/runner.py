@@ -9,7 +9,6 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import InitVar, dataclass
 from types import TracebackType
 from typing import Any
@@ -18,7 +17,7 @@ from msgspec import Struct, structs, to_builtins
 from tqdm import tqdm
 
 from agentark.episode import Defaults, Episode, Gate
-from agentark.records import TRIAL, JournalEntry, Store, now, read_records
+from agentark.records import TRIAL, JournalEntry, Store, read_records
 from agentark.types import (
     Chat,
     Completion,
@@ -193,58 +192,6 @@ class Runner:
         return text
 
 
-async def session(
-    engine: Engine,
-    store: Store,
-    todo: Sequence[Sample],
-    order: Mapping[str, int],
-    method: Method,
-    info: MethodInfo,
-    model: str,
-    defaults: Defaults,
-    provenance: Mapping[str, Any],
-    row: Row = Episode.record,
-    others: Mapping[str, Engine] = {},
-    samples: Sequence[Sample] | None = None,
-) -> Progress:
-    """One session of a run: engines up, samples run and written, store closed whatever happens.
-
-    Args:
-        engine: the generator, the model `main`.
-        todo: the samples that are not done.
-        order: rank of every sample of the dataset, for the final order of rows.
-        provenance: what the manifest says of this session.
-        row: see Runner.
-        others: further models by name; one of them may be `engine` again.
-        samples: all samples of the run, for what the method decides once; None: `todo`.
-    """
-    async with AsyncExitStack() as stack:
-        for one in {id(one): one for one in (engine, *others.values())}.values():
-            await stack.enter_async_context(one)
-        facts = {"engine": engine.name, "guarantee": engine.guarantee, "capacity": engine.capacity, "todo": len(todo)}
-        store.start({**provenance, **facts})
-        finished = False
-        with Progress(len(todo)) as progress:
-            try:
-                runner = Runner(
-                    method=method,
-                    info=info,
-                    model=model,
-                    engines={"main": engine, **others},
-                    defaults=defaults,
-                    store=store,
-                    progress=progress,
-                    row=row,
-                )
-                await runner.prepare(todo if samples is None else samples)
-                await runner.run(todo)
-                note_totals(store, runner.method, order)
-                finished = True
-            finally:
-                store.close(order if finished else None, finished=now(), done=progress.done, failed=progress.failed)
-        return progress
-
-
 def note_totals(store: Store, method: Method, order: Mapping[str, int]) -> None:
     """Keep the method's figures over all records of the run, where it has some."""
     if isinstance(method, Summing):
@@ -252,7 +199,7 @@ def note_totals(store: Store, method: Method, order: Mapping[str, int]) -> None:
 
 
 def end_killed(store: Store, method: Method, order: Mapping[str, int]) -> None:
-    """End a run as `session` would have, if it was killed when nothing was left to do. The engine is not needed."""
+    """End a run as its session would have, if it was killed when nothing was left to do. The engine is not needed."""
     if isinstance(method, Preparing) and (before := store.noted(PREPARED)) is not None:
         method = method.restored(before["decision"])
     note_totals(store, method, order)

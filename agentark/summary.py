@@ -20,21 +20,10 @@ from agentark.stats import mean_and_se
 from agentark.tasks import get_task
 from agentark.types import Record, TokenStats, merged
 
-COLUMNS = [
-    "method",
-    "n",
-    "answered",
-    "errors",
-    "unparsed",
-    "metric",
-    "score",
-    "calls",
-    "prompt",
-    "cached",
-    "completion",
-    "seconds",
-    "tokens/s",
-]
+COLUMNS = (
+    *("method", "n", "answered", "errors", "unparsed", "metric", "score"),
+    *("calls", "prompt", "cached", "completion", "seconds", "tokens/s"),
+)
 
 
 def busy_seconds(records: Sequence[Record]) -> float:
@@ -91,7 +80,7 @@ def row(path: Path) -> dict[str, str]:
 def table(paths: Sequence[Path]) -> str:
     """The files as an aligned table, each path below it. Score: mean ± standard error over samples."""
     rows = [row(path) for path in paths]
-    lines = [COLUMNS, *([one[column] for column in COLUMNS] for one in rows)]
+    lines = [list(COLUMNS), *([one[column] for column in COLUMNS] for one in rows)]
     widths = [max(len(line[position]) for line in lines) for position in range(len(COLUMNS))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     notes = [f"{path.stem}: {note}" for path in paths for note in run_notes(path)]
