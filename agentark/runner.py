@@ -9,8 +9,8 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import InitVar, dataclass
-from types import TracebackType
 from typing import Any
 
 from msgspec import Struct, structs, to_builtins
@@ -51,7 +51,7 @@ Row = Callable[[Episode, MethodInfo, str, Guarantee, Outcome | None, str | None]
 """(episode, method, model, guarantee, outcome, error) -> one line of the results; it has `id`, `schema` and `error`."""
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """One line on stderr: samples done and failed, calls/s, tokens/s, cache hit rate, time left."""
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
@@ -84,10 +84,7 @@ class Progress:
         )
         self._bar.update()
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._bar.close()
 
 
