@@ -25,6 +25,11 @@ def json_of(path: Path) -> dict[str, Any]:
     return value
 
 
+def json_if_there(path: Path) -> dict[str, Any]:
+    """`json_of`, empty where there is no such file."""
+    return json_of(path) if path.is_file() else {}
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, hex."""
     with path.open("rb") as stream:

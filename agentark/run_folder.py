@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from agentark.files import json_of, write_atomically
+from agentark.files import json_if_there, json_of, write_atomically
 from agentark.types import UserError
 
 MANIFEST = "manifest.json"
@@ -72,7 +72,7 @@ class RunFolder:
         """
         self._main = main
         file, key = self.folder / self.record[0], self.record[1]
-        manifest = _manifest(self.folder)
+        manifest = json_if_there(self.folder / MANIFEST)
         kind = manifest.get("kind") or manifest.get("stage")
         ours = file.is_file() and (kind == self.kind or not manifest)
         if main and not ours and entries(self.folder, self._name):
@@ -109,7 +109,7 @@ class RunFolder:
         if self._claimed or not self._main:
             return
         self._claimed = True
-        complete = is_complete(_manifest(self.folder))
+        complete = is_complete(json_if_there(self.folder / MANIFEST))
         for folder in (self.folder, *self.elsewhere) if self.replaces else ():
             if (kept := set_aside(folder, complete)) is not None:
                 say(f"what was in {folder} is kept in {kept} until this run is complete")
@@ -132,10 +132,6 @@ class RunFolder:
 def is_complete(manifest: dict[str, Any]) -> bool:
     """Whether a training came to its end, by its manifest; one that was stopped (--stops) did not."""
     return bool(manifest.get("finished") and not manifest.get("stopped")) or manifest.get("status") == "done"
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    return json_of(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
 
 
 # ---------------------------------------------------------------- replacing what a folder holds

@@ -231,23 +231,21 @@ class OpenAIEngine:
                 refused = plan, refusal
                 self.context_length = min(self.context_length, refusal.context or self.context_length)
             else:
-                return self._completion(server, reply, plan, params, guided, start, plain=guided or schema is not None)
+                return self._completion(server, reply, plan, params, sent, start)
         raise SampleError(f"the prompt could not be made to fit: {refused[1] if refused else None}")
 
     def _completion(
-        self,
-        server: Server,
-        reply: Reply,
-        plan: Plan,
-        params: SamplingParams,
-        guided: bool,
-        start: float,
-        *,
-        plain: bool,
+        self, server: Server, reply: Reply, plan: Plan, params: SamplingParams, sent: SamplingParams, start: float
     ) -> Completion:
-        """The reply as a Completion; a `plain` one, decoded under guidance, holds no thinking."""
+        """The reply as a Completion; one that was decoded under guidance holds no thinking.
+
+        Args:
+            params: what was asked for.
+            sent: what of that the server was asked for.
+        """
+        guided = sent.choices is not None
         text, reasoning = reply.content.strip(), reply.reasoning
-        if reasoning is None and not plain:
+        if reasoning is None and not guided and sent.schema is None:
             text, reasoning = split_thinking(reply.content, server.opens_thinking)
         if params.choices:
             choice = _match(text, params.choices, exactly=guided, begun=guided and params.choice_logprobs)

@@ -248,11 +248,8 @@ class Server(Slot):
         """Whether guided choice works here; the first call asks a question that none of the choices answers."""
         async with self._probing:
             if self.guided is None:
-                try:
-                    reply = await self._probe(SamplingParams(0.0, 16, choices=PROBE_CHOICES), thinking=False)
-                    self.guided = reply.content.strip() in PROBE_CHOICES
-                except SampleError:
-                    self.guided = False
+                reply = await self._probe(SamplingParams(0.0, 16, choices=PROBE_CHOICES), thinking=False)
+                self.guided = reply.strip() in PROBE_CHOICES
         return self.guided
 
     async def honours_schemas(self) -> bool:
@@ -260,16 +257,20 @@ class Server(Slot):
         async with self._probing:
             if self.schemas is None:
                 thinking = False if self.tokenizes else None  # a field of vLLM's like
+                reply = await self._probe(SamplingParams(0.0, 32, schema=PROBE_SCHEMA), thinking)
                 try:
-                    reply = await self._probe(SamplingParams(0.0, 32, schema=PROBE_SCHEMA), thinking)
-                    self.schemas = msgspec.json.decode(reply.content)["animal"] in PROBE_CHOICES
-                except (SampleError, msgspec.DecodeError, TypeError, KeyError):
+                    self.schemas = msgspec.json.decode(reply)["animal"] in PROBE_CHOICES
+                except (msgspec.DecodeError, TypeError, KeyError):
                     self.schemas = False
         return self.schemas
 
-    async def _probe(self, params: SamplingParams, thinking: bool | None) -> Reply:
+    async def _probe(self, params: SamplingParams, thinking: bool | None) -> str:
+        """A reply; nothing where the server refuses."""
         question = message("user", "What is 2 + 2? Answer with the number.")
-        return await self.chat(Plan([question], params.max_tokens, 16), params, thinking)
+        try:
+            return (await self.chat(Plan([question], params.max_tokens, 16), params, thinking)).content
+        except SampleError:
+            return ""
 
     async def chat(self, plan: Plan, params: SamplingParams, thinking: bool | None = None) -> Reply:
         """One try of one call.
