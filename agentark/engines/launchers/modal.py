@@ -207,6 +207,7 @@ class RemoteServer(Server):
         self._deployment = deployment
         self._start_seconds = start_seconds
         self._seconds = config.timeout
+        self.guided = self.schemas = True  # it is our own vLLM engine
 
     def open(self) -> None:
         """There is no connection to open: the SDK keeps its own."""
@@ -221,12 +222,6 @@ class RemoteServer(Server):
 
     async def count(self, messages: Sequence[Message], thinking: bool | None) -> int:
         return int((await self._within(self._seconds, MEASURE, _plain(messages)))["tokens"])
-
-    async def honours_choices(self) -> bool:
-        return True  # it is our own vLLM engine
-
-    async def honours_schemas(self) -> bool:
-        return True
 
     async def chat(self, plan: Plan, params: SamplingParams, thinking: bool | None = None) -> Reply:
         logprobs = params.choice_logprobs and params.choices is not None
