@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentark.files import manifest_of, write_atomically
+from agentark.files import changes, manifest_of, write_atomically
 from agentark.jsonl import decoded, lines
 from agentark.types import (
     SCHEMA,
@@ -286,14 +286,9 @@ class Store:
                 self.ended = not sessions or "finished" in sessions[-1]
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{self.manifest_path}: not a manifest; move it away or use --overwrite") from None
-            changed = [
-                f"{key} was {before.get(key)!r}, now {self.config.get(key)!r}"
-                for key in sorted({*before, *self.config})
-                if before.get(key) != self.config.get(key)
-            ]
-            if changed:
+            if changed := changes(before, self.config, {*before, *self.config}):
                 raise UserError(
-                    f"{self.path}: holds results of another configuration ({'; '.join(changed)}); "
+                    f"{self.path}: holds results of another configuration ({changed}); "
                     "use --overwrite to replace them, or another output path"
                 )
             self.config = stored

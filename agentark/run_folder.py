@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from agentark.files import json_if_there, json_of, write_atomically
+from agentark.files import changes, json_if_there, json_of, write_atomically
 from agentark.types import UserError
 
 MANIFEST = "manifest.json"
@@ -88,14 +88,10 @@ class RunFolder:
         return is_complete(self.values)
 
     def _check_same(self, before: dict[str, Any]) -> None:
-        changed = [
-            f"{name} was {before.get(name)!r}, now {self.identity.get(name)!r}"
-            for name in sorted(self.identity if self.all_settings else {*before, *self.identity})
-            if before.get(name) != self.identity.get(name)
-        ]
-        if changed:
+        names = self.identity if self.all_settings else {*before, *self.identity}
+        if changed := changes(before, self.identity, names):
             raise UserError(
-                f"{self._name}: holds a run of other settings ({'; '.join(changed):.400}); use {self.replace} to "
+                f"{self._name}: holds a run of other settings ({changed:.400}); use {self.replace} to "
                 "replace it, or another folder"
             )
 
