@@ -14,17 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from agentark import sandbox
-from agentark.types import (
-    CUT_MARK,
-    SANDBOX,
-    Completion,
-    Engine,
-    Guarantee,
-    Message,
-    SampleError,
-    SamplingParams,
-    UserError,
-)
+from agentark.types import CUT_MARK, SANDBOX, Completion, Guarantee, Message, SampleError, SamplingParams, UserError
 
 KEPT = 20_000
 """Characters kept of stdout and of stderr: the first half and the last."""
@@ -72,7 +62,7 @@ class Tested(Struct, frozen=True):
 _request = msgspec.json.Decoder(RunProgram | RunTests)
 
 
-class SandboxEngine(Engine):
+class SandboxEngine:
     """See `agentark.types.Engine`.
 
     Args:
@@ -93,6 +83,9 @@ class SandboxEngine(Engine):
     async def __aenter__(self) -> "SandboxEngine":
         await sandbox.run_python("", timeout=20, unsafe_no_isolation=self.unsafe_no_isolation)
         return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        return None
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int

@@ -7,6 +7,7 @@ and never text.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -441,11 +442,8 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
 def _retry_after(error: "APIStatusError") -> float | None:
     """Seconds, from the header's number or date."""
     value = error.response.headers.get("retry-after", "").strip()
-    try:
+    with suppress(ValueError):
         return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError):
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
-        return None
+    return None
