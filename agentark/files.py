@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ def json_of(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected an object, found a {type(value).__name__}")
     return value
+
+
+def json_if_there(path: Path) -> dict[str, Any]:
+    """`json_of`, empty where there is no such file."""
+    return json_of(path) if path.is_file() else {}
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], keys: Iterable[str]) -> str:
+    """Which of these keys have another value now, in words; empty where none has."""
+    other = (key for key in sorted(keys) if before.get(key) != now.get(key))
+    return "; ".join(f"{key} was {before.get(key)!r}, now {now.get(key)!r}" for key in other)
 
 
 def file_sha256(path: Path) -> str:

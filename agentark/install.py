@@ -270,10 +270,8 @@ def find_links_folders(settings: Mapping[str, str]) -> list[Path]:
 
 def find_torch_wheel(folders: Sequence[Path], pin: str, tag: str, machine: str) -> Path | None:
     """A CPU build of this torch for this Python (`cp312`) and machine (`x86_64`) in one of the folders."""
-    for folder in folders:
-        for wheel in sorted(folder.glob(f"torch-{pin}+cpu-{tag}-{tag}-*linux*_{machine}.whl")):
-            return wheel
-    return None
+    name = f"torch-{pin}+cpu-{tag}-{tag}-*linux*_{machine}.whl"
+    return next((wheel for folder in folders for wheel in sorted(folder.glob(name))), None)
 
 
 def torch_pin(requirements: str) -> str:

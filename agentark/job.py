@@ -6,6 +6,7 @@ last row is ended by the same command, without an engine.
 
 from argparse import Namespace, _ActionsContainer
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from agentark import cli, config
 from agentark.episode import Defaults, Episode
 from agentark.lock import RunLock
 from agentark.records import Store, now
-from agentark.runner import Row, end_killed, session
+from agentark.runner import Progress, Row, Runner, end_killed, note_totals
 from agentark.tasks import Loaded, Task
 from agentark.types import Engine, Method, MethodInfo, Sample, UserError
 
@@ -65,13 +66,45 @@ def run_job(job: Job) -> int:
             return 0
         about = {"started": now(), "command": cli.command_line(), "versions": cli.provenance(), **job.about}
         engine = job.make_engine(lock)
-        others = job.others(engine, lock)
-        return cli.run_async(
-            session(
-                engine, store, todo, order, job.method, job.info, job.model, job.defaults, about,
-                row=job.row, others=others, samples=job.samples,
-            )
-        ).failed  # fmt: skip
+        engines = {"main": engine, **job.others(engine, lock)}
+        return cli.run_async(_session(job, engines, store, todo, order, about)).failed
+
+
+async def _session(
+    job: Job,
+    engines: Mapping[str, Engine],
+    store: Store,
+    todo: Sequence[Sample],
+    order: Mapping[str, int],
+    about: Mapping[str, Any],
+) -> Progress:
+    """Engines up, samples run and written, store closed whatever happens."""
+    async with AsyncExitStack() as stack:
+        for engine in {id(engine): engine for engine in engines.values()}.values():
+            await stack.enter_async_context(engine)
+        main = engines["main"]
+        facts = {"engine": main.name, "guarantee": main.guarantee, "capacity": main.capacity, "todo": len(todo)}
+        store.start({**about, **facts})
+        finished = False
+        with Progress(len(todo)) as progress:
+            try:
+                runner = Runner(
+                    method=job.method,
+                    info=job.info,
+                    model=job.model,
+                    engines=engines,
+                    defaults=job.defaults,
+                    store=store,
+                    progress=progress,
+                    row=job.row,
+                )
+                await runner.prepare(job.samples)
+                await runner.run(todo)
+                note_totals(store, runner.method, order)
+                finished = True
+            finally:
+                store.close(order if finished else None, finished=now(), done=progress.done, failed=progress.failed)
+        return progress
 
 
 # ---------------------------------------------------------------- runs over a dataset

@@ -9,7 +9,6 @@ that answers something else, or to whom both words are so unlikely that they are
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,14 @@ from agentark.labels import RULE, Answered, Candidate, JudgedProbe, LabelledSolu
 from agentark.steps import split_steps
 from agentark.types import (
     Chat,
-    Completion,
     EngineFault,
     Guarantee,
     Message,
     MethodInfo,
     Outcome,
     Part,
-    RunError,
     Sample,
     SampleError,
-    SamplingParams,
     digest,
     message,
 )
@@ -103,16 +99,12 @@ class Opinion(Struct, frozen=True):
     note: str | None = None
 
 
-class Ruling(Struct, frozen=True, kw_only=True):
+class Ruling(Opinion, frozen=True, kw_only=True):
     """The verdict on one reply and where it comes from; see LabelledSolution."""
 
-    verdict: bool | None = None
     by: str | None = None
-    p_correct: float | None = None
-    mass: float | None = None
     rule: bool | None = None
     judge: bool | None = None
-    note: str | None = None
 
 
 def probability(logprobs: dict[str, float] | None) -> tuple[float | None, float | None]:
@@ -251,23 +243,21 @@ class Labeller:
             verdict, by = True, RULE
         note = opinion.note or ("rules cannot tell" if verdict is None else None)
         return Ruling(
-            verdict=verdict,
+            verdict,
+            opinion.p_correct,
+            opinion.mass,
+            note,
             by=None if verdict is None else by,
-            p_correct=opinion.p_correct,
-            mass=opinion.mass,
             rule=rule,
             judge=opinion.verdict,
-            note=note,
         )
 
     async def _probes(self, sample: Answered, judge: Judge) -> list[JudgedProbe]:
         probes = sample.probes
-        found = await gather(
-            *(judge.opinion(one.text, f"probe_{number}", 1, "calibrate") for number, one in enumerate(probes, 1))
-        )
+        calls = (judge.opinion(probe.text, f"probe_{k}", 1, "calibrate") for k, probe in enumerate(probes, 1))
         return [
             JudgedProbe(kind=probe.kind, text=probe.text, judge=opinion.verdict, p_correct=opinion.p_correct)
-            for probe, opinion in zip(probes, found, strict=True)
+            for probe, opinion in zip(probes, await gather(*calls), strict=True)
         ]
 
 
@@ -294,23 +284,3 @@ def label_row(
         error=error,
         **labels,
     )
-
-
-class NoEngine:
-    """Stands where an engine is expected by a run that makes no calls."""
-
-    name = "none"
-    guarantee: Guarantee = "exact"
-    capacity = 8
-    context_length = 0
-
-    async def __aenter__(self) -> "NoEngine":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
-
-    async def chat(
-        self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
-    ) -> Completion:
-        raise RunError("a run without a judge has called one")

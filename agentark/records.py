@@ -18,12 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from agentark.files import manifest_of, write_atomically
+from agentark.files import changes, manifest_of, write_atomically
 from agentark.jsonl import decoded, lines
 from agentark.types import (
     SCHEMA,
@@ -36,7 +36,6 @@ from agentark.types import (
     Solution,
     Turn,
     UserError,
-    apply_cuts,
     digest,
 )
 
@@ -82,13 +81,6 @@ def expand(record: Record, turn: Turn) -> list[Message]:
         earlier = turns[turn.continues]
         before = [*expand(record, earlier), Message("assistant", (Part(earlier.text, ref=earlier.id),))]
     return before + [Message(message.role, tuple(map(fill, message.parts))) for message in turn.messages]
-
-
-def as_sent(record: Record, turn: Turn) -> list[Message]:
-    """The messages of a turn as the model saw them: documents cut where the engine cut them."""
-    messages = expand(record, turn)
-    cuts = turn.completion.truncation
-    return messages if cuts is None else apply_cuts(messages, cuts)
 
 
 def without_texts(turn: Turn) -> Turn:
@@ -294,14 +286,9 @@ class Store:
                 self.ended = not sessions or "finished" in sessions[-1]
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{self.manifest_path}: not a manifest; move it away or use --overwrite") from None
-            changed = [
-                f"{key} was {before.get(key)!r}, now {self.config.get(key)!r}"
-                for key in sorted({*before, *self.config})
-                if before.get(key) != self.config.get(key)
-            ]
-            if changed:
+            if changed := changes(before, self.config, {*before, *self.config}):
                 raise UserError(
-                    f"{self.path}: holds results of another configuration ({'; '.join(changed)}); "
+                    f"{self.path}: holds results of another configuration ({changed}); "
                     "use --overwrite to replace them, or another output path"
                 )
             self.config = stored
@@ -416,7 +403,8 @@ class Store:
             for sample_id in ranked:
                 source.seek(rows[sample_id][0])
                 target.write(source.readline())
-            _sync_file(target)
+            target.flush()
+            os.fsync(target.fileno())
         temporary.replace(self.path)
         if not self.journal_path.exists():  # killed after this, before the manifest was written
             return
@@ -431,11 +419,6 @@ class Store:
 
     def _write_manifest(self) -> None:
         write_atomically(self.manifest_path, json.dumps(self._manifest, indent=2, ensure_ascii=False).encode() + b"\n")
-
-
-def _sync_file(stream: IO[bytes]) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 def now() -> str:

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from agentark import hub, jsonl
-from agentark.files import file_sha256, json_of, manifest_of
+from agentark.files import file_sha256, json_if_there, manifest_of
 from agentark.golds import TYPES, with_gold
 from agentark.labels import LABELS_SCHEMA
 from agentark.published import answer_type_of, own_id, record_of, split_response
@@ -152,8 +152,7 @@ def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
     if not any(record.error is None and record.solutions for record in listed):
         errors = sum(record.error is not None for record in listed)
         raise UserError(f"{flag} {path}: none of its {len(listed)} rows has a solution ({errors} carry an error)")
-    manifest = manifest_of(path)
-    return Source(path, file_sha256(path), listed, json_of(manifest) if manifest.is_file() else {})
+    return Source(path, file_sha256(path), listed, json_if_there(manifest_of(path)))
 
 
 # ---------------------------------------------------------------- questions with solutions

@@ -6,13 +6,14 @@ What a folder held before is moved aside when another run claims it, and deleted
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
-from agentark.files import json_of, write_atomically
+from agentark.files import changes, json_if_there, json_of, write_atomically
 from agentark.types import UserError
 
 MANIFEST = "manifest.json"
@@ -27,47 +28,38 @@ WRITTEN = (
 """What trainings, and the libraries below them, write into their folder."""
 
 
+@dataclass
 class RunFolder:
-    """An output folder, and whether the run that it is for is new, to be continued, or finished.
+    """An output folder, and whether the run that it is for is new, to be continued, or finished."""
 
-    Args:
-        folder: as `flag` names it.
-        identity: what decides the run.
-        kind: of the run, as manifest.json has it.
-        replace: flag that replaces another run.
-        replaces: whether that flag was given.
-        elsewhere: further folders of the run.
-    """
-
-    record: tuple[str, str] = (MANIFEST, "config")
+    record: ClassVar[tuple[str, str]] = (MANIFEST, "config")
     """File with the identity of the run, and its key there."""
-    all_settings = False
+    all_settings: ClassVar[bool] = False
     """Whether the identity names every setting; what only an older version knows does not count then."""
 
-    def __init__(
-        self,
-        folder: Path,
-        identity: dict[str, Any],
-        *,
-        kind: str,
-        flag: str,
-        replace: str = "--overwrite",
-        replaces: bool,
-        elsewhere: Sequence[Path] = (),
-    ) -> None:
-        self.folder = folder
-        self.identity = json.loads(json.dumps(identity, default=str))
-        self.continued = False
-        """Whether there is a session of this run to go on from."""
-        self.values: dict[str, Any] = {}
-        """Of manifest.json."""
-        self._kind = kind
-        self._name = f"{flag} {folder}"
-        self._replace = replace
-        self._replaces = replaces
-        self._folders = [folder, *elsewhere]
-        self._main = True
-        self._claimed = False
+    folder: Path
+    """As `flag` names it."""
+    identity: dict[str, Any]
+    """What decides the run."""
+    _: KW_ONLY
+    kind: str
+    """Of the run, as manifest.json has it."""
+    flag: str
+    replace: str = "--overwrite"
+    """Flag that replaces another run."""
+    replaces: bool
+    """Whether that flag was given."""
+    elsewhere: Sequence[Path] = ()
+    """Further folders of the run."""
+    continued: bool = field(default=False, init=False)
+    """Whether there is a session of this run to go on from."""
+    values: dict[str, Any] = field(default_factory=dict, init=False)
+    """Of manifest.json."""
+
+    def __post_init__(self) -> None:
+        self.identity = json.loads(json.dumps(self.identity, default=str))
+        self._name = f"{self.flag} {self.folder}"
+        self._main, self._claimed = True, False
 
     def open(self, main: bool = True) -> bool:
         """Look at the folder; nothing changes. Returns whether it holds this run, finished.
@@ -80,15 +72,15 @@ class RunFolder:
         """
         self._main = main
         file, key = self.folder / self.record[0], self.record[1]
-        manifest = _manifest(self.folder)
+        manifest = json_if_there(self.folder / MANIFEST)
         kind = manifest.get("kind") or manifest.get("stage")
-        ours = file.is_file() and (kind == self._kind or not manifest)
+        ours = file.is_file() and (kind == self.kind or not manifest)
         if main and not ours and entries(self.folder, self._name):
             which = f" of this kind (but: {kind})" if kind else ""
             raise UserError(f"{self._name}: is not empty and holds no run of ours{which}; choose another folder")
-        if self._replaces:
+        if self.replaces:
             if main:
-                check_replaceable(self.folder, WRITTEN, self._name, self._replace)
+                check_replaceable(self.folder, WRITTEN, self._name, self.replace)
             return False
         if ours:
             self._check_same(json_of(file).get(key) or {})
@@ -96,14 +88,10 @@ class RunFolder:
         return is_complete(self.values)
 
     def _check_same(self, before: dict[str, Any]) -> None:
-        changed = [
-            f"{name} was {before.get(name)!r}, now {self.identity.get(name)!r}"
-            for name in sorted(self.identity if self.all_settings else {*before, *self.identity})
-            if before.get(name) != self.identity.get(name)
-        ]
-        if changed:
+        names = self.identity if self.all_settings else {*before, *self.identity}
+        if changed := changes(before, self.identity, names):
             raise UserError(
-                f"{self._name}: holds a run of other settings ({'; '.join(changed):.400}); use {self._replace} to "
+                f"{self._name}: holds a run of other settings ({changed:.400}); use {self.replace} to "
                 "replace it, or another folder"
             )
 
@@ -117,8 +105,8 @@ class RunFolder:
         if self._claimed or not self._main:
             return
         self._claimed = True
-        complete = is_complete(_manifest(self.folder))
-        for folder in self._folders if self._replaces else []:
+        complete = is_complete(json_if_there(self.folder / MANIFEST))
+        for folder in (self.folder, *self.elsewhere) if self.replaces else ():
             if (kept := set_aside(folder, complete)) is not None:
                 say(f"what was in {folder} is kept in {kept} until this run is complete")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -133,17 +121,13 @@ class RunFolder:
         content = msgspec.json.format(msgspec.json.encode(self.values, enc_hook=float), indent=2)
         write_atomically(self.folder / MANIFEST, content + b"\n")
         if is_complete(self.values):
-            for folder in self._folders:
+            for folder in (self.folder, *self.elsewhere):
                 shutil.rmtree(aside(folder), ignore_errors=True)
 
 
 def is_complete(manifest: dict[str, Any]) -> bool:
     """Whether a training came to its end, by its manifest; one that was stopped (--stops) did not."""
     return bool(manifest.get("finished") and not manifest.get("stopped")) or manifest.get("status") == "done"
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    return json_of(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
 
 
 # ---------------------------------------------------------------- replacing what a folder holds

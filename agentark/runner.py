@@ -9,15 +9,15 @@ import asyncio
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from types import TracebackType
+from contextlib import AbstractContextManager
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 from msgspec import Struct, structs, to_builtins
 from tqdm import tqdm
 
 from agentark.episode import Defaults, Episode, Gate
-from agentark.records import TRIAL, JournalEntry, Store, now, read_records
+from agentark.records import TRIAL, JournalEntry, Store, read_records
 from agentark.types import (
     Chat,
     Completion,
@@ -51,7 +51,7 @@ Row = Callable[[Episode, MethodInfo, str, Guarantee, Outcome | None, str | None]
 """(episode, method, model, guarantee, outcome, error) -> one line of the results; it has `id`, `schema` and `error`."""
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """One line on stderr: samples done and failed, calls/s, tokens/s, cache hit rate, time left."""
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
@@ -84,45 +84,30 @@ class Progress:
         )
         self._bar.update()
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._bar.close()
 
 
+@dataclass(kw_only=True)
 class Runner:
-    """Runs a method over samples and writes every one of them to the store.
+    """Runs a method over samples and writes every one of them to the store."""
 
-    Args:
-        method: the method; a pure function of sample and replies.
-        info: its name, variant and resolved config, as recorded.
-        model: the generator's name, as recorded.
-        engines: name -> engine, entered by the caller; `main` is the generator. Names may share one.
-        defaults: sampling defaults.
-        store: started by the caller.
-        row: makes what is stored of an episode, called like `Episode.record`.
-    """
+    method: Method
+    """A pure function of sample and replies."""
+    info: MethodInfo
+    """Its name, variant and resolved config, as recorded."""
+    model: str
+    """The generator's name, as recorded."""
+    engines: InitVar[Mapping[str, Engine]]
+    """Name -> engine, entered by the caller; `main` is the generator. Names may share one."""
+    defaults: Defaults
+    store: Store
+    """Started by the caller."""
+    progress: Progress
+    row: Row = Episode.record
+    """Makes what is stored of an episode."""
 
-    def __init__(
-        self,
-        *,
-        method: Method,
-        info: MethodInfo,
-        model: str,
-        engines: Mapping[str, Engine],
-        defaults: Defaults,
-        store: Store,
-        progress: Progress,
-        row: Row = Episode.record,
-    ) -> None:
-        self.method = method
-        self.info = info
-        self.model = model
-        self.defaults = defaults
-        self.store = store
-        self.progress = progress
-        self.row = row
+    def __post_init__(self, engines: Mapping[str, Engine]) -> None:
         gates = {id(engine): Gate(engine.capacity) for engine in engines.values()}
         self._models = {name: (engine, gates[id(engine)]) for name, engine in engines.items()}
         self._window = asyncio.Semaphore(sum(gate.capacity for gate in gates.values()))
@@ -204,58 +189,6 @@ class Runner:
         return text
 
 
-async def session(
-    engine: Engine,
-    store: Store,
-    todo: Sequence[Sample],
-    order: Mapping[str, int],
-    method: Method,
-    info: MethodInfo,
-    model: str,
-    defaults: Defaults,
-    provenance: Mapping[str, Any],
-    row: Row = Episode.record,
-    others: Mapping[str, Engine] = {},
-    samples: Sequence[Sample] | None = None,
-) -> Progress:
-    """One session of a run: engines up, samples run and written, store closed whatever happens.
-
-    Args:
-        engine: the generator, the model `main`.
-        todo: the samples that are not done.
-        order: rank of every sample of the dataset, for the final order of rows.
-        provenance: what the manifest says of this session.
-        row: see Runner.
-        others: further models by name; one of them may be `engine` again.
-        samples: all samples of the run, for what the method decides once; None: `todo`.
-    """
-    async with AsyncExitStack() as stack:
-        for one in {id(one): one for one in (engine, *others.values())}.values():
-            await stack.enter_async_context(one)
-        facts = {"engine": engine.name, "guarantee": engine.guarantee, "capacity": engine.capacity, "todo": len(todo)}
-        store.start({**provenance, **facts})
-        finished = False
-        with Progress(len(todo)) as progress:
-            try:
-                runner = Runner(
-                    method=method,
-                    info=info,
-                    model=model,
-                    engines={"main": engine, **others},
-                    defaults=defaults,
-                    store=store,
-                    progress=progress,
-                    row=row,
-                )
-                await runner.prepare(todo if samples is None else samples)
-                await runner.run(todo)
-                note_totals(store, runner.method, order)
-                finished = True
-            finally:
-                store.close(order if finished else None, finished=now(), done=progress.done, failed=progress.failed)
-        return progress
-
-
 def note_totals(store: Store, method: Method, order: Mapping[str, int]) -> None:
     """Keep the method's figures over all records of the run, where it has some."""
     if isinstance(method, Summing):
@@ -263,7 +196,7 @@ def note_totals(store: Store, method: Method, order: Mapping[str, int]) -> None:
 
 
 def end_killed(store: Store, method: Method, order: Mapping[str, int]) -> None:
-    """End a run as `session` would have, if it was killed when nothing was left to do. The engine is not needed."""
+    """End a run as its session would have, if it was killed when nothing was left to do. The engine is not needed."""
     if isinstance(method, Preparing) and (before := store.noted(PREPARED)) is not None:
         method = method.restored(before["decision"])
     note_totals(store, method, order)
@@ -275,31 +208,33 @@ async def replay(record: Record, method: Method) -> Record:
     if PREPARED in record.info and isinstance(method, Preparing):
         method = method.restored(record.info[PREPARED])
     journal = {turn.id: JournalEntry(record.id, turn.id, None, turn.completion) for turn in record.trajectory}
-    models: dict[str, tuple[Engine, Gate]] = dict.fromkeys(record.models, (_Finished(), Gate(1)))
+    finished = NoEngine(f"replay: the record of {record.id} does not hold a call that the method makes")
+    models = dict.fromkeys(record.models, (finished, Gate(1)))
     episode = Episode(record.sample(), 0, Defaults(0.0, 1, 0), models, journal, None)
     outcome = _with_decision(await method.run(record.sample(), episode), method)
     again = episode.record(record.method, record.model, record.guarantee, outcome, None)
     return structs.replace(again, started=record.started, seconds=record.seconds)
 
 
-class _Finished:
-    """The engine of a replay: whatever is not in the record cannot be had."""
+class NoEngine(Engine):
+    """Stands where an engine is expected by work that makes no calls.
 
-    name = "finished"
+    Args:
+        refusal: of a call all the same.
+    """
+
+    name = "none"
     guarantee: Guarantee = "exact"
-    capacity = 1
-    context_length = 1 << 20
+    capacity = 8
+    context_length = 0
 
-    async def __aenter__(self) -> "_Finished":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
+    def __init__(self, refusal: str) -> None:
+        self.refusal = refusal
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
     ) -> Completion:
-        raise RunError(f"replay: the record of {session} does not hold a call that the method makes")
+        raise RunError(self.refusal)
 
 
 def _with_decision(outcome: Outcome, method: Method) -> Outcome:

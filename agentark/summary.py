@@ -21,19 +21,8 @@ from agentark.tasks import get_task
 from agentark.types import Record, TokenStats, merged
 
 COLUMNS = (
-    "method",
-    "n",
-    "answered",
-    "errors",
-    "unparsed",
-    "metric",
-    "score",
-    "calls",
-    "prompt",
-    "cached",
-    "completion",
-    "seconds",
-    "tokens/s",
+    *("method", "n", "answered", "errors", "unparsed", "metric", "score"),
+    *("calls", "prompt", "cached", "completion", "seconds", "tokens/s"),
 )
 
 

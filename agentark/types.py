@@ -22,7 +22,7 @@ catches CancelledError for good: an interrupt ends the run with exit code 130. R
 
 import hashlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 from msgspec import Struct
@@ -139,9 +139,11 @@ class Engine(Protocol):
     """Calls that are worth having in flight at once."""
     context_length: int
 
-    async def __aenter__(self) -> "Engine": ...
+    async def __aenter__(self) -> Self:
+        return self
 
-    async def __aexit__(self, *exc: object) -> None: ...
+    async def __aexit__(self, *exc: object) -> None:
+        return None
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int

@@ -30,7 +30,7 @@ if modal.is_local():
 import msgspec  # noqa: E402 -- needs the path above
 
 from agentark.config import build  # noqa: E402
-from agentark.engines.launchers.command import server_command  # noqa: E402
+from agentark.engines.launchers.command import Serving, server_command  # noqa: E402
 from agentark.engines.launchers.modal import ModalConfig, read_config  # noqa: E402
 from agentark.types import Message, Part, RunError, SamplingParams  # noqa: E402
 
@@ -181,16 +181,18 @@ class Model:
 @modal.web_server(PORT, startup_timeout=CONFIG.startup_seconds)
 def serve() -> None:
     """vLLM's OpenAI server; every path but /health asks for the key."""
-    command = server_command(
-        python=sys.executable,
+    serving = Serving(
         model=CONFIG.model,
         served_name=CONFIG.model,
-        host="0.0.0.0",
-        port=str(PORT),
         tensor_parallel_size=CONFIG.gpu_count,
         dtype=CONFIG.dtype,
         max_model_len=CONFIG.max_model_len,
-        gpu_memory_utilization=0.9,
+    )
+    command = server_command(
+        serving,
+        python=sys.executable,
+        host="0.0.0.0",
+        port=str(PORT),
         max_num_seqs=CONFIG.max_inputs,
         on_cpu=False,
         more=("--middleware", "agentark.engines.launchers.guard.Guard"),

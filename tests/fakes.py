@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agentark.sandbox_engine import Ran, RunProgram, RunTests, Tested
-from agentark.types import SANDBOX, Completion, Guarantee, Message, SamplingParams, digest
+from agentark.types import SANDBOX, Completion, Engine, Guarantee, Message, SamplingParams, digest
 
 Script = Callable[[Sequence[Message], SamplingParams], str]
 Logprobs = Callable[[Sequence[Message], SamplingParams], dict[str, float] | None]
@@ -24,7 +24,7 @@ def boxed(messages: Sequence[Message], params: SamplingParams) -> str:
 
 
 @dataclass
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """`agentark.types.Engine` driven by a script.
 
     Attributes:
@@ -44,12 +44,6 @@ class ScriptedEngine:
     seen: list[tuple[str, tuple[Message, ...], SamplingParams]] = field(default_factory=list)
     in_flight: int = 0
     peak: int = 0
-
-    async def __aenter__(self) -> "ScriptedEngine":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
@@ -76,7 +70,7 @@ class ScriptedEngine:
 
 
 @dataclass
-class FakeSandbox:
+class FakeSandbox(Engine):
     """`agentark.sandbox_engine.SandboxEngine` that runs nothing: it replies what it is told to.
 
     Attributes:
@@ -90,12 +84,6 @@ class FakeSandbox:
     capacity: int = 2
     context_length: int = 1 << 30
     seen: list[RunProgram | RunTests] = field(default_factory=list)
-
-    async def __aenter__(self) -> "FakeSandbox":
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
 
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int

@@ -15,9 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from agentark.config import Config
 from agentark.engines.hf_batching import Row, RowSampler, attend
-from agentark.engines.prompt import Prompt, Prompter
+from agentark.engines.prompt import LocalConfig, Prompt, Prompter
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CAPACITY = {"cpu": 32, "cuda": 128}
@@ -41,27 +40,13 @@ WATCH_SECONDS = 1.0
 T = TypeVar("T")
 
 
-class HFConfig(Config):
+class HFConfig(LocalConfig):
     """What the transformers engine needs to know; the flags of inference.py."""
 
-    model: str
-    """Hub id or local folder."""
-    served_name: str
-    """The model's name in records (never a local path)."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """auto: bfloat16 on the GPU, float32 on the CPU."""
-    max_model_len: int | None = None
-    """Tokens of context; None: the model's own."""
-    lora_path: Path | None = None
-    """Folder of a PEFT adapter, merged into the weights when loading."""
-    enable_thinking: bool | None = None
-    """None: the template's own default."""
-    chat_template: bool = True
-    """False for base models: messages are sent as plain text."""
     max_concurrency: int | None = None
     """Calls in flight, rows of a batch; None: `CAPACITY`."""
-    timeout: float | None = None
-    """Seconds one call may take, waiting for a place in the batch included; None: as long as it needs."""
 
 
 class HFEngine:
@@ -119,7 +104,7 @@ class HFEngine:
         if row.first and params.choices:
             text = params.choices[row.first.index(tokens[0])]
             logprobs = {choice: row.logprobs[token] for choice, token in zip(params.choices, row.first, strict=True)}
-        completion = self.prompter.completion(
+        return self.prompter.completion(
             text,
             prompt,
             params,
@@ -129,9 +114,6 @@ class HFEngine:
             model=self.config.served_name,
             seconds=time.perf_counter() - start,
         )
-        if params.choices and completion.text not in params.choices:
-            raise EngineFault(f"guided decoding gave {completion.text!r}, not one of {list(params.choices)}")
-        return completion
 
     def _row(self, prompt: Prompt, params: SamplingParams) -> Row:
         """How this call is sampled."""

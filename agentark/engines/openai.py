@@ -97,6 +97,9 @@ class OpenAIConfig(Config):
 class OpenAIEngine:
     """See `agentark.types.Engine`.
 
+    Args:
+        servers: None: those behind the endpoints, over HTTP.
+
     Raises:
         UserError: the client is not installed, or the variable of a key is not set.
     """
@@ -104,7 +107,7 @@ class OpenAIEngine:
     name = "openai"
     Config = OpenAIConfig
 
-    def __init__(self, config: OpenAIConfig) -> None:
+    def __init__(self, config: OpenAIConfig, servers: Sequence[Server] | None = None) -> None:
         if importlib.util.find_spec("openai") is None:
             raise UserError("served models need the package openai, which is not installed (pip install openai)")
         self.config = config
@@ -112,7 +115,9 @@ class OpenAIEngine:
         total = sum(endpoint.max_workers for endpoint in config.endpoints)
         self.capacity = min(total, config.max_concurrency or total)
         self.context_length = config.max_model_len or UNKNOWN_CONTEXT
-        self.servers = [Server(one, config.timeout, config.rest, config.max_rest) for one in config.endpoints]
+        self.servers = servers or [
+            Server(endpoint, config.timeout, config.rest, config.max_rest) for endpoint in config.endpoints
+        ]
         self._pool = Pool(self.servers)
         self._fitter = Fitter()
         self._said: set[str] = set()
@@ -204,49 +209,44 @@ class OpenAIEngine:
                 "and a reply that is none of them is an error of its sample"
             )
             messages = _asking(messages, params.choices)
-        if params.choices and not guided:  # words for a choice may be more tokens than the choice
+            # words for a choice may be more tokens than the choice
             params = structs.replace(params, max_tokens=max(params.max_tokens, WORDED_TOKENS))
         schema = params.schema if params.schema is not None and await server.honours_schemas() else None
         if params.schema is not None and schema is None:
             self._say(f"{server.label} does not honour JSON schemas (response_format): replies are free text there")
-        guided_json = schema is not None
-        unthinking = guided or (guided_json and server.tokenizes)  # others might not know the field that says so
+        unthinking = guided or (schema is not None and server.tokenizes)  # others might not know the field for it
         thinking = False if unthinking else self.config.enable_thinking
         count = partial(server.count, thinking=thinking) if server.tokenizes else None
+        sent = structs.replace(
+            params,
+            seed=params.seed if self.config.reproducible else None,
+            choices=params.choices if guided else None,
+            schema=schema,
+        )
         refused: tuple[Plan, TooLong] | None = None
         for _ in range(1 + SHRINKS):
             plan = await self._fitter.plan(messages, params, self.context_length, count, refused)
             try:
-                reply = await server.chat(
-                    plan,
-                    temperature=params.temperature,
-                    seed=params.seed if self.config.reproducible else None,
-                    choices=params.choices if guided else None,
-                    schema=schema,
-                    thinking=thinking,
-                    logprobs=params.choice_logprobs,
-                )
+                reply = await server.chat(plan, sent, thinking)
             except TooLong as refusal:
                 refused = plan, refusal
                 self.context_length = min(self.context_length, refusal.context or self.context_length)
             else:
-                return self._completion(server, reply, plan, params, guided, start, plain=guided or guided_json)
+                return self._completion(server, reply, plan, params, sent, start)
         raise SampleError(f"the prompt could not be made to fit: {refused[1] if refused else None}")
 
     def _completion(
-        self,
-        server: Server,
-        reply: Reply,
-        plan: Plan,
-        params: SamplingParams,
-        guided: bool,
-        start: float,
-        *,
-        plain: bool,
+        self, server: Server, reply: Reply, plan: Plan, params: SamplingParams, sent: SamplingParams, start: float
     ) -> Completion:
-        """The reply as a Completion; a `plain` one, decoded under guidance, holds no thinking."""
+        """The reply as a Completion; one that was decoded under guidance holds no thinking.
+
+        Args:
+            params: what was asked for.
+            sent: what of that the server was asked for.
+        """
+        guided = sent.choices is not None
         text, reasoning = reply.content.strip(), reply.reasoning
-        if reasoning is None and not plain:
+        if reasoning is None and not guided and sent.schema is None:
             text, reasoning = split_thinking(reply.content, server.opens_thinking)
         if params.choices:
             choice = _match(text, params.choices, exactly=guided, begun=guided and params.choice_logprobs)

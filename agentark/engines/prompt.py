@@ -10,13 +10,15 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
 from agentark.chat_template import rendered
+from agentark.config import Config
 from agentark.thinking import ends_open, split_thinking
-from agentark.types import Completion, Message, Part, SampleError, SamplingParams, UserError, apply_cuts
+from agentark.types import Completion, EngineFault, Message, Part, SampleError, SamplingParams, UserError, apply_cuts
 
 MIN_NEW_TOKENS = 64
 """A call that cannot have this many new tokens is an error of its sample."""
@@ -32,6 +34,25 @@ TAIL = 64
 """Characters at the end of a prompt that decide how what follows is tokenised."""
 
 logger = logging.getLogger(__name__)
+
+
+class LocalConfig(Config):
+    """What every engine that holds the model itself needs to know."""
+
+    model: str
+    """Hub id or local folder."""
+    served_name: str
+    """The model's name in records (never a local path)."""
+    max_model_len: int | None = None
+    """Tokens of context; None: the model's own."""
+    lora_path: Path | None = None
+    """Folder of a PEFT adapter."""
+    enable_thinking: bool | None = None
+    """None: the template's own default."""
+    chat_template: bool = True
+    """False for base models: messages are sent as plain text."""
+    timeout: float | None = None
+    """Seconds one call may take, waiting inside the engine included; None: as long as it needs."""
 
 
 class Prompt(Struct, frozen=True):
@@ -113,8 +134,14 @@ class Prompter:
         return Prompt(token_ids, min(params.max_tokens, left), truncation, ends_open(text), ids)
 
     def completion(self, text: str, prompt: Prompt, params: SamplingParams, **fields: Any) -> Completion:
-        """A Completion from the model's raw text, with what this prompt's building decided."""
+        """A Completion from the model's raw text, with what this prompt's building decided.
+
+        Raises:
+            EngineFault: it is none of the choices that decoding was guided to.
+        """
         reply, reasoning = split_thinking(text, prompt.thinking)
+        if params.choices and reply not in params.choices:
+            raise EngineFault(f"guided decoding gave {reply!r}, not one of {list(params.choices)}")
         return Completion(
             text=reply,
             reasoning=reasoning,

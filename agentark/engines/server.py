@@ -5,23 +5,22 @@ and never text.
 """
 
 import asyncio
-import base64
-import json
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
 from agentark.engines.endpoints import Endpoint
 from agentark.engines.fitting import Plan, complaint
+from agentark.engines.masking import masking
 from agentark.engines.pool import Fault, Slot
 from agentark.thinking import ends_open
-from agentark.types import FinishReason, Message, RunError, SampleError, UserError, message
+from agentark.types import FinishReason, Message, RunError, SampleError, SamplingParams, UserError, message
 
 if TYPE_CHECKING:
     from openai import APIStatusError
@@ -48,9 +47,6 @@ PROBE_SCHEMA: dict[str, Any] = {
 }
 TOP_LOGPROBS = 20
 """The most that vLLM and OpenAI give."""
-SECRET_LENGTH = 6
-"""Shorter keys are placeholders; blanking them would blank words."""
-MASK = "[key]"
 MAX_BYTES = 1 << 24
 """Of an answer's body; a reply of 100,000 tokens is half a megabyte."""
 MAX_PACKED_BYTES = 1 << 18
@@ -196,7 +192,7 @@ class Server(Slot):
         self.schemas: bool | None = None
         self.tells_logprobs = True
         self._key = endpoint.key() or "none"
-        self._secret = _forms(self._key) if len(self._key) >= SECRET_LENGTH else None
+        self._masked = masking(self._key)
         self._timeout = timeout
         self._limit_field = "max_tokens"
         self._probing = asyncio.Lock()
@@ -229,7 +225,7 @@ class Server(Slot):
             pass  # some servers have no list
         if name not in served:  # an alias, perhaps: ask it for a token
             try:
-                await self.chat(Plan([message("user", "Hi")], 1, 1), temperature=0.0)
+                await self.chat(Plan([message("user", "Hi")], 1, 1), SamplingParams(0.0, 1))
             except (SampleError, Denied) as error:
                 if isinstance(error, Denied) and error.status != 404:
                     raise
@@ -254,42 +250,36 @@ class Server(Slot):
         """Whether guided choice works here; the first call asks a question that none of the choices answers."""
         async with self._probing:
             if self.guided is None:
-                plan = Plan([message("user", "What is 2 + 2? Answer with the number.")], 16, 16)
-                try:
-                    reply = await self.chat(plan, temperature=0.0, choices=PROBE_CHOICES, thinking=False)
-                    self.guided = reply.content.strip() in PROBE_CHOICES
-                except SampleError:
-                    self.guided = False
+                reply = await self._probe(SamplingParams(0.0, 16, choices=PROBE_CHOICES), thinking=False)
+                self.guided = reply.strip() in PROBE_CHOICES
         return self.guided
 
     async def honours_schemas(self) -> bool:
         """Whether replies follow a JSON schema here; asked as `honours_choices` asks."""
         async with self._probing:
             if self.schemas is None:
-                plan = Plan([message("user", "What is 2 + 2? Answer with the number.")], 32, 16)
                 thinking = False if self.tokenizes else None  # a field of vLLM's like
+                reply = await self._probe(SamplingParams(0.0, 32, schema=PROBE_SCHEMA), thinking)
                 try:
-                    reply = await self.chat(plan, temperature=0.0, schema=PROBE_SCHEMA, thinking=thinking)
-                    self.schemas = msgspec.json.decode(reply.content)["animal"] in PROBE_CHOICES
-                except (SampleError, msgspec.DecodeError, TypeError, KeyError):
+                    self.schemas = msgspec.json.decode(reply)["animal"] in PROBE_CHOICES
+                except (msgspec.DecodeError, TypeError, KeyError):
                     self.schemas = False
         return self.schemas
 
-    async def chat(
-        self,
-        plan: Plan,
-        *,
-        temperature: float,
-        seed: int | None = None,
-        choices: Sequence[str] | None = None,
-        schema: dict[str, Any] | None = None,
-        thinking: bool | None = None,
-        logprobs: bool = False,
-    ) -> Reply:
+    async def _probe(self, params: SamplingParams, thinking: bool | None) -> str:
+        """A reply; nothing where the server refuses."""
+        question = message("user", "What is 2 + 2? Answer with the number.")
+        try:
+            return (await self.chat(Plan([question], params.max_tokens, 16), params, thinking)).content
+        except SampleError:
+            return ""
+
+    async def chat(self, plan: Plan, params: SamplingParams, thinking: bool | None = None) -> Reply:
         """One try of one call.
 
         Args:
-            logprobs: ask for the likeliest first tokens.
+            plan: what is sent, and how long the reply may be (`params` says what was asked for).
+            params: `choice_logprobs` asks for the likeliest first tokens.
 
         Raises:
             Fault: it may be tried again.
@@ -300,18 +290,20 @@ class Server(Slot):
         body: dict[str, Any] = {
             "model": self.endpoint.model_name,
             "messages": _plain(plan.messages),
-            "temperature": temperature,
+            "temperature": params.temperature,
         }
-        if seed is not None:
-            body["seed"] = seed
-        if choices is not None:
-            body["structured_outputs"] = {"choice": list(choices)}
-        if schema is not None:
-            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
+        if params.seed is not None:
+            body["seed"] = params.seed
+        if params.choices is not None:
+            body["structured_outputs"] = {"choice": list(params.choices)}
+        if params.schema is not None:
+            schema = {"name": "reply", "schema": params.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         if thinking is not None:
             body["chat_template_kwargs"] = {"enable_thinking": thinking}
+        logprobs = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if params.choice_logprobs else {}
         while True:
-            asked = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if logprobs and self.tells_logprobs else {}
+            asked = logprobs if self.tells_logprobs else {}
             sent = body | asked | {self._limit_field: plan.max_tokens}
             try:
                 answer = await self._request("post", "/chat/completions", sent, _ChatCompletion, self._timeout)
@@ -431,24 +423,6 @@ class Server(Slot):
         """One short line without the key."""
         return " ".join(self._masked(text).split())[:500]
 
-    def _masked(self, text: str) -> str:
-        """The text without the key, in whatever form it comes back."""
-        return self._secret.sub(MASK, text) if self._secret is not None else text
-
-
-def _forms(key: str) -> "re.Pattern[str]":
-    """A pattern of the key as it is, escaped for JSON or a URL, and in base64 (at any offset)."""
-    return re.compile("|".join(sorted(map(re.escape, {*_spellings(key)}), key=len, reverse=True)))
-
-
-def _spellings(key: str) -> Iterator[str]:
-    yield from (key, json.dumps(key)[1:-1], key.replace("/", "\\/"), quote(key, safe=""))
-    for offset, skipped in enumerate((0, 2, 3)):  # signs that hold bits of what stands before the key
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            encoded = encode(b"\0" * offset + key.encode()).decode()
-            shared = (offset + len(key)) % 3  # bytes of the key in a last group that what follows takes part in
-            yield encoded[skipped : len(encoded) - (4 - shared if shared else 0)]
-
 
 def _refused(text: str, sent: dict[str, Any]) -> str | None:
     """The field of a request that a server refuses by name."""
@@ -469,11 +443,8 @@ def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
 def _retry_after(error: "APIStatusError") -> float | None:
     """Seconds, from the header's number or date."""
     value = error.response.headers.get("retry-after", "").strip()
-    try:
+    with suppress(ValueError):
         return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError):
         return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
-        return None
+    return None

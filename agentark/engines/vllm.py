@@ -10,12 +10,11 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from agentark.config import Config
-from agentark.engines.prompt import Prompter
+from agentark.engines.prompt import LocalConfig, Prompter
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CPU_CAPACITY = 128
@@ -32,6 +31,9 @@ CPU_ENVIRONMENT = {
 }
 """What the CPU build reads at its import, where nothing else is set."""
 
+GUIDANCE: dict[str, Any] = {"backend": "xgrammar", "disable_any_whitespace": True}
+"""Small models fill the whitespace that JSON allows until their tokens run out."""
+
 SURE = 100.0
 """Bias on the logits of tokens of which one must come; the most vLLM takes. Unlike guidance it is added after the
 log-probabilities are taken. (`allowed_token_ids` would be, too, but vLLM 0.29 gives one request's to another when it
@@ -40,30 +42,17 @@ reorders its batch: `InputBatch.swap_states`.)"""
 SHUTDOWN_SECONDS = 10.0
 
 
-class VLLMConfig(Config):
+class VLLMConfig(LocalConfig):
     """What the vLLM engine needs to know; the flags of inference.py."""
 
-    model: str
-    """Hub id or local folder."""
-    served_name: str
-    """The model's name in records (never a local path)."""
     tensor_parallel_size: int = 1
     data_parallel_size: int = 1
     dtype: str = "auto"
-    max_model_len: int | None = None
-    """Tokens of context; None: the model's own."""
     gpu_memory_utilization: float = 0.9
-    lora_path: Path | None = None
-    enable_thinking: bool | None = None
-    """None: the template's own default."""
-    chat_template: bool = True
-    """False for base models: messages are sent as plain text."""
     reproducible: bool = False
     """Per-request seeds: slower (disables fast samplers), and logits may still vary with batch composition."""
     max_concurrency: int | None = None
     """Calls in flight; None: what vLLM schedules at once."""
-    timeout: float | None = None
-    """Seconds one call may take, waiting inside vLLM included; None: as long as it needs."""
     quiet: bool = True
     """Keep the engine's own log lines in a file that is shown when it fails."""
 
@@ -108,8 +97,7 @@ class VLLMEngine:
             "scheduling_policy": "priority",
             "enforce_eager": on_cpu,
             "seed": 0,
-            # small models fill the whitespace that JSON allows until their tokens run out
-            "structured_outputs_config": StructuredOutputsConfig(backend="xgrammar", disable_any_whitespace=True),
+            "structured_outputs_config": StructuredOutputsConfig(**GUIDANCE),
         }
         if on_cpu:
             arguments |= {"max_num_seqs": max(CPU_CAPACITY, self.capacity), "block_size": CPU_BLOCK}
@@ -120,7 +108,7 @@ class VLLMEngine:
         with _engine_log(config.quiet) as self._log:
             try:
                 args = AsyncEngineArgs(**{key: value for key, value in arguments.items() if value is not None})
-                with self.on_start() if self.on_start else _nothing():
+                with self.on_start() if self.on_start else nullcontext():
                     self._llm = AsyncLLM.from_engine_args(args)
             except (RuntimeError, ValueError, OSError, TypeError, NotImplementedError) as error:
                 raise UserError(f"vLLM cannot serve {config.model}: {_root_cause(self._log, error)}") from error
@@ -171,7 +159,7 @@ class VLLMEngine:
             logprobs = {
                 choice: reply.logprobs[0][token].logprob for choice, token in zip(params.choices, first, strict=True)
             }
-        completion = self.prompter.completion(
+        return self.prompter.completion(
             text,
             prompt,
             params,
@@ -182,9 +170,6 @@ class VLLMEngine:
             model=self.config.served_name,
             seconds=time.perf_counter() - start,
         )
-        if params.choices and completion.text not in params.choices:
-            raise EngineFault(f"guided decoding gave {completion.text!r}, not one of {list(params.choices)}")
-        return completion
 
     async def _generate(self, token_ids: list[int], sampling: Any, session: str, priority: int) -> Any:
         """vLLM's finished reply, its errors as ours. A session sticks to one data-parallel rank (prefix cache)."""
@@ -230,11 +215,6 @@ def _prepare_environment(log_level: str) -> bool:
     for name, value in {**CPU_ENVIRONMENT, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}.items():
         os.environ.setdefault(name, value)
     return True
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager

@@ -9,9 +9,9 @@ import random
 import selectors
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-from agentark.types import Completion, Guarantee, Message, Record, SamplingParams, Turn
+from agentark.types import Completion, Engine, Guarantee, Message, Record, SamplingParams, Turn
 
 T = TypeVar("T")
 
@@ -72,21 +72,8 @@ def tokens(text: str) -> int:
     return -(-len(text) // 4)
 
 
-class StandIn:
-    """What the engines without a model share."""
-
-    guarantee: Guarantee = "exact"
-    context_length: int = 1 << 20
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        return None
-
-
 @dataclass
-class SlotEngine(StandIn):
+class SlotEngine(Engine):
     """`agentark.types.Engine` that takes `prefill` per uncached prompt token and `decode` per reply token.
 
     Its prefix cache is boundless and works on whole message parts. Times are powers of two, so sums are exact.
@@ -99,6 +86,8 @@ class SlotEngine(StandIn):
     prefill: float = 1 / 4096
     """Seconds per prompt token that is in no cache."""
     name: str = "virtual"
+    guarantee: Guarantee = "exact"
+    context_length: int = 1 << 20
     in_flight: int = 0
     _cache: set[int] = field(default_factory=set)
 

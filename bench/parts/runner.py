@@ -17,8 +17,7 @@ import psutil
 
 from agentark import embedded
 from agentark.engines.prompt import Prompter
-from agentark.types import Completion, Message, SamplingParams
-from bench.parts.clock import StandIn
+from agentark.types import Completion, Engine, Guarantee, Message, SamplingParams
 from bench.parts.episodes import debate
 from bench.parts.questions import problems
 from bench.parts.report import ROOT, Row
@@ -34,10 +33,12 @@ GOAL_STALL = 5.0  # milliseconds
 GOAL_MEMORY = 1.1  # flat: ten times the samples, a tenth more memory at most
 
 
-class InstantEngine(StandIn):
+class InstantEngine(Engine):
     """Answers at once with one of a few prepared replies; tokenises the prompt first when given a Prompter."""
 
     name = "instant"
+    guarantee: Guarantee = "exact"
+    context_length = 1 << 20
 
     def __init__(self, reply_characters: int, prompter: Prompter | None = None) -> None:
         self.capacity = CAPACITY

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from agentark import answers, cli
-from agentark.files import json_of, write_atomically
+from agentark.files import json_if_there, json_of, write_atomically
 from agentark.records import now
 from agentark.run_folder import aside, check_replaceable, entries, set_aside
 from agentark.types import Record, UserError
@@ -106,7 +106,7 @@ def _check(output: Path) -> None:
 def _claim(output: Path) -> None:
     """An empty folder that is marked as a report; what an earlier one held stays aside until this one is finished."""
     try:
-        old = json_of(output / MARKER) if (output / MARKER).is_file() else {}
+        old = json_if_there(output / MARKER)
         set_aside(output, "written" in old)
         output.mkdir(parents=True, exist_ok=True)
         (output / MARKER).write_bytes(b"{}\n")

@@ -12,8 +12,9 @@ import pytest
 from fakes import ScriptedEngine
 
 from agentark.episode import Defaults, Gate, gather
-from agentark.records import Store, as_sent, expand, read_records
-from agentark.runner import MAX_FAULTS_IN_A_ROW, Progress, Runner, replay, session
+from agentark.job import Job, run_job
+from agentark.records import Store, expand, read_records
+from agentark.runner import MAX_FAULTS_IN_A_ROW, Progress, Runner, replay
 from agentark.types import (
     Chat,
     EngineFault,
@@ -130,7 +131,6 @@ def test_messages_are_rebuilt_byte_for_byte(tmp_path: Path) -> None:
         ]
         assert record.trajectory[2].continues == "agent_2/1/solver"
         assert record.trajectory[2].messages[0].parts[1] == Part("", ref="agent_10/1/solver")
-        assert as_sent(record, record.trajectory[0]) == expand(record, record.trajectory[0])
     raw = (tmp_path / "a.jsonl").read_text()
     assert raw.count("many words many words many words") > 0
     assert all(line.count("many words " * 50) <= 1 for line in raw.splitlines())
@@ -313,20 +313,27 @@ class Deciding:
         return {"lengths": [info["length"] for info in infos], "runs": len(infos)}
 
 
-def deciding(path: Path, engine: ScriptedEngine, todo: list[Sample], **options: Any) -> Store:
-    store = Store(path, {"seed": 0}, **options)
-    open_samples = [sample for sample in todo if sample.id not in store.done]
-    order = {sample.id: place for place, sample in enumerate(samples(50))}
-    run_it = session(engine, store, open_samples, order, Deciding(), INFO, "scripted", Defaults(0.5, 64, 0), {},
-                     samples=todo)  # fmt: skip
-    asyncio.run(run_it)
-    return store
+def run_to_end(path: Path, engine: ScriptedEngine, todo: list[Sample], method: Any = None, **options: Any) -> None:
+    run_job(
+        Job(
+            path=path,
+            identity={"seed": 0},
+            samples=todo,
+            order=[sample.id for sample in samples(50)],
+            method=method or Deciding(),
+            info=INFO,
+            model="scripted",
+            make_engine=lambda lock: engine,
+            defaults=Defaults(0.5, 64, 0),
+            **options,
+        )
+    )
 
 
 def test_a_decision_is_made_once_and_found_again(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     engine = ScriptedEngine()
-    deciding(path, engine, samples(3))
+    run_to_end(path, engine, samples(3))
     assert [session for session, _, _ in engine.seen[:3]] == [f"prepare/{k}/T/test/{k}" for k in range(3)]
     assert len(engine.seen) == 6
     manifest = json.loads((tmp_path / "a.jsonl.manifest.json").read_text())
@@ -338,13 +345,13 @@ def test_a_decision_is_made_once_and_found_again(tmp_path: Path) -> None:
     assert manifest["totals"] == {"lengths": [record.info["length"] for record in records], "runs": 3}
     assert all(record.token_stats["scripted"].num_llm_calls == 1 for record in records)
     again = ScriptedEngine()
-    deciding(path, again, samples(5))
+    run_to_end(path, again, samples(5))
     assert sorted(session for session, _, _ in again.seen) == ["T/test/3", "T/test/4"]
     assert {record.info["prepared"] for record in read_records(path)} == {decision}
     assert json.loads((tmp_path / "a.jsonl.manifest.json").read_text())["totals"]["runs"] == 5
     for record in read_records(path):
         assert asyncio.run(replay(record, Deciding())) == record
-    deciding(path, fresh := ScriptedEngine(), samples(2), overwrite=True)
+    run_to_end(path, fresh := ScriptedEngine(), samples(2), overwrite=True)
     assert len(fresh.seen) == 4
 
 
@@ -358,11 +365,11 @@ def test_a_trial_that_was_cut_short_goes_on_from_its_journal(tmp_path: Path) -> 
             return await super().chat(*args, **kwargs)
 
     with pytest.raises(RunError, match="died"):
-        deciding(path, Dying(capacity=1), samples(3))
+        run_to_end(path, Dying(capacity=1), samples(3))
     second = ScriptedEngine()
-    deciding(path, second, samples(3))
+    run_to_end(path, second, samples(3))
     assert len([session for session, _, _ in second.seen if session.startswith("prepare/")]) == 1
-    deciding(tmp_path / "b.jsonl", ScriptedEngine(), samples(3))
+    run_to_end(tmp_path / "b.jsonl", ScriptedEngine(), samples(3))
     assert timeless(path) == timeless(tmp_path / "b.jsonl")
     assert not (tmp_path / "a.jsonl.journal.jsonl").exists()
 
@@ -373,7 +380,7 @@ def test_a_failing_trial_stops_the_run(tmp_path: Path) -> None:
             raise SampleError("too long")
 
     with pytest.raises(RunError, match="trial before the first sample failed: too long"):
-        deciding(tmp_path / "a.jsonl", Refusing(), samples(2))
+        run_to_end(tmp_path / "a.jsonl", Refusing(), samples(2))
 
 
 # ---------------------------------------------------------------- several models
@@ -391,11 +398,7 @@ def test_named_models_are_opened_called_and_recorded(tmp_path: Path) -> None:
     main, judge, opened = ScriptedEngine(), ScriptedEngine(script=lambda messages, params: "fine"), []
     for name, engine in (("main", main), ("judge", judge)):
         engine.__class__ = type("Noted", (ScriptedEngine,), {"__aenter__": _noting(opened, name)})
-    store = Store(tmp_path / "a.jsonl", {})
-    todo = samples(3)
-    order = {sample.id: place for place, sample in enumerate(todo)}
-    given = (main, store, todo, order, Two(), INFO, "scripted", Defaults(0.5, 64, 0), {})
-    asyncio.run(session(*given, others={"judge": judge}))
+    run_to_end(tmp_path / "a.jsonl", main, samples(3), Two(), others=lambda engine, lock: {"judge": judge})
     assert (len(main.seen), len(judge.seen), opened) == (3, 3, ["main", "judge"])
     for record in read_records(tmp_path / "a.jsonl"):
         assert record.models == ("judge", "main")
@@ -412,10 +415,7 @@ def _noting(opened: list[str], name: str) -> Any:
 
 def test_names_may_share_one_engine_and_its_gate(tmp_path: Path) -> None:
     engine = ScriptedEngine(capacity=2, latency=0.002)
-    store = Store(tmp_path / "a.jsonl", {})
-    todo = samples(8)
-    given = (engine, store, todo, {}, Two(), INFO, "scripted", Defaults(0.5, 64, 0), {})
-    asyncio.run(session(*given, others={"judge": engine}))
+    run_to_end(tmp_path / "a.jsonl", engine, samples(8), Two(), others=lambda engine, lock: {"judge": engine})
     assert (engine.peak, len(engine.seen)) == (2, 16)
 
 

@@ -3,47 +3,49 @@
 import json
 from collections.abc import Sequence
 
-from agentark.engines.vllm import CPU_BLOCK
+from pydantic import Field
+
+from agentark.config import Config
+from agentark.engines.vllm import CPU_BLOCK, GUIDANCE
 
 MODULE = "vllm.entrypoints.openai.api_server"
 """Not `vllm serve`, which the CPU build does not have."""
 
-GUIDANCE = {"backend": "xgrammar", "disable_any_whitespace": True}
-"""Small models fill the whitespace that JSON allows until their tokens run out."""
+
+class Serving(Config):
+    """A model as servers of it share it."""
+
+    model: str
+    """Hub id, or a folder that every node sees."""
+    served_name: str
+    tensor_parallel_size: int = Field(1, ge=1)
+    """GPUs per server, all on one node."""
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    gpu_memory_utilization: float = 0.9
 
 
 def server_command(
-    *,
-    python: str,
-    model: str,
-    served_name: str,
-    host: str,
-    port: str,
-    tensor_parallel_size: int,
-    dtype: str,
-    max_model_len: int | None,
-    gpu_memory_utilization: float,
-    max_num_seqs: int,
-    on_cpu: bool,
-    more: Sequence[str] = (),
+    serving: Serving, *, python: str, host: str, port: str, max_num_seqs: int, on_cpu: bool, more: Sequence[str] = ()
 ) -> list[str]:
-    """The command that serves `model` under `served_name`.
+    """The command that serves a model.
 
     Args:
         port: a number, or what the one who starts it will put there.
         max_num_seqs: calls in one batch at most.
         on_cpu: it is the CPU build.
     """
+    dtype = "float32" if on_cpu and serving.dtype == "auto" else serving.dtype
     command = [
-        *(python, "-m", MODULE, "--model", model, "--served-model-name", served_name, "--host", host, "--port", port),
-        *("--dtype", "float32" if on_cpu and dtype == "auto" else dtype, "--max-num-seqs", str(max_num_seqs)),
+        *(python, "-m", MODULE, "--model", serving.model, "--served-model-name", serving.served_name),
+        *("--host", host, "--port", port, "--dtype", dtype, "--max-num-seqs", str(max_num_seqs)),
         *("--structured-outputs-config", json.dumps(GUIDANCE), "--enable-prompt-tokens-details"),
     ]
-    if max_model_len is not None:
-        command += ["--max-model-len", str(max_model_len)]
+    if serving.max_model_len is not None:
+        command += ["--max-model-len", str(serving.max_model_len)]
     if on_cpu:
         command += ["--enforce-eager", "--block-size", str(CPU_BLOCK)]
     else:
-        command += ["--tensor-parallel-size", str(tensor_parallel_size)]
-        command += ["--gpu-memory-utilization", str(gpu_memory_utilization)]
+        command += ["--tensor-parallel-size", str(serving.tensor_parallel_size)]
+        command += ["--gpu-memory-utilization", str(serving.gpu_memory_utilization)]
     return [*command, *more]

@@ -26,7 +26,7 @@ from agentark.engines.fitting import Plan, TooLong
 from agentark.engines.launchers.base import EngineConfig
 from agentark.engines.launchers.guard import KEY_ENV
 from agentark.engines.openai import OpenAIConfig, OpenAIEngine
-from agentark.engines.pool import Fault, Pool
+from agentark.engines.pool import Fault
 from agentark.engines.server import Denied, Reply, Server, Token
 from agentark.types import Completion, EngineFault, Message, RunError, SampleError, SamplingParams, UserError, message
 
@@ -207,6 +207,7 @@ class RemoteServer(Server):
         self._deployment = deployment
         self._start_seconds = start_seconds
         self._seconds = config.timeout
+        self.guided = self.schemas = True  # it is our own vLLM engine
 
     def open(self) -> None:
         """There is no connection to open: the SDK keeps its own."""
@@ -222,31 +223,9 @@ class RemoteServer(Server):
     async def count(self, messages: Sequence[Message], thinking: bool | None) -> int:
         return int((await self._within(self._seconds, MEASURE, _plain(messages)))["tokens"])
 
-    async def honours_choices(self) -> bool:
-        return True  # it is our own vLLM engine
-
-    async def honours_schemas(self) -> bool:
-        return True
-
-    async def chat(
-        self,
-        plan: Plan,
-        *,
-        temperature: float,
-        seed: int | None = None,
-        choices: Sequence[str] | None = None,
-        schema: dict[str, Any] | None = None,
-        thinking: bool | None = None,
-        logprobs: bool = False,
-    ) -> Reply:
-        params = SamplingParams(
-            temperature=temperature,
-            max_tokens=plan.max_tokens,
-            seed=seed,
-            choices=None if choices is None else tuple(choices),
-            choice_logprobs=logprobs and choices is not None,
-            schema=schema,
-        )
+    async def chat(self, plan: Plan, params: SamplingParams, thinking: bool | None = None) -> Reply:
+        logprobs = params.choice_logprobs and params.choices is not None
+        params = msgspec.structs.replace(params, max_tokens=plan.max_tokens, choice_logprobs=logprobs)
         try:
             answer = await self._within(self._seconds, CHAT, _plain(plan.messages), msgspec.to_builtins(params))
         except SampleError as refusal:
@@ -273,15 +252,6 @@ class RemoteServer(Server):
                 return await self._deployment.call(method, *arguments)
         except TimeoutError:
             raise Fault(f"{self.label} gave no reply within {seconds:g} s", "stalled") from None
-
-
-class RemoteEngine(OpenAIEngine):
-    """The openai engine with the class in Modal as its only endpoint."""
-
-    def __init__(self, config: OpenAIConfig, deployment: Deployment, start_seconds: float) -> None:
-        super().__init__(config)
-        self.servers = [RemoteServer(config.endpoints[0], config, deployment, start_seconds)]
-        self._pool = Pool(self.servers)
 
 
 class ModalLauncher:
@@ -332,7 +302,9 @@ class ModalLauncher:
             raise UserError(f"{FLAG}: the app {self.config.app!r} has no web endpoint; run `{DEPLOY}` again")
         # never called: the class stands where an address would
         stand_in = Endpoint(model_name=found.model, model_url="http://modal.invalid", max_workers=workers)
-        return RemoteEngine(self._engine_config((stand_in,)), self.deployment, self.config.startup_seconds)
+        config = self._engine_config((stand_in,))
+        server = RemoteServer(stand_in, config, self.deployment, self.config.startup_seconds)
+        return OpenAIEngine(config, [server])
 
     async def _wake(self, url: str) -> None:
         """Wait until a container answers; the first call of a cold app starts one."""

@@ -17,11 +17,10 @@ from typing import Any
 
 from pydantic import Field, SecretStr
 
-from agentark.config import Config
 from agentark.engines.endpoints import Endpoint
 from agentark.engines.launchers import replica as replica_module
 from agentark.engines.launchers.base import EngineConfig, finished
-from agentark.engines.launchers.command import server_command
+from agentark.engines.launchers.command import Serving, server_command
 from agentark.engines.openai import OpenAIEngine
 from agentark.engines.server import Server
 from agentark.engines.vllm import CPU_CAPACITY, CPU_ENVIRONMENT
@@ -39,20 +38,12 @@ OBJECT_STORE = 80 << 20
 """Bytes; nothing large travels through Ray here."""
 
 
-class RayConfig(Config):
+class RayConfig(Serving):
     """What the Ray launcher needs to know; the flags of `--launch ray`."""
 
-    model: str
-    """Hub id, or a folder that every node sees."""
-    served_name: str
     num_replicas: int = Field(1, ge=1)
     ray_address: str | None = None
     """Of a running cluster (`auto`, host:port or ray://...); None: Ray is started on this machine."""
-    tensor_parallel_size: int = Field(1, ge=1)
-    """GPUs per replica, all on one node."""
-    dtype: str = "auto"
-    max_model_len: int | None = None
-    gpu_memory_utilization: float = 0.9
     start_seconds: float = Field(1800.0, gt=0)
     """For the cluster to have room, and for a server to be healthy."""
     max_restarts: int = Field(5, ge=0)
@@ -170,18 +161,12 @@ class RayLauncher:
 
     def _actor(self, number: int) -> Any:
         """A new actor in the replica's bundle."""
-        config = self.config
         strategies: Any = import_module("ray.util.scheduling_strategies")
         command = server_command(
+            self.config,
             python="{python}",
-            model=config.model,
-            served_name=config.served_name,
             host="{host}",
             port="{port}",
-            tensor_parallel_size=config.tensor_parallel_size,
-            dtype=config.dtype,
-            max_model_len=config.max_model_len,
-            gpu_memory_utilization=config.gpu_memory_utilization,
             max_num_seqs=self._capacity,
             on_cpu=self._on_cpu,
         )

@@ -11,7 +11,7 @@ from vllm_server import vllm_server
 from agentark.engines.endpoints import Endpoint
 from agentark.engines.openai import OpenAIConfig, OpenAIEngine
 from agentark.episode import Defaults
-from agentark.records import Store, as_sent, read_records
+from agentark.records import Store, read_records
 from agentark.runner import Progress, Runner
 from agentark.types import Part, Sample, SampleError, SamplingParams, apply_cuts, message
 from methods import load_method
@@ -107,4 +107,3 @@ def test_a_debate_over_four_samples(url: str, tmp_path: Path) -> None:
         assert len(record.solutions) == 3 + 1
         assert record.token_stats["small-llama"].num_llm_calls == 7
         assert all(turn.completion.completion_tokens for turn in record.trajectory)
-        assert as_sent(record, record.trajectory[-1])

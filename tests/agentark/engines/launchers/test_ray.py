@@ -34,8 +34,8 @@ def _stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)
 
-    def command(*, python: str, served_name: str, host: str, port: str, **_: Any) -> list[str]:
-        return [python, str(STUB), served_name, host, port, "0.05"]
+    def command(serving: RayConfig, *, python: str, host: str, port: str, **_: Any) -> list[str]:
+        return [python, str(STUB), serving.served_name, host, port, "0.05"]
 
     monkeypatch.setattr(launcher, "server_command", command)
 
