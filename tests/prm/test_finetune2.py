@@ -190,10 +190,18 @@ def test_resume_with_adapters(train: Train, tmp_path: Path) -> None:
 
 def trainer_for(small_model: Path, labelled: Path, folder: Path, **flags: Any) -> PRMTrainer:
     """A trainer that has not begun."""
-    given = {"model_name_or_path": small_model, "train_data_path": labelled, "output_dir": folder, "stage": 2, **flags}
+    given = {
+        "model_name_or_path": small_model,
+        "train_data_path": labelled,
+        "output_dir": folder,
+        "stage": 2,
+        "step_label": "judge",
+        "require_mixed": True,
+        **flags,
+    }
     found, _ = parse(words(given))
     codec = training.make_codec(str(small_model), found.prm)
-    items = training.data.load(training.data.DataSettings(train=str(labelled), label="judge"), codec)[0].items
+    items = training.data.load(found, codec)[0].items
     torch.manual_seed(0)
     reward = training.model.load(str(small_model), "--x", projected=16)
     training.model.freeze(reward, 2, False)
