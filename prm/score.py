@@ -165,11 +165,6 @@ def vllm_scores(folder: Path, sequences: Sequence[Encoded | None]) -> list[list[
     return [None if sequence is None else next(right) for sequence in sequences]
 
 
-def aggregates(steps: Sequence[float]) -> dict[str, float]:
-    """A solution's score by each aggregate."""
-    return {name: make(steps) for name, make in AGGREGATES.items()}
-
-
 def best(scores: Sequence[Sequence[float] | None], aggregate: str) -> int | None:
     """Index of the best of n solutions, the first of equals; None if none has a score."""
     known = [(AGGREGATES[aggregate](steps), -index) for index, steps in enumerate(scores) if steps]
@@ -177,11 +172,10 @@ def best(scores: Sequence[Sequence[float] | None], aggregate: str) -> int | None
 
 
 def scored_row(question: Question, scores: Sequence[Sequence[float] | None]) -> dict[str, Any]:
-    """A line of the output."""
-    listed = [
-        {"id": candidate.id, "verdict": candidate.verdict, "steps": steps, **(aggregates(steps) if steps else {})}
-        for candidate, steps in zip(question.candidates, scores, strict=True)
-    ]
+    listed = []
+    for candidate, steps in zip(question.candidates, scores, strict=True):
+        totals = {name: aggregate(steps) for name, aggregate in AGGREGATES.items()} if steps else {}
+        listed.append({"id": candidate.id, "verdict": candidate.verdict, "steps": steps, **totals})
     chosen = {name: best(scores, name) for name in AGGREGATES}
     ids = {name: None if index is None else question.candidates[index].id for name, index in chosen.items()}
     return {"id": question.name, "scores": listed, "best": ids}

@@ -38,7 +38,6 @@ class Batcher:
         self._most = most
         self._queue: asyncio.Queue[tuple[str, Sequence[int], asyncio.Future[Any]]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
-        self.batches = 0
 
     async def submit(self, prompt: str, response: Sequence[int]) -> Any:
         """The score of one response. Raises what the scorer raised on its batch."""
@@ -54,7 +53,6 @@ class Batcher:
             await asyncio.sleep(self._wait)
             while len(batch) < self._most and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            self.batches += 1
             prompts, responses, waiting = zip(*batch, strict=True)
             try:
                 scored = await asyncio.to_thread(self._score, prompts, responses)

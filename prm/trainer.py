@@ -24,23 +24,14 @@ from prm.steps import StepCodec
 METRICS = "metrics.jsonl"
 
 
-class Sequences(torch.utils.data.Dataset):  # type: ignore[misc]
-    """Sequences with their indices."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> tuple[int, Item]:
-        return index, self.items[index]
+Rows = Sequence[tuple[int, Item]]
+"""Sequences with their indices."""
 
 
-def batch_of(features: Features | None) -> Callable[[Sequence[tuple[int, Item]]], dict[str, Tensor]]:
+def batch_of(features: Features | None) -> Callable[[Rows], dict[str, Tensor]]:
     """A collator: token ids, or the cached states instead of them; `indices` says which sequences."""
 
-    def make(rows: Sequence[tuple[int, Item]]) -> dict[str, Tensor]:
+    def make(rows: Rows) -> dict[str, Tensor]:
         batch = collate([item for _, item in rows])
         if features is not None:
             del batch["input_ids"], batch["lengths"]
@@ -79,8 +70,8 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
         super().__init__(
             model=reward,
             args=args,
-            train_dataset=Sequences(train),
-            eval_dataset=Sequences(held_out) if held_out else None,
+            train_dataset=list(enumerate(train)),
+            eval_dataset=list(enumerate(held_out)) if held_out else None,
             callbacks=[Curves(Path(args.output_dir) / METRICS)],
         )
         self.model_accepts_loss_kwargs = True  # the loss is divided by the terms of the whole step, here
@@ -95,10 +86,10 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
         self.sampler = self._batches(self.train_dataset, self._train_batch_size, epochs, True)
         return self._loader(self.train_dataset, self.sampler, self.cached[0])
 
-    def _batches(self, data: Sequences, size: int, epochs: int, shuffle: bool) -> QuestionBatches:
+    def _batches(self, data: Rows, size: int, epochs: int, shuffle: bool) -> QuestionBatches:
         return QuestionBatches(
-            [len(item.ids) for item in data.items],
-            [item.question for item in data.items],
+            [len(item.ids) for _, item in data],
+            [item.question for _, item in data],
             size,
             self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             self.args.process_index,
@@ -107,7 +98,7 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
             shuffle,
         )
 
-    def _loader(self, data: Sequences, sampler: QuestionBatches, features: Features | None) -> DataLoader[Any]:
+    def _loader(self, data: Rows, sampler: QuestionBatches, features: Features | None) -> DataLoader[Any]:
         return DataLoader(
             data,
             batch_sampler=sampler,

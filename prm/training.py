@@ -82,7 +82,6 @@ def make_codec(base: str, prm: PRMConfig) -> StepCodec:
 
 
 def stage_args(flags: Flags, stage: int, folder: Path) -> Any:
-    """TrainingArguments of a stage."""
     changed: dict[str, Any] = {"output_dir": str(folder), "remove_unused_columns": False}
     if flags.prm.stage == "both":
         settings = stage_settings(flags.prm.two_stage_config, stage, getattr(flags.prm, f"stage_{stage}"))

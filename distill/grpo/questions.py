@@ -62,11 +62,11 @@ def questions(
     Raises:
         UserError: none of these, no such split, or a row that is no question.
     """
-    found: dict[str, Sample] = {}
+    asked: dict[str, Sample] = {}
     for name in names:
         for sample in _of(name, split, data_dir, flag, held_out):
-            found.setdefault(sample.id, sample)
-    return list(found.values())
+            asked.setdefault(sample.id, sample)
+    return list(asked.values())
 
 
 def _of(name: str, split: str | None, data_dir: str | None, flag: str, held_out: bool) -> Iterable[Sample]:
@@ -91,24 +91,18 @@ def questions_of_prm(folder: Path) -> list[Sample]:
             f"--reward_pretrain {folder}: has no manifest.json that names its questions; give --prompt_data"
         )
     manifest = json_of(path)
-    source = training_file(manifest)
-    if source is None:
+    data = manifest.get("train_data", manifest.get("data"))
+    source = data.get("path") if isinstance(data, dict) else data
+    if not isinstance(source, str):
         raise UserError(f"{path}: names no training file; give --prompt_data")
     if not Path(source).is_file() and source.count("/") != 1:
         raise UserError(f"{path}: its training file {source} is gone; give --prompt_data")
     ids = set(contamination.trained_on(folder))
-    found = questions([source], None, None, "--reward_pretrain")
-    kept = [sample for sample in found if not ids or sample.id in ids]
+    asked = questions([source], None, None, "--reward_pretrain")
+    kept = [sample for sample in asked if not ids or sample.id in ids]
     if not kept:
-        raise UserError(f"{path}: none of the {len(found)} questions in {source} is one of its train_ids")
+        raise UserError(f"{path}: none of the {len(asked)} questions in {source} is one of its train_ids")
     return kept
-
-
-def training_file(manifest: Mapping[str, Any]) -> str | None:
-    """What a reward model's manifest says it was trained on."""
-    data = manifest.get("train_data", manifest.get("data", {}))
-    value = data.get("path") if isinstance(data, Mapping) else data
-    return value if isinstance(value, str) else None
 
 
 def render(samples: Sequence[Sample], tokenizer: Any, enable_thinking: bool | None, limit: int) -> Prompts:
@@ -135,8 +129,8 @@ def local_context(model: str) -> int | None:
     if not path.is_file():
         return None
     about = json_of(path)
-    found = about.get("max_position_embeddings", about.get("text_config", {}).get("max_position_embeddings"))
-    return int(found) if found is not None else None
+    length = about.get("max_position_embeddings", about.get("text_config", {}).get("max_position_embeddings"))
+    return int(length) if length is not None else None
 
 
 def fit(prompt_max_len: int, generate_max_len: int, context: int | None) -> tuple[int, str | None]:

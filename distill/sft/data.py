@@ -62,19 +62,6 @@ def _length(row: TrainRow, tokenizer: Any) -> int:
     return len(chat_template.ids(tokenizer, chat, complete=True))
 
 
-def context_of(model: str) -> int:
-    """Tokens of context of a model."""
-    from transformers import AutoConfig
-
-    try:
-        found = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--model_name_or_path {model}: cannot be loaded ({' '.join(str(error).split())[:200]})"
-        ) from None
-    return int(getattr(found.get_text_config(), "max_position_embeddings", None) or 1 << 20)
-
-
 def shown_example(row: dict[str, Any], tokenizer: Any) -> str:
     """A tokenised row as text, with what the loss is on between >>> and <<<."""
     learnt = [label != -100 for label in row["labels"]]
