@@ -3,12 +3,10 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from agentark.files import file_sha256
 from agentark.types import UserError
 from prm.reading import IGNORED, Overlong, Solved, solutions
 from prm.settings import Flags
@@ -197,12 +195,6 @@ def load(flags: Flags, codec: StepCodec) -> tuple[Dataset, Dataset | None]:
     if not held.solved:
         return train, None
     return train, build("held-out data", held, codec, held_dropped, mixed=False, overlong=prm.overlong)
-
-
-def sha256(source: str) -> str | None:
-    """Hash of a file; None for a dataset on the hub."""
-    path = Path(source)
-    return file_sha256(path) if path.is_file() else None
 
 
 # ---------------------------------------------------------------- batches

@@ -181,18 +181,14 @@ def scored_row(question: Question, scores: Sequence[Sequence[float] | None]) -> 
     return {"id": question.name, "scores": listed, "best": ids}
 
 
-def parse(argv: list[str] | None) -> Any:
+def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="prm.score", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prm", type=Path, required=True, help="folder of a reward model")
     parser.add_argument("--input", type=Path, required=True, help="results, labelled or stepwise file")
     parser.add_argument("--output", type=Path, help="default: <input>_scored.jsonl")
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     parser.add_argument("--max_tokens", type=cli.integer(1), default=MAX_TOKENS, help="in one forward pass")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    args = parser.parse_args(argv)
     asked = [question for question in questions(args.input, "--input") if question.error is None]
     if args.engine == "vllm":
         codec = StepCodec.load(args.prm)

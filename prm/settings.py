@@ -217,12 +217,12 @@ def check(flags: Flags, argv: list[str] | None) -> list[str]:
         if values["warmup_steps"]:
             raise UserError("--warmup_ratio: does not go together with --warmup_steps")
         values["warmup_steps"] = prm.warmup_ratio
-    return _check_deepspeed(values) + _precision(values)
+    if values["deepspeed"]:
+        _check_deepspeed(values)
+    return _precision(values)
 
 
-def _check_deepspeed(values: dict[str, Any]) -> list[str]:
-    if not values["deepspeed"]:
-        return []
+def _check_deepspeed(values: dict[str, Any]) -> None:
     path = values["deepspeed"]
     if find_spec("deepspeed") is None:
         raise UserError("--deepspeed: the package deepspeed is not installed (pip install deepspeed)")
@@ -232,7 +232,6 @@ def _check_deepspeed(values: dict[str, Any]) -> list[str]:
         raise UserError(f"--deepspeed {path}: no such file; configs/deepspeed/ has zero2.json and zero3.json")
     if "RANK" not in os.environ:  # one process without a launcher
         launch_alone()
-    return []
 
 
 def _precision(values: dict[str, Any]) -> list[str]:

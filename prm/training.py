@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from agentark import cli
-from agentark.files import json_of, write_atomically
+from agentark.files import file_sha256, json_of, write_atomically
 from agentark.hub import context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
@@ -49,7 +49,8 @@ def run(flags: Flags, say: Say) -> Path:
     main = int(os.environ.get("RANK", "0")) == 0
     tell: Say = say if main else lambda _: None
     base, _ = cli.resolve_model(prm.model_name_or_path, "--model_name_or_path")
-    identity = flags.identity() | {"train_data_sha256": data.sha256(prm.train_data_path)}
+    source = Path(prm.train_data_path)  # or a dataset on the hub, whose content has no hash
+    identity = flags.identity() | {"train_data_sha256": file_sha256(source) if source.is_file() else None}
     output = RunFolder(
         out, identity, kind=KIND, flag="--output_dir", replace="--overwrite_output_dir True",
         replaces=prm.overwrite_output_dir,

@@ -6,7 +6,7 @@ agentark/rows.py reads files and hub sets of every kind. The gold answer stays i
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct
 
@@ -30,12 +30,6 @@ class Prompt(Struct, frozen=True):
     text: str
     """Rendered for the policy; tokenised as it stands, without special tokens added."""
     tokens: int
-
-
-class Prompts(NamedTuple):
-    kept: list[Prompt]
-    too_long: int
-    """Questions that were dropped for their length."""
 
 
 def grader_of(sample: Sample) -> Task | None:
@@ -105,20 +99,18 @@ def questions_of_prm(folder: Path) -> list[Sample]:
     return kept
 
 
-def render(samples: Sequence[Sample], tokenizer: Any, enable_thinking: bool | None, limit: int) -> Prompts:
+def render(samples: Sequence[Sample], tokenizer: Any, enable_thinking: bool | None, limit: int) -> list[Prompt]:
     """Questions as the policy will see them; those of more than `limit` tokens are dropped."""
     prompter = Prompter(tokenizer, 1 << 30, enable_thinking)
     try:
-        kept, dropped = [], 0
+        kept = []
         for sample in samples:
             asked = message("user", *sample.parts())
             text = prompter._render([asked], enable_thinking)
             tokens = len(tokenizer.encode(text, add_special_tokens=False))
-            if tokens > limit:
-                dropped += 1
-            else:
+            if tokens <= limit:
                 kept.append(Prompt(sample, asked.text, text, tokens))
-        return Prompts(kept, dropped)
+        return kept
     finally:
         prompter.close()
 

@@ -75,19 +75,19 @@ def prepare(config: GRPOConfig) -> Inputs:
     _check_gold(config, asked)
     prompts = render(asked, tokenizer, config.enable_thinking, limit)
     held_out = render(held, tokenizer, config.enable_thinking, limit)
-    if prompts.too_long:
-        say(f"dropped {prompts.too_long} of {len(asked)} prompts: longer than {limit} tokens")
-    if len(prompts.kept) < config.rollout_batch_size:
+    if too_long := len(asked) - len(prompts):
+        say(f"dropped {too_long} of {len(asked)} prompts: longer than {limit} tokens")
+    if len(prompts) < config.rollout_batch_size:
         raise UserError(
-            f"--rollout_batch_size {config.rollout_batch_size}: only {len(prompts.kept)} prompts are left, fewer than "
+            f"--rollout_batch_size {config.rollout_batch_size}: only {len(prompts)} prompts are left, fewer than "
             "one rollout; lower it, or give more with --prompt_data"
         )
-    rest = len(prompts.kept) % config.rollout_batch_size
+    rest = len(prompts) % config.rollout_batch_size
     say(
-        f"{len(prompts.kept)} prompts in rollouts of {config.rollout_batch_size}"
+        f"{len(prompts)} prompts in rollouts of {config.rollout_batch_size}"
         + (f"; {rest} of them, drawn anew each episode, do not fill one and are left out" if rest else "")
     )
-    return Inputs(model, label, tokenizer, codec, prompts.kept, held_out.kept, limit, eos)
+    return Inputs(model, label, tokenizer, codec, prompts, held_out, limit, eos)
 
 
 def ask(config: GRPOConfig) -> tuple[list[Sample], list[Sample]]:

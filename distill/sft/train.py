@@ -20,15 +20,6 @@ from distill.sft.in_training_eval import Exam
 from prm.steps import load_tokenizer
 
 
-def run_folder(ours: SFTFlags, training: Any, data_sha256: str) -> RunFolder:
-    """The output folder, and what decides the run."""
-    config = {name: value for name, value in (training.to_dict() | ours.model_dump()).items() if name not in BESIDE}
-    return RunFolder(
-        Path(training.output_dir), config | {"data_sha256": data_sha256}, kind="sft", flag="--output_dir",
-        replaces=ours.overwrite,
-    )  # fmt: skip
-
-
 def train(ours: SFTFlags, training: Any) -> int:
     """Train, evaluate, save. Returns the exit code."""
     from transformers.trainer_utils import get_last_checkpoint
@@ -36,7 +27,9 @@ def train(ours: SFTFlags, training: Any) -> int:
     path = Path(ours.train_data_path)
     rows = read_rows(path)
     sha256 = file_sha256(path)
-    run = run_folder(ours, training, sha256)
+    identity = {name: value for name, value in (training.to_dict() | ours.model_dump()).items() if name not in BESIDE}
+    identity["data_sha256"] = sha256
+    run = RunFolder(Path(training.output_dir), identity, kind="sft", flag="--output_dir", replaces=ours.overwrite)
     if run.open(training.process_index == 0):
         print(f"{run.folder} is finished; --overwrite trains it anew")
         return 0

@@ -178,11 +178,8 @@ def _deepspeed(config: GRPOConfig, cuda: bool, world: int) -> dict[str, Any] | N
 
 
 def _report_to(config: GRPOConfig) -> list[str]:
-    if (
-        "wandb" in config.report_to
-        and not os.environ.get("WANDB_API_KEY")
-        and os.environ.get("WANDB_MODE") != "offline"
-    ):
+    usable = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "offline"
+    if "wandb" in config.report_to and not usable:
         raise UserError("--report_to wandb: set WANDB_API_KEY (or WANDB_MODE=offline)")
     return list(config.report_to)
 
