@@ -61,6 +61,22 @@ def offline_unless_reachable(model: str) -> Iterator[None]:
             raise
 
 
+def model_config(name: str, flag: str) -> Any:
+    """transformers' configuration of a model. Raises UserError when it cannot be loaded."""
+    from transformers import AutoConfig
+
+    try:
+        with offline_unless_reachable(name):
+            return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag} {name}: cannot be loaded ({' '.join(str(error).split()):.200})") from None
+
+
+def context_length(config: Any) -> int | None:
+    """Tokens of context that a model's configuration names."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def rows(name: str, flag: str, split: str) -> Iterator[dict[str, Any]]:
     """The rows of a dataset. Raises UserError: no such dataset or split, or it cannot be reached."""
     import datasets

@@ -59,7 +59,7 @@ def steps_of_training(args: argparse.Namespace, base: str, prm: Path, folder: Pa
     task = get_task("GSMSymbolic")
     options = task.options(size=args.prompts * (args.rollouts + 1))  # type: ignore[call-arg]
     tokenizer = load_tokenizer(base, "--model")
-    prompts = render(task.load(options=options).samples, tokenizer, None, 2048).kept
+    prompts = render(task.load(options=options).samples, tokenizer, None, 2048)
     inputs = Inputs(base, base, tokenizer, None, prompts, [], 2048, frozenset({tokenizer.eos_token_id}))
     trainer = grpo_trl.build(config, inputs, run, LocalScorer.load(prm, grpo_trl.device(), False, 1 << 14))
     grpo_trl.fit(config, inputs, run, trainer)

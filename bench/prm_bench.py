@@ -150,11 +150,13 @@ def load(args: argparse.Namespace, labelled: Path) -> tuple[Any, list[Any], Any]
 
     from agentark.cli import resolve_model
     from prm import data, model
+    from prm.settings import Flags, PRMConfig
     from prm.steps import StepCodec, load_tokenizer
 
     name, _ = resolve_model(args.model_name)
     codec = StepCodec.of(load_tokenizer(name, "--model_name"), "\n", "step", 8192)
-    items = data.load(data.DataSettings(train=str(labelled)), codec)[0].items
+    flags = Flags(PRMConfig(model_name_or_path=name, train_data_path=str(labelled)), {"seed": 0})
+    items = data.load(flags, codec)[0].items
     on_gpu = torch.cuda.is_available()
     reward = model.load(name, "--model_name", projected=256, dtype=torch.bfloat16 if on_gpu else torch.float32)
     if on_gpu:

@@ -201,4 +201,4 @@ def serve() -> None:
 
 
 def _messages(plain: list[dict[str, str]]) -> list[Message]:
-    return [msgspec.convert({"role": one["role"], "parts": [Part(one["text"])]}, Message) for one in plain]
+    return [msgspec.convert({"role": turn["role"], "parts": [Part(turn["text"])]}, Message) for turn in plain]

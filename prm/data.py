@@ -3,17 +3,15 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from agentark.files import file_sha256
 from agentark.types import UserError
-from prm.reading import IGNORED, Solved, StepLabel, solutions
+from prm.reading import IGNORED, Overlong, Solved, solutions
+from prm.settings import Flags
 from prm.steps import Encoded, StepCodec, TooLong
 
-Overlong = Literal["cut", "drop"]
 PERCENTILES = (50, 90, 99, 100)
 
 
@@ -116,10 +114,6 @@ def without(questions: Questions, keys: Iterable[str]) -> Questions:
     return Questions({key: value for key, value in questions.solved.items() if key not in out}, questions.names)
 
 
-def is_mixed(labels: Iterable[int]) -> bool:
-    return {0, 1} <= set(labels)
-
-
 def build(
     name: str, questions: Questions, codec: StepCodec, dropped: Counter[str], *, mixed: bool, limit: int | None = None,
     overlong: Overlong = "cut",
@@ -137,7 +131,7 @@ def build(
     for key, candidates in questions.solved.items():
         pairs = [(solution, _encode(solution, codec, overlong, dropped)) for solution in candidates]
         fitting = [(solution, encoded) for solution, encoded in pairs if encoded is not None]
-        if mixed and not is_mixed(label for solution, _ in fitting for label in solution.labels):
+        if mixed and not {0, 1} <= {label for solution, _ in fitting for label in solution.labels}:
             dropped["of questions without right and wrong ones"] += len(fitting)
             continue
         if limit is not None and items and len(items) + len(fitting) > limit:
@@ -169,39 +163,27 @@ def _encode(solution: Solved, codec: StepCodec, overlong: Overlong, dropped: Cou
     return encoded
 
 
-class DataSettings(Struct, frozen=True, kw_only=True):
-    """What to train on and what to hold out."""
-
-    train: str
-    split: str = "train"
-    eval: str | None = None
-    eval_ratio: float = 0.0
-    label: StepLabel = "inherit"
-    mixed: bool = True
-    limit: int | None = None
-    overlong: Overlong = "cut"
-    seed: int = 0
-
-
-def load(settings: DataSettings, codec: StepCodec) -> tuple[Dataset, Dataset | None]:
+def load(flags: Flags, codec: StepCodec) -> tuple[Dataset, Dataset | None]:
     """(training data, held-out data if any is asked for). No question is in both.
 
     Raises:
         UserError: nothing is left to train on.
     """
+    prm = flags.prm
     dropped: Counter[str] = Counter()
-    flag = "--train_data_path"
-    everything = gather(solutions(settings.train, codec, settings.label, dropped, flag, settings.split), dropped)
-    kept, held = divide(everything, settings.eval_ratio, settings.seed)
     held_dropped: Counter[str] = Counter()
-    if settings.eval is not None:
-        pairs = solutions(settings.eval, codec, settings.label, held_dropped, "--eval_data_path", settings.split)
-        held = gather(pairs, held_dropped)
+
+    def read(source: str, counter: Counter[str], flag: str) -> Questions:
+        return gather(solutions(source, codec, prm.step_label, counter, flag, prm.train_split), counter)
+
+    kept, held = divide(read(prm.train_data_path, dropped, "--train_data_path"), prm.eval_ratio, flags.values["seed"])
+    if prm.eval_data_path is not None:
+        held = read(prm.eval_data_path, held_dropped, "--eval_data_path")
         shared = held.solved.keys() & kept.solved.keys()
         dropped["of questions in --eval_data_path"] += sum(len(kept.solved[key]) for key in shared)
         kept = without(kept, shared)
     train = build(
-        "training data", kept, codec, +dropped, mixed=settings.mixed, limit=settings.limit, overlong=settings.overlong
+        "training data", kept, codec, +dropped, mixed=flags.mixed, limit=prm.max_train_samples, overlong=prm.overlong
     )
     if not train.items:
         mixing = train.card.dropped["of questions without right and wrong ones"]
@@ -209,16 +191,10 @@ def load(settings: DataSettings, codec: StepCodec) -> tuple[Dataset, Dataset | N
             f"all {mixing} solutions are of questions without right and wrong ones: --loss ce or --require_mixed False"
         )
         left_out = train.card.text().splitlines()[-1].strip()
-        raise UserError(f"{flag} {settings.train}: nothing to train on ({why if mixing else left_out})")
+        raise UserError(f"--train_data_path {prm.train_data_path}: nothing to train on ({why if mixing else left_out})")
     if not held.solved:
         return train, None
-    return train, build("held-out data", held, codec, held_dropped, mixed=False, overlong=settings.overlong)
-
-
-def sha256(source: str) -> str | None:
-    """Hash of a file; None for a dataset on the hub."""
-    path = Path(source)
-    return file_sha256(path) if path.is_file() else None
+    return train, build("held-out data", held, codec, held_dropped, mixed=False, overlong=prm.overlong)
 
 
 # ---------------------------------------------------------------- batches

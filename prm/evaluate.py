@@ -75,11 +75,6 @@ def score_steps(scorer: Scorer, problems: Sequence[tuple[str, Sequence[str]]]) -
     )
 
 
-def first_wrong(scores: Sequence[float]) -> int:
-    """Index of the first step below the threshold; -1 if there is none."""
-    return next((index for index, score in enumerate(scores) if score < THRESHOLD), -1)
-
-
 def processbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, Any]:
     """Accuracy on solutions with an error (the step named), on right ones (none named), and their harmonic mean.
 
@@ -90,7 +85,8 @@ def processbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, A
     scores = score_steps(scorer, problems)
     hits: dict[bool, list[float]] = {True: [], False: []}
     for label, steps in zip(labels, scores, strict=True):
-        hits[label >= 0].append(float(steps is not None and first_wrong(steps) == label))
+        first_wrong = next((index for index, score in enumerate(steps or []) if score < THRESHOLD), -1)
+        hits[label >= 0].append(float(steps is not None and first_wrong == label))
     wrong, right = (sum(graded) / len(graded) if graded else 0.0 for graded in (hits[True], hits[False]))
     return {
         "n": len(rows),
@@ -257,7 +253,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """The report in words."""
     text = []
     for name, figures in report.items():
         text.append(f"{name} (n = {figures['n']})")

@@ -5,7 +5,7 @@ from. Shards are mapped into memory, so neither writing nor reading needs more t
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,9 @@ def prepare(
     held: list[Any] = []
     rows = shard = 0
     with torch.inference_mode():
-        for chunk, states in _computed(model, items, device, max_tokens):
+        for chunk in chunked([len(item.ids) for item in items], max_tokens):
+            batch = {name: value.to(device) for name, value in collate([items[number] for number in chunk]).items()}
+            states = model.states(batch["input_ids"], batch["lengths"], batch["rows"], batch["ends"]).cpu()
             start = 0
             for number in chunk:
                 count = len(items[number].ends)
@@ -79,14 +81,6 @@ def prepare(
         shard += 1
     write_atomically(folder / INDEX, json.dumps({"key": key, "shards": shard, "places": spans}).encode() + b"\n")
     return Features(folder)
-
-
-def _computed(
-    model: RewardModel, items: Sequence[Item], device: Any, max_tokens: int
-) -> Iterator[tuple[list[int], Any]]:
-    for chunk in chunked([len(item.ids) for item in items], max_tokens):
-        batch = {name: value.to(device) for name, value in collate([items[number] for number in chunk]).items()}
-        yield chunk, model.states(batch["input_ids"], batch["lengths"], batch["rows"], batch["ends"]).cpu()
 
 
 def _write(states: list[Any], path: Path) -> None:

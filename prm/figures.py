@@ -69,12 +69,10 @@ def step_figures(scores: Sequence[float], labels: Sequence[int]) -> dict[str, fl
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """The curves of metrics.jsonl as a PNG: the loss on the left, figures on held-out data on the right."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4))
+    figure = Figure(figsize=(11, 4))
+    left, right = figure.subplots(1, 2)
     for name in sorted({key for row in rows for key in row if key == "loss" or key.startswith("loss_")}):
         points = [(row["step"], row[name]) for row in rows if name in row]
         left.plot(*zip(*points, strict=True), label=name)
@@ -91,4 +89,3 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -146,9 +146,8 @@ def chunked(sizes: Sequence[int], max_tokens: int | None, fill: float = FILL) ->
 
 
 def load(
-    name: str, flag: str, *, projected: int = 0, dtype: Any = torch.float32, attention: str | None = None,
-    trust_remote_code: bool = False,
-) -> RewardModel:  # fmt: skip
+    name: str, flag: str, *, projected: int = 0, dtype: Any = torch.float32, attention: str | None = None
+) -> RewardModel:
     """A reward model over a base model, or one that was saved, with its projector if the folder has one.
 
     Args:
@@ -162,14 +161,14 @@ def load(
 
     try:
         with offline_unless_reachable(name):
-            config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
             config.num_labels = 2
             config.id2label, config.label2id = LABELS, {label: number for number, label in LABELS.items()}
             config.classifier_dropout = 0.0
             config.get_text_config().use_cache = False
             options = {"attn_implementation": attention} if attention else {}
             classifier = AutoModelForTokenClassification.from_pretrained(
-                name, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, **options
+                name, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
             )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(f"{flag} {name}: cannot be loaded ({' '.join(str(error).split()):.300})") from None

@@ -16,6 +16,7 @@ from prm.steps import StepCodec
 
 IGNORED = UNKNOWN
 StepLabel = Literal["inherit", "judge"]
+Overlong = Literal["cut", "drop"]
 
 
 class Solved(Struct, frozen=True):

@@ -165,11 +165,6 @@ def vllm_scores(folder: Path, sequences: Sequence[Encoded | None]) -> list[list[
     return [None if sequence is None else next(right) for sequence in sequences]
 
 
-def aggregates(steps: Sequence[float]) -> dict[str, float]:
-    """A solution's score by each aggregate."""
-    return {name: make(steps) for name, make in AGGREGATES.items()}
-
-
 def best(scores: Sequence[Sequence[float] | None], aggregate: str) -> int | None:
     """Index of the best of n solutions, the first of equals; None if none has a score."""
     known = [(AGGREGATES[aggregate](steps), -index) for index, steps in enumerate(scores) if steps]
@@ -178,28 +173,24 @@ def best(scores: Sequence[Sequence[float] | None], aggregate: str) -> int | None
 
 def scored_row(question: Question, scores: Sequence[Sequence[float] | None]) -> dict[str, Any]:
     """A line of the output."""
-    listed = [
-        {"id": candidate.id, "verdict": candidate.verdict, "steps": steps, **(aggregates(steps) if steps else {})}
-        for candidate, steps in zip(question.candidates, scores, strict=True)
-    ]
-    rivals = [None if rival.aggregate else steps for rival, steps in zip(question.candidates, scores, strict=True)]
+    listed, rivals = [], []
+    for candidate, steps in zip(question.candidates, scores, strict=True):
+        totals = {name: aggregate(steps) for name, aggregate in AGGREGATES.items()} if steps else {}
+        listed.append({"id": candidate.id, "verdict": candidate.verdict, "steps": steps, **totals})
+        rivals.append(None if candidate.aggregate else steps)
     chosen = {name: best(rivals, name) for name in AGGREGATES}
     ids = {name: None if index is None else question.candidates[index].id for name, index in chosen.items()}
     return {"id": question.name, "scores": listed, "best": ids}
 
 
-def parse(argv: list[str] | None) -> Any:
+def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="prm.score", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prm", type=Path, required=True, help="folder of a reward model")
     parser.add_argument("--input", type=Path, required=True, help="results, labelled or stepwise file")
     parser.add_argument("--output", type=Path, help="default: <input>_scored.jsonl")
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     parser.add_argument("--max_tokens", type=cli.integer(1), default=MAX_TOKENS, help="in one forward pass")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    args = parser.parse_args(argv)
     asked = [question for question in questions(args.input, "--input") if question.error is None]
     if args.engine == "vllm":
         codec = StepCodec.load(args.prm)

@@ -10,7 +10,6 @@ served. Requests that come in while a batch is being scored make up the next one
 
 import asyncio
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ class Batcher:
         self._most = most
         self._queue: asyncio.Queue[tuple[str, Sequence[int], asyncio.Future[Any]]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
-        self.batches = 0
 
     async def submit(self, prompt: str, response: Sequence[int]) -> Any:
         """The score of one response. Raises what the scorer raised on its batch."""
@@ -54,7 +52,6 @@ class Batcher:
             await asyncio.sleep(self._wait)
             while len(batch) < self._most and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            self.batches += 1
             prompts, responses, waiting = zip(*batch, strict=True)
             try:
                 scored = await asyncio.to_thread(self._score, prompts, responses)
@@ -111,19 +108,14 @@ def check(body: Any) -> tuple[list[str], list[list[int]]]:
     return prompts, responses
 
 
-def parse(argv: list[str] | None = None) -> Namespace:
+def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="prm.serve", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prm", type=Path, required=True, help="folder of the reward model")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=cli.integer(1), default=8300, help="port to listen on")
     parser.add_argument("--device", help="where it computes (default: the GPU where there is one)")
     parser.add_argument("--max_tokens", type=cli.integer(1), default=1 << 14, help="tokens of a forward pass")
-    args: Namespace = parser.parse_args(argv)
-    return args
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+    args = parser.parse_args(argv)
     if not args.prm.is_dir():
         raise UserError(f"--prm {args.prm}: no such folder")
     from aiohttp import web

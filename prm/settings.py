@@ -13,10 +13,9 @@ from pydantic import Field
 from agentark.config import ROOT, Config, build, parse_overrides, read_yaml
 from agentark.flags import parser_beside, refuse_unknown, settings_of
 from agentark.types import UserError
-from prm.data import Overlong
 from prm.distributed import launch_alone
 from prm.loss import LOSSES
-from prm.reading import StepLabel
+from prm.reading import Overlong, StepLabel
 from prm.steps import StepUnit
 
 TWO_STAGE = ROOT / "configs" / "prm" / "two_stage.yaml"
@@ -102,8 +101,6 @@ class PRMConfig(Config):
     """Share of the steps over which the learning rate rises."""
     overwrite_output_dir: bool = False
     """Replace a run that is in output_dir."""
-    trust_remote_code: bool = False
-    """Run code that comes with the base model."""
 
 
 class StageSettings(Config):
@@ -158,7 +155,7 @@ class Flags:
         from transformers import TrainingArguments
 
         default = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
-        ours = self.prm.model_dump()
+        ours = self.prm.model_dump() | {"trust_remote_code": False}  # older manifests have this flag
         path = ours.pop("two_stage_config")
         overrides = {stage: ours.pop(f"stage_{stage}") for stage in (1, 2)}
         if self.prm.stage == "both":
@@ -185,8 +182,7 @@ def parse(argv: list[str] | None) -> tuple[Flags, list[str]]:
     values = vars(namespace)
     own = {name: values.pop(name) for name in PRMConfig.model_fields if name in values}
     flags = Flags(settings_of(PRMConfig, own), values)
-    notes = check(flags, argv)
-    return flags, notes
+    return flags, check(flags, argv)
 
 
 def check(flags: Flags, argv: list[str] | None) -> list[str]:
@@ -221,12 +217,12 @@ def check(flags: Flags, argv: list[str] | None) -> list[str]:
         if values["warmup_steps"]:
             raise UserError("--warmup_ratio: does not go together with --warmup_steps")
         values["warmup_steps"] = prm.warmup_ratio
-    return _check_deepspeed(values) + _precision(values)
+    if values["deepspeed"]:
+        _check_deepspeed(values)
+    return _precision(values)
 
 
-def _check_deepspeed(values: dict[str, Any]) -> list[str]:
-    if not values["deepspeed"]:
-        return []
+def _check_deepspeed(values: dict[str, Any]) -> None:
     path = values["deepspeed"]
     if find_spec("deepspeed") is None:
         raise UserError("--deepspeed: the package deepspeed is not installed (pip install deepspeed)")
@@ -236,7 +232,6 @@ def _check_deepspeed(values: dict[str, Any]) -> list[str]:
         raise UserError(f"--deepspeed {path}: no such file; configs/deepspeed/ has zero2.json and zero3.json")
     if "RANK" not in os.environ:  # one process without a launcher
         launch_alone()
-    return []
 
 
 def _precision(values: dict[str, Any]) -> list[str]:

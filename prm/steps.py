@@ -3,7 +3,7 @@
 A sequence is the prompt, then for each step its tokens and one separator token; the score of a step stands at its
 separator. Data, scoring and reward all come through `StepCodec.encode`, so they cannot differ. A policy writes a full
 stop and a blank line as one merged token where a sequence of ours has the stop and a lone separator; therefore its ids
-are decoded, split by the one rule of agentark.steps and encoded again (`encode_response`), never scored as they are.
+are decoded, split by the one rule of agentark.steps (`response_steps`) and encoded again, never scored as they are.
 
 Source: PURE (arXiv 2504.15275) for one separator token after each step.
 """
@@ -85,7 +85,7 @@ class StepCodec:
         self.tokenizer = tokenizer
         self.settings = settings
         self.separator_id = settings.separator_id
-        self.prompt_ids = lru_cache(maxsize=4096)(self._prompt_ids)
+        self.prompt_ids = lru_cache(maxsize=4096)(lambda prompt: tuple(question_ids(tokenizer, prompt)))
 
     @classmethod
     def of(cls, tokenizer: Any, separator: str, unit: StepUnit, max_length: int) -> "StepCodec":
@@ -130,9 +130,6 @@ class StepCodec:
         self.tokenizer.save_pretrained(folder)
         write_atomically(folder / SETTINGS, msgspec.json.encode(self.settings) + b"\n")
 
-    def _prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        return tuple(question_ids(self.tokenizer, prompt))
-
     def steps(self, reply: str) -> list[str]:
         """The steps of a reply's text, thinking left out; the whole reply with the step unit `solution`."""
         return [reply[start:end] for start, end in reply_spans(reply, self.settings.step_unit == "solution")]
@@ -160,21 +157,6 @@ class StepCodec:
             head = head[: room - room // 2] + head[len(head) - room // 2 :]
         spans = [(len(head) + start, len(head) + end) for start, end in spans]
         return Encoded([*head, *tail], spans, cut)
-
-    def encode_reply(self, prompt: str, reply: str) -> Encoded:
-        """The sequence of a reply's text; one empty step where there is no step in it."""
-        return self.encode(prompt, self.steps(reply) or [""])
-
-    def encode_response(self, prompt: str, ids: Sequence[int], policy: Any = None) -> tuple[Encoded, Response]:
-        """The sequence of what a policy wrote, and where its steps end in the policy's ids.
-
-        Args:
-            prompt: what the policy was asked.
-            ids: its tokens, those of the prompt left out; (T,).
-            policy: its tokenizer; None: the reward model's.
-        """
-        response = response_steps(policy or self.tokenizer, ids, self.settings.step_unit)
-        return self.encode(prompt, response.steps), response
 
 
 def response_steps(tokenizer: Any, ids: Sequence[int], unit: StepUnit = "step") -> Response:
@@ -240,6 +222,6 @@ def load_tokenizer(name: str, flag: str) -> Any:
 
     try:
         with offline_unless_reachable(name):
-            return AutoTokenizer.from_pretrained(name)
+            return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{flag} {name}: no tokenizer can be loaded ({' '.join(str(error).split()):.200})") from None

@@ -4,7 +4,8 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +25,17 @@ from prm.steps import StepCodec
 METRICS = "metrics.jsonl"
 
 
-class Sequences(torch.utils.data.Dataset):  # type: ignore[misc]
-    """Sequences with their indices."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> tuple[int, Item]:
-        return index, self.items[index]
+Rows = Sequence[tuple[int, Item]]
+"""Sequences with their indices."""
 
 
-def batch_of(features: Features | None) -> Callable[[Sequence[tuple[int, Item]]], dict[str, Tensor]]:
-    """A collator: token ids, or the cached states instead of them; `indices` says which sequences."""
-
-    def make(rows: Sequence[tuple[int, Item]]) -> dict[str, Tensor]:
-        batch = collate([item for _, item in rows])
-        if features is not None:
-            del batch["input_ids"], batch["lengths"]
-            batch["states"] = torch.cat([features[index] for index, _ in rows])
-        return batch | {"indices": torch.tensor([index for index, _ in rows])}
-
-    return make
+def batch_of(features: Features | None, rows: Rows) -> dict[str, Tensor]:
+    """A batch: token ids, or the cached states instead of them; `indices` says which sequences."""
+    batch = collate([item for _, item in rows])
+    if features is not None:
+        del batch["input_ids"], batch["lengths"]
+        batch["states"] = torch.cat([features[index] for index, _ in rows])
+    return batch | {"indices": torch.tensor([index for index, _ in rows])}
 
 
 class PRMTrainer(Trainer):  # type: ignore[misc]
@@ -79,12 +67,11 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
         super().__init__(
             model=reward,
             args=args,
-            train_dataset=Sequences(train),
-            eval_dataset=Sequences(held_out) if held_out else None,
-            callbacks=[Curves(Path(args.output_dir) / METRICS)],
+            train_dataset=list(enumerate(train)),
+            eval_dataset=list(enumerate(held_out)) if held_out else None,
         )
         self.model_accepts_loss_kwargs = True  # the loss is divided by the terms of the whole step, here
-        self.add_callback(_Epochs(self))
+        self.add_callback(Hooks(self))
         reward.split = not (self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3)
 
     # ------------------------------------------------------------ batches
@@ -95,10 +82,10 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
         self.sampler = self._batches(self.train_dataset, self._train_batch_size, epochs, True)
         return self._loader(self.train_dataset, self.sampler, self.cached[0])
 
-    def _batches(self, data: Sequences, size: int, epochs: int, shuffle: bool) -> QuestionBatches:
+    def _batches(self, data: Rows, size: int, epochs: int, shuffle: bool) -> QuestionBatches:
         return QuestionBatches(
-            [len(item.ids) for item in data.items],
-            [item.question for item in data.items],
+            [len(item.ids) for _, item in data],
+            [item.question for _, item in data],
             size,
             self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             self.args.process_index,
@@ -107,11 +94,11 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
             shuffle,
         )
 
-    def _loader(self, data: Sequences, sampler: QuestionBatches, features: Features | None) -> DataLoader[Any]:
+    def _loader(self, data: Rows, sampler: QuestionBatches, features: Features | None) -> DataLoader[Any]:
         return DataLoader(
             data,
             batch_sampler=sampler,
-            collate_fn=batch_of(features),
+            collate_fn=partial(batch_of, features),
             num_workers=self.args.dataloader_num_workers if features is None else 0,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
         )
@@ -231,11 +218,18 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
         """Nothing: the model was made from the checkpoint's folder."""
 
 
-class _Epochs(TrainerCallback):  # type: ignore[misc]
-    """Tells the sampler its epoch, and looks at the parameters after each step."""
+class Hooks(TrainerCallback):  # type: ignore[misc]
+    """Tells the sampler its epoch, looks at the parameters after each step, and writes metrics.jsonl."""
 
     def __init__(self, trainer: PRMTrainer) -> None:
         self.trainer = trainer
+        self.path = Path(trainer.args.output_dir) / METRICS
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Cut off the lines that a resumed run will write again."""
+        if state.is_world_process_zero and self.path.exists():
+            kept = [line for line in read_curves(self.path) if line["step"] <= state.global_step]
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.sampler.epoch = int(state.epoch or 0)
@@ -243,18 +237,6 @@ class _Epochs(TrainerCallback):  # type: ignore[misc]
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer.monitor is not None:
             self.trainer.monitor.parameters(self.trainer.model, state.global_step + 1)
-
-
-class Curves(TrainerCallback):  # type: ignore[misc]
-    """Every log line of rank 0 into metrics.jsonl; what a resumed run will do again is cut off first."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero and self.path.exists():
-            kept = [line for line in read_curves(self.path) if line["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero:

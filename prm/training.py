@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from agentark import cli
-from agentark.files import json_of, write_atomically
+from agentark.files import file_sha256, json_of, write_atomically
+from agentark.hub import context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
 from agentark.types import RunError, UserError
@@ -46,9 +47,10 @@ def run(flags: Flags, say: Say) -> Path:
     prm = flags.prm
     out = Path(flags.values["output_dir"]).expanduser()
     main = int(os.environ.get("RANK", "0")) == 0
-    tell: Say = say if main else _silent
+    tell: Say = say if main else lambda _: None
     base, _ = cli.resolve_model(prm.model_name_or_path, "--model_name_or_path")
-    identity = flags.identity() | {"train_data_sha256": data.sha256(prm.train_data_path)}
+    source = Path(prm.train_data_path)  # or a dataset on the hub, whose content has no hash
+    identity = flags.identity() | {"train_data_sha256": file_sha256(source) if source.is_file() else None}
     output = RunFolder(
         out, identity, kind=KIND, flag="--output_dir", replace="--overwrite_output_dir True",
         replaces=prm.overwrite_output_dir,
@@ -57,88 +59,20 @@ def run(flags: Flags, say: Say) -> Path:
         tell(f"{out} holds this run, finished; nothing to do")
         return out
     codec = make_codec(base, prm)
-    wanted = data.DataSettings(
-        train=prm.train_data_path, split=prm.train_split, eval=prm.eval_data_path, eval_ratio=prm.eval_ratio,
-        label=prm.step_label, mixed=flags.mixed, limit=prm.max_train_samples, overlong=prm.overlong,
-        seed=flags.values["seed"],
-    )  # fmt: skip
-    train, held_out = data.load(wanted, codec)
+    train, held_out = data.load(flags, codec)
     for dataset in (train, held_out):
         if dataset is not None:
             tell(dataset.card.text())
     tell(data.check_batch(data.collate(train.items[:8]), codec))
-    loaded = partial(
-        output.claim,
-        tell,
-        kind=KIND,
-        config=output.identity,
-        status="running",
-        base_model=prm.model_name_or_path,
-        train_data={"path": prm.train_data_path, "sha256": identity["train_data_sha256"], **train.card.figures()},
-        train_ids=train.questions,
-        held_out_ids=held_out.questions if held_out else [],
-        steps=msgspec.to_builtins(codec.settings),
-        sessions=[*output.values.get("sessions", []),
-                  {"started": now(), "command": cli.command_line(), "versions": cli.provenance()}],
-    )  # fmt: skip
-    metrics = train_stages(flags, base, out, output.continued, codec, train, held_out, loaded, tell)
-    loaded()
+    metrics = Training(flags, base, output, codec, train, held_out, tell).run()
     output.write(status="done", metrics=metrics)
     tell(f"written to {out}")
     return out
 
 
-def train_stages(
-    flags: Flags,
-    base: str,
-    out: Path,
-    continued: bool,
-    codec: StepCodec,
-    train: data.Dataset,
-    held_out: data.Dataset | None,
-    loaded: Callable[[], None],
-    tell: Say,
-) -> dict[str, Any]:
-    """Train every stage that is not done yet, each from the one before. Returns figures per stage."""
-    main = int(os.environ.get("RANK", "0")) == 0
-    metrics: dict[str, Any] = {}
-    for number in flags.stages:
-        folder = out if len(flags.stages) == 1 else out / f"stage_{number}"
-        start = base if number == flags.stages[0] else str(out / f"stage_{flags.stages[0]}")
-        if continued and (folder / DONE).is_file():
-            tell(f"stage {number} is done already")
-            metrics |= json_of(folder / DONE)
-            continue
-        trained = train_stage(flags, number, start, folder, continued, codec, train, held_out, loaded, tell)
-        figures = {f"stage_{number}": trained}
-        metrics |= figures
-        if main and folder != out:
-            write_atomically(folder / DONE, msgspec.json.encode(figures))
-            if number == flags.stages[-1]:
-                for file in folder.iterdir():
-                    if file.is_file() and file.name not in (METRICS, PLOT, DONE):
-                        shutil.copy2(file, out / file.name)
-    return metrics
-
-
-def _silent(_: str) -> None:
-    """What the other processes say."""
-
-
 def make_codec(base: str, prm: PRMConfig) -> StepCodec:
     """The codec of a run: separator checked, length bounded by the model's context."""
-    from transformers import AutoConfig
-
-    from agentark.hub import offline_unless_reachable
-
-    try:
-        with offline_unless_reachable(base):
-            config = AutoConfig.from_pretrained(base, trust_remote_code=prm.trust_remote_code).get_text_config()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--model_name_or_path {base}: cannot be loaded ({' '.join(str(error).split()):.200})"
-        ) from None
-    context = getattr(config, "max_position_embeddings", None)
+    context = context_length(model_config(base, "--model_name_or_path"))
     if prm.max_length is not None and context is not None and prm.max_length > context:
         raise UserError(f"--max_length {prm.max_length}: the model's context has {context} tokens")
     length = prm.max_length or context
@@ -149,7 +83,6 @@ def make_codec(base: str, prm: PRMConfig) -> StepCodec:
 
 
 def stage_args(flags: Flags, stage: int, folder: Path) -> Any:
-    """TrainingArguments of a stage."""
     changed: dict[str, Any] = {"output_dir": str(folder), "remove_unused_columns": False}
     if flags.prm.stage == "both":
         settings = stage_settings(flags.prm.two_stage_config, stage, getattr(flags.prm, f"stage_{stage}"))
@@ -173,69 +106,141 @@ def stage_args(flags: Flags, stage: int, folder: Path) -> Any:
     return args
 
 
-def train_stage(
-    flags: Flags, stage: int, start: str, folder: Path, continued: bool, codec: StepCodec, train: data.Dataset,
-    held_out: data.Dataset | None, loaded: Callable[[], None], tell: Say,
-) -> dict[str, Any]:  # fmt: skip
-    """Train one stage and save its model.
+@dataclass
+class Training:
+    """The stages of one run, each trained from the one before."""
 
-    Args:
-        start: the base model, or the folder of the stage before.
-        folder: of this stage.
-        continued: whether a checkpoint in it is gone on from.
-        loaded: called when all is, before anything is written into the folder.
+    flags: Flags
+    base: str
+    output: RunFolder
+    codec: StepCodec
+    train: data.Dataset
+    held_out: data.Dataset | None
+    tell: Say
 
-    Returns:
-        Figures for the manifest.
-    """
-    from transformers import set_seed
-    from transformers.trainer_utils import get_last_checkpoint
+    def run(self) -> dict[str, Any]:
+        """Train every stage that is not done yet. Returns figures per stage."""
+        main, out = int(os.environ.get("RANK", "0")) == 0, self.output.folder
+        stages = self.flags.stages
+        metrics: dict[str, Any] = {}
+        for number in stages:
+            folder = out if len(stages) == 1 else out / f"stage_{number}"
+            start = self.base if number == stages[0] else str(out / f"stage_{stages[0]}")
+            if self.output.continued and (folder / DONE).is_file():
+                self.tell(f"stage {number} is done already")
+                metrics |= json_of(folder / DONE)
+                continue
+            figures = {f"stage_{number}": self.stage(number, start, folder)}
+            metrics |= figures
+            if main and folder != out:
+                write_atomically(folder / DONE, msgspec.json.encode(figures))
+                if number == stages[-1]:
+                    for file in folder.iterdir():
+                        if file.is_file() and file.name not in (METRICS, PLOT, DONE):
+                            shutil.copy2(file, out / file.name)
+        self.claim()
+        return metrics
 
-    prm = flags.prm
-    if stage == 1 and flags.values["gradient_checkpointing"]:
-        tell("--gradient_checkpointing True: nothing to recompute while the backbone is frozen; off in stage 1")
-    args = stage_args(flags, stage, folder)
-    checkpoint = _checkpoint(flags, folder if continued else None, get_last_checkpoint)
-    if checkpoint:
-        tell(f"resuming from {checkpoint}")
-    set_seed(args.seed)
-    objective = loss.Objective.named(prm.loss, prm.contrastive_weight, prm.tau)
-    reward, scaling = _reward_model(prm, stage, args, start, checkpoint, objective)
-    _liger(args, reward, tell)
-    if prm.enable_nan_monitoring and prm.on_nan == "skip" and args.deepspeed:
-        raise UserError("--on_nan skip: DeepSpeed steps before gradients can be seen; use --on_nan stop")
-    if args.eval_strategy != "no" and held_out is None:
-        raise UserError(f"--eval_strategy {args.eval_strategy.value}: needs --eval_data_path or --eval_ratio")
-    loaded()
-    cached = None
-    if prm.cache_features and stage == 1:
-        cached = _cache(flags, args, reward, folder, start, train, held_out, tell)
-    monitor = _monitor(flags, args, folder)
-    try:
-        trainer = PRMTrainer(
-            reward, args, objective, codec, train.items, held_out.items if held_out else None, cached, monitor, scaling
+    def claim(self) -> None:
+        """Take the folder, once everything is loaded; only the first call counts."""
+        prm, output = self.flags.prm, self.output
+        session = {"started": now(), "command": cli.command_line(), "versions": cli.provenance()}
+        output.claim(
+            self.tell,
+            kind=KIND,
+            config=output.identity,
+            status="running",
+            base_model=prm.model_name_or_path,
+            train_data={
+                "path": prm.train_data_path,
+                "sha256": output.identity["train_data_sha256"],
+                **self.train.card.figures(),
+            },
+            train_ids=self.train.questions,
+            held_out_ids=self.held_out.questions if self.held_out else [],
+            steps=msgspec.to_builtins(self.codec.settings),
+            sessions=[*output.values.get("sessions", []), session],
         )
-    except (ValueError, RuntimeError, ImportError) as error:  # e.g. --report_to names what is not installed
-        raise UserError(f"flags: {' '.join(str(error).split())}") from None
-    engine = str(trainer.accelerator.distributed_type).rpartition(".")[2]
-    if args.deepspeed and engine != "DEEPSPEED":
-        raise RunError(f"--deepspeed {args.deepspeed}: asked for, but the run would be {engine}")
-    trained = sum(getattr(weight, "ds_numel", weight.numel()) for weight in reward.parameters() if weight.requires_grad)
-    tell(f"stage {stage}: {trained} parameters are trained with {prm.loss}, {args.world_size} processes ({engine})")
-    result = trainer.train(resume_from_checkpoint=checkpoint)
-    figures = {"train_loss": result.training_loss, "optimizer_steps": result.global_step, "engine": engine}
-    figures |= {"seconds": round(result.metrics["train_runtime"], 3), "skipped": monitor.skipped if monitor else 0}
-    if held_out is not None:
-        figures |= trainer.evaluate()
-        shown = {name: f"{figures['eval_' + name]:.4f}" for name in SHOWN}
-        tell("held out: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
-    trainer.save_model(str(folder))
-    if trainer.is_world_process_zero() and find_spec("matplotlib") is not None:
-        plot(read_curves(folder / METRICS), folder / PLOT)
-    elif find_spec("matplotlib") is None:
-        tell(f"no {PLOT}: matplotlib is not installed")
-    trainer.accelerator.wait_for_everyone()
-    return figures
+
+    def stage(self, stage: int, start: str, folder: Path) -> dict[str, Any]:
+        """Train one stage and save its model.
+
+        Args:
+            start: the base model, or the folder of the stage before.
+            folder: of this stage.
+
+        Returns:
+            Figures for the manifest.
+        """
+        from transformers import set_seed
+
+        flags, prm, tell = self.flags, self.flags.prm, self.tell
+        if stage == 1 and flags.values["gradient_checkpointing"]:
+            tell("--gradient_checkpointing True: nothing to recompute while the backbone is frozen; off in stage 1")
+        args = stage_args(flags, stage, folder)
+        checkpoint = _checkpoint(flags.values["resume_from_checkpoint"], folder if self.output.continued else None)
+        if checkpoint:
+            tell(f"resuming from {checkpoint}")
+        set_seed(args.seed)
+        objective = loss.Objective.named(prm.loss, prm.contrastive_weight, prm.tau)
+        reward, scaling = _reward_model(prm, stage, args, start, checkpoint, objective)
+        _liger(args, reward, tell)
+        if prm.enable_nan_monitoring and prm.on_nan == "skip" and args.deepspeed:
+            raise UserError("--on_nan skip: DeepSpeed steps before gradients can be seen; use --on_nan stop")
+        if args.eval_strategy != "no" and self.held_out is None:
+            raise UserError(f"--eval_strategy {args.eval_strategy.value}: needs --eval_data_path or --eval_ratio")
+        self.claim()
+        cached = self._states(args, reward, folder, start) if prm.cache_features and stage == 1 else None
+        monitor = None
+        if prm.enable_nan_monitoring:
+            monitor = NanMonitor(folder / "nan", args.process_index, prm.on_nan, prm.max_nan_skips)
+        held_out = self.held_out.items if self.held_out else None
+        try:
+            trainer = PRMTrainer(
+                reward, args, objective, self.codec, self.train.items, held_out, cached, monitor, scaling
+            )
+        except (ValueError, RuntimeError, ImportError) as error:  # e.g. --report_to names what is not installed
+            raise UserError(f"flags: {' '.join(str(error).split())}") from None
+        engine = str(trainer.accelerator.distributed_type).rpartition(".")[2]
+        if args.deepspeed and engine != "DEEPSPEED":
+            raise RunError(f"--deepspeed {args.deepspeed}: asked for, but the run would be {engine}")
+        weights = [weight for weight in reward.parameters() if weight.requires_grad]
+        trained = sum(getattr(weight, "ds_numel", weight.numel()) for weight in weights)
+        tell(f"stage {stage}: {trained} parameters are trained with {prm.loss}, {args.world_size} processes ({engine})")
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        figures = {"train_loss": result.training_loss, "optimizer_steps": result.global_step, "engine": engine}
+        figures |= {"seconds": round(result.metrics["train_runtime"], 3), "skipped": monitor.skipped if monitor else 0}
+        if held_out is not None:
+            figures |= trainer.evaluate()
+            shown = {name: f"{figures['eval_' + name]:.4f}" for name in SHOWN}
+            tell("held out: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+        trainer.save_model(str(folder))
+        if find_spec("matplotlib") is None:
+            tell(f"no {PLOT}: matplotlib is not installed")
+        elif trainer.is_world_process_zero():
+            plot(read_curves(folder / METRICS), folder / PLOT)
+        trainer.accelerator.wait_for_everyone()
+        return figures
+
+    def _states(
+        self, args: Any, reward: model.RewardModel, folder: Path, origin: str
+    ) -> tuple[features.Features, features.Features | None]:
+        """The states of both sets, made by the first process while the others wait."""
+        if not reward.frozen:
+            size = next(reward.backbone.parameters()).element_size()
+            raise features.refuse_unfrozen(reward.config.get_text_config().hidden_size, self.train.items, size)
+        if self.flags.values["deepspeed"]:
+            raise UserError("--cache_features: the head needs no DeepSpeed; leave out --deepspeed")
+        reward.to(args.device)
+        states = self.flags.prm.features_dir or folder / "features"
+        with args.main_process_first(desc="states"):
+            made = [
+                features.prepare(reward, dataset.items, states / name, args.device, origin)
+                for name, dataset in (("train", self.train), ("held_out", self.held_out))
+                if dataset is not None
+            ]
+        self.tell(f"the backbone's states are in {states}")
+        return made[0], made[1] if self.held_out is not None else None
 
 
 def _reward_model(
@@ -251,8 +256,7 @@ def _reward_model(
         "--model_name_or_path",
         projected=model.PROJECTED if objective.contrastive == "supcon" else 0,
         dtype="auto" if frozen and args.bf16 else torch.float32,
-        attention=_attention(prm.attn_implementation, args.bf16),
-        trust_remote_code=prm.trust_remote_code,
+        attention=prm.attn_implementation or ("flash_attention_2" if args.bf16 and find_spec("flash_attn") else None),
     )
     reward.max_tokens = prm.max_forward_tokens
     if lora:
@@ -265,30 +269,17 @@ def _reward_model(
     return reward, None
 
 
-def _monitor(flags: Flags, args: Any, folder: Path) -> NanMonitor | None:
-    prm = flags.prm
-    if not prm.enable_nan_monitoring:
-        return None
-    return NanMonitor(folder / "nan", args.process_index, prm.on_nan, prm.max_nan_skips)
-
-
-def _checkpoint(flags: Flags, folder: Path | None, last: Callable[[str], str | None]) -> str | None:
+def _checkpoint(asked: str | None, folder: Path | None) -> str | None:
     """Where to go on from: the last checkpoint of this run, or the one that was named."""
-    asked = flags.values["resume_from_checkpoint"]
-    if asked in (None, "", "True", "true", "False", "false"):
-        if asked in ("False", "false"):
-            return None
-        return last(str(folder)) if folder is not None and folder.is_dir() else None
+    from transformers.trainer_utils import get_last_checkpoint
+
+    if asked in ("False", "false"):
+        return None
+    if asked in (None, "", "True", "true"):
+        return get_last_checkpoint(str(folder)) if folder is not None and folder.is_dir() else None
     if not (Path(asked) / "trainer_state.json").is_file():
         raise UserError(f"--resume_from_checkpoint {asked}: not a checkpoint (no trainer_state.json in it)")
-    return str(asked)
-
-
-def _attention(asked: str | None, half: bool) -> str | None:
-    """flash-attention where it can run: installed, on a GPU, in half precision."""
-    if asked is not None:
-        return asked
-    return "flash_attention_2" if half and find_spec("flash_attn") is not None else None
+    return asked
 
 
 def _liger(args: Any, reward: model.RewardModel, tell: Say) -> None:
@@ -303,25 +294,3 @@ def _liger(args: Any, reward: model.RewardModel, tell: Say) -> None:
         import_module("liger_kernel.transformers")._apply_liger_kernel_to_instance(model=reward.classifier)
         tell("liger kernels are on")
     args.use_liger_kernel = False  # the Trainer would look for a PreTrainedModel
-
-
-def _cache(
-    flags: Flags, args: Any, reward: model.RewardModel, folder: Path, origin: str, train: data.Dataset,
-    held_out: data.Dataset | None, tell: Say,
-) -> tuple[features.Features, features.Features | None]:  # fmt: skip
-    """The states of both sets, made by the first process while the others wait."""
-    if not reward.frozen:
-        size = next(reward.backbone.parameters()).element_size()
-        raise features.refuse_unfrozen(reward.config.get_text_config().hidden_size, train.items, size)
-    if flags.values["deepspeed"]:
-        raise UserError("--cache_features: the head needs no DeepSpeed; leave out --deepspeed")
-    reward.to(args.device)
-    states = flags.prm.features_dir or folder / "features"
-    with args.main_process_first(desc="states"):
-        made = [
-            features.prepare(reward, dataset.items, states / name, args.device, origin)
-            for name, dataset in (("train", train), ("held_out", held_out))
-            if dataset is not None
-        ]
-    tell(f"the backbone's states are in {states}")
-    return made[0], made[1] if held_out is not None else None

@@ -81,7 +81,6 @@ class Layout:
             known(f"policies.{name}.teacher", [policy.teacher] if policy.teacher else [], self.teachers)
 
     def at(self, *parts: str) -> str:
-        """A path in the study's folder."""
         return str(self.folder.joinpath(*parts))
 
     def trajectories(self, teacher: str) -> str:
@@ -89,7 +88,6 @@ class Layout:
         return self.at("train", f"{slug(teacher)}_infer.jsonl")
 
     def labels(self, teacher: str) -> str:
-        """Its labelled file."""
         return self.at("train", f"{slug(teacher)}_labels.jsonl")
 
     def model_of(self, row: str) -> str:

@@ -156,7 +156,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
     _check_keys(Study, values, str(path))
     if overrides:
         for key, value in config.parse_overrides(overrides, "--set").items():
-            values = merge(values, _nested(key, value))
+            *parents, last = key.split(".")
+            change = {last: value}
+            for parent in reversed(parents):
+                change = {parent: change}
+            values = merge(values, change)
         _check_keys(Study, values, "--set")
     return config.build(Study, values, "--set" if overrides else str(path))
 
@@ -186,13 +190,6 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    """`a.b.c`, value -> {a: {b: {c: value}}}."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return dict(value)
 
 
 def _check_keys(cls: type[Config], values: Mapping[str, Any], where: str, prefix: str = "") -> None:

@@ -147,12 +147,10 @@ class Memory:
             return Status(kind="new")
         changes = [*self._settings(step, entry), *self._upstream(step, entry, ahead), *self._contents(step, entry)]
         if not changes:
-            return Status(kind="done") if entry.status == "done" else self._started(step)
+            blocked = step.restarts and (ROOT / step.outputs[0]).exists()
+            return Status(kind="done") if entry.status == "done" else Status(kind="continue", keep=not blocked)
         keep = step.rewrites or all(change.more for change in changes)
         return Status(kind="stale", why=[change.what for change in changes], keep=keep)
-
-    def _started(self, step: PlannedStep) -> Status:
-        return Status(kind="continue", keep=not (step.restarts and (ROOT / step.outputs[0]).exists()))
 
     def _settings(self, step: PlannedStep, entry: Entry) -> list[Change]:
         program = [RENAMED.get(word, word) for word in entry.program]

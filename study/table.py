@@ -66,7 +66,7 @@ class Table(Struct, frozen=True, kw_only=True):
 def tokens(graded: Path) -> int:
     """Completion tokens behind an evaluation, all agents and questions together."""
     used = report(graded)["tokens"]
-    return sum(int(one["completion_tokens"]) for one in used.values())
+    return sum(int(model["completion_tokens"]) for model in used.values())
 
 
 def report(graded: Path) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def make(
     cells = {}
     for name in names:
         if {(key, row.id) for key, rows in graded[name].items() for row in rows} != asked:
-            told = [f"{one} ({', '.join(str(of[one]) for of in sets.values())})" for one in (name, first)]
+            told = [f"{row} ({', '.join(str(files[row]) for files in sets.values())})" for row in (name, first)]
             raise UserError(f"--rows: {' and '.join(told)} were not asked the same questions")
         own, base = figures[name], figures[first]
         mean, se = stats.mean_and_se(list(own.values()))
@@ -136,17 +136,17 @@ def _spent(seconds: Mapping[str, float], steps: Iterable[str]) -> float | None:
 def markdown(tables: Mapping[str, Table]) -> str:
     """All tables, with what the columns mean below."""
     parts = []
-    for name, one in tables.items():
-        base = next(iter(one.rows))
-        compared = len(one.rows) - 1
-        head = HEAD.format(metric=one.metric, base=base, holm=f"p (Holm, of {compared}) | " if compared > 1 else "")
-        lines = [f"{name} ({one.dataset})\n", head, "|---|" + "--:|" * (head.count("|") - 2)]
-        for system, cell in one.rows.items():
+    for name, table in tables.items():
+        base = next(iter(table.rows))
+        compared = len(table.rows) - 1
+        head = HEAD.format(metric=table.metric, base=base, holm=f"p (Holm, of {compared}) | " if compared > 1 else "")
+        lines = [f"{name} ({table.dataset})\n", head, "|---|" + "--:|" * (head.count("|") - 2)]
+        for system, cell in table.rows.items():
             against = "–" if cell.difference is None else f"{100 * cell.difference:+.1f}"
             ps = [cell.p, cell.p_holm] if compared > 1 else [cell.p]
             p = " | ".join("–" if one is None else f"{one:.2g}" for one in ps)
             n = f"{cell.n}" + (f" (+{cell.errors} failed)" if cell.errors else "")
-            times = " | ".join("–" if one is None else f"{one:.0f}" for one in (cell.seconds, cell.training_seconds))
+            times = " | ".join("–" if time is None else f"{time:.0f}" for time in (cell.seconds, cell.training_seconds))
             lines.append(
                 f"| {system} | {n} | {percent(cell.value, cell.se)} | {against} | {p} | {cell.tokens:.0f} | {times} |"
             )
@@ -166,16 +166,16 @@ def percent(value: float, se: float | None) -> str:
 
 def parse_rows(words: Sequence[str]) -> dict[str, dict[str, Path]]:
     """Set -> system -> file, of `set/system=file`."""
-    found: dict[str, dict[str, Path]] = {}
+    sets: dict[str, dict[str, Path]] = {}
     for word in words:
         name, separator, path = word.partition("=")
         questions, slash, system = name.partition("/")
         if not (separator and slash and path and system and questions):
             raise UserError(f"--rows {word!r}: expected set/system=file")
-        if system in found.setdefault(questions, {}):
+        if system in sets.setdefault(questions, {}):
             raise UserError(f"--rows {word!r}: {system} is there twice for {questions}")
-        found[questions][system] = Path(path)
-    return found
+        sets[questions][system] = Path(path)
+    return sets
 
 
 def parse_pools(words: Sequence[str], sets: Mapping[str, Mapping[str, Path]]) -> dict[str, list[str]]:

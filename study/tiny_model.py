@@ -86,8 +86,8 @@ def teach(folder: Path, steps: int, seed: int) -> float:
     common = {result for result, _ in Counter(sample.gt for sample in loaded).most_common(RESULTS)}
     samples = [sample for sample in loaded if sample.gt in common]
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
     source = batches(samples, Random(seed))
     losses: list[float] = []

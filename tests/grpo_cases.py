@@ -8,7 +8,7 @@ import msgspec
 
 from agentark.types import Sample
 from distill.grpo.config import GRPOConfig
-from distill.grpo.questions import Prompt, render
+from distill.grpo.questions import render
 from distill.grpo.reward import StepScores, distinct
 from distill.grpo.run import Inputs
 from prm.steps import load_tokenizer, response_steps
@@ -44,7 +44,7 @@ def settings(model: Path, folder: Path, **changes: Any) -> GRPOConfig:
 def made_inputs(config: GRPOConfig, model: Path, count: int = 8) -> Inputs:
     """Inputs as `prepare` makes them, without a reward model's folder."""
     tokenizer = load_tokenizer(str(model), "--pretrain")
-    prompts: list[Prompt] = render(sums(count), tokenizer, None, config.prompt_max_len).kept
+    prompts = render(sums(count), tokenizer, None, config.prompt_max_len)
     return Inputs(str(model), "small", tokenizer, None, prompts, [], config.prompt_max_len, frozenset({2}))
 
 

@@ -5,14 +5,13 @@ over-rates (empty or single steps), the reward jumps, responses collapse in leng
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from msgspec import Struct
+from collections.abc import Sequence
 
 from distill.grpo.config import Bounds
 from distill.grpo.reward import Scored, counts
 
+Figures = dict[str, float]
+"""Of one rollout over all processes, as in metrics.jsonl; see `summary`."""
 WINDOW = 20
 """How many earlier rollouts the reward is compared with."""
 LEAST = 4
@@ -24,8 +23,8 @@ def total(response: Scored) -> float:
     return sum(response.rewards) / len(response.rewards) + (response.solved or 0.0)
 
 
-def summary(scored: Sequence[Scored]) -> dict[str, float]:
-    """Means over responses, and how many hit each guard."""
+def summary(scored: Sequence[Scored]) -> Figures:
+    """Means over responses (length in tokens), and how many hit each guard."""
     known = [response.solved for response in scored if response.solved is not None]
     size = len(scored)
     figures = {
@@ -41,64 +40,45 @@ def summary(scored: Sequence[Scored]) -> dict[str, float]:
     return figures | {f"guard/{name}": float(count) for name, count in counts(scored).items()}
 
 
-class Vitals(Struct, frozen=True, kw_only=True):
-    """Figures of one rollout over all processes."""
-
-    kl: float
-    """Mean KL per token, nats."""
-    reward: float
-    """Mean reward of a response."""
-    steps: float
-    """Mean steps of a response."""
-    length: float
-    """Mean tokens of a response."""
-    truncated: float
-    """Share of responses that did not end."""
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "Vitals":
-        """From figures or a row of metrics.jsonl; a run without a reference has no KL."""
-        rest = {name: float(row[name]) for name in ("steps", "length", "truncated")}
-        return cls(kl=float(row.get("kl") or 0.0), reward=float(row["total_reward"]), **rest)
-
-
 class Watch:
     """Compares rollouts with the bounds of one run.
 
     Args:
         alarms, stops: bounds that warn, bounds that end the run.
-        history: earlier rollouts, when a run goes on.
     """
 
-    def __init__(self, alarms: Bounds, stops: Bounds, history: Sequence[Vitals] = ()) -> None:
+    def __init__(self, alarms: Bounds, stops: Bounds) -> None:
         self.alarms = alarms
         self.stops = stops
-        self.history = list(history)
+        self.history: list[Figures] = []
+        """Earlier rollouts, also those before a run was continued."""
 
-    def add(self, vitals: Vitals) -> tuple[list[str], list[str]]:
+    def add(self, figures: Figures) -> tuple[list[str], list[str]]:
         """(alarms, reasons to stop) after one more rollout; one line each, empty when all is well."""
-        crossings = crossed(vitals, self.history, self.alarms), crossed(vitals, self.history, self.stops)
-        self.history.append(vitals)
+        crossings = crossed(figures, self.history, self.alarms), crossed(figures, self.history, self.stops)
+        self.history.append(figures)
         return crossings
 
 
-def crossed(now: Vitals, before: Sequence[Vitals], bounds: Bounds) -> list[str]:
+def crossed(now: Figures, before: Sequence[Figures], bounds: Bounds) -> list[str]:
     """The bounds that were crossed, one line each."""
     lines = []
-    if bounds.kl is not None and now.kl > bounds.kl:
-        lines.append(f"KL {now.kl:.3f} per token is above {bounds.kl}")
-    recent = [vitals.reward for vitals in before[-WINDOW:]]
+    kl = now.get("kl") or 0.0  # a run without a reference has none
+    if bounds.kl is not None and kl > bounds.kl:
+        lines.append(f"KL {kl:.3f} per token is above {bounds.kl}")
+    recent = [figures["total_reward"] for figures in before[-WINDOW:]]
     if bounds.reward_jump is not None and len(recent) >= LEAST:
         mean, spread = statistics.fmean(recent), statistics.stdev(recent)
-        if now.reward - mean > bounds.reward_jump * max(spread, 1e-3):
-            lines.append(f"reward {now.reward:.3f} jumped from {mean:.3f} (spread {spread:.3f})")
+        if now["total_reward"] - mean > bounds.reward_jump * max(spread, 1e-3):
+            lines.append(f"reward {now['total_reward']:.3f} jumped from {mean:.3f} (spread {spread:.3f})")
     first = before[0] if before else now
-    if bounds.mean_steps is not None and now.steps < bounds.mean_steps <= first.steps:
-        lines.append(f"{now.steps:.2f} steps per response is below {bounds.mean_steps}")
-    if bounds.length_drop is not None and now.length < bounds.length_drop * first.length:
+    if bounds.mean_steps is not None and now["steps"] < bounds.mean_steps <= first["steps"]:
+        lines.append(f"{now['steps']:.2f} steps per response is below {bounds.mean_steps}")
+    if bounds.length_drop is not None and now["length"] < bounds.length_drop * first["length"]:
         lines.append(
-            f"mean length {now.length:.1f} is below {bounds.length_drop:.0%} of the first rollout's {first.length:.1f}"
+            f"mean length {now['length']:.1f} is below {bounds.length_drop:.0%} of the first rollout's "
+            f"{first['length']:.1f}"
         )
-    if bounds.truncated is not None and now.truncated > bounds.truncated:
-        lines.append(f"{now.truncated:.0%} of the responses are truncated, more than {bounds.truncated:.0%}")
+    if bounds.truncated is not None and now["truncated"] > bounds.truncated:
+        lines.append(f"{now['truncated']:.0%} of the responses are truncated, more than {bounds.truncated:.0%}")
     return lines

@@ -6,7 +6,7 @@ agentark/rows.py reads files and hub sets of every kind. The gold answer stays i
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct
 
@@ -30,12 +30,6 @@ class Prompt(Struct, frozen=True):
     text: str
     """Rendered for the policy; tokenised as it stands, without special tokens added."""
     tokens: int
-
-
-class Prompts(NamedTuple):
-    kept: list[Prompt]
-    too_long: int
-    """Questions that were dropped for their length."""
 
 
 def grader_of(sample: Sample) -> Task | None:
@@ -62,11 +56,11 @@ def questions(
     Raises:
         UserError: none of these, no such split, or a row that is no question.
     """
-    found: dict[str, Sample] = {}
+    asked: dict[str, Sample] = {}
     for name in names:
         for sample in _of(name, split, data_dir, flag, held_out):
-            found.setdefault(sample.id, sample)
-    return list(found.values())
+            asked.setdefault(sample.id, sample)
+    return list(asked.values())
 
 
 def _of(name: str, split: str | None, data_dir: str | None, flag: str, held_out: bool) -> Iterable[Sample]:
@@ -91,40 +85,32 @@ def questions_of_prm(folder: Path) -> list[Sample]:
             f"--reward_pretrain {folder}: has no manifest.json that names its questions; give --prompt_data"
         )
     manifest = json_of(path)
-    source = training_file(manifest)
-    if source is None:
+    data = manifest.get("train_data", manifest.get("data"))
+    source = data.get("path") if isinstance(data, dict) else data
+    if not isinstance(source, str):
         raise UserError(f"{path}: names no training file; give --prompt_data")
     if not Path(source).is_file() and source.count("/") != 1:
         raise UserError(f"{path}: its training file {source} is gone; give --prompt_data")
     ids = set(contamination.trained_on(folder))
-    found = questions([source], None, None, "--reward_pretrain")
-    kept = [sample for sample in found if not ids or sample.id in ids]
+    asked = questions([source], None, None, "--reward_pretrain")
+    kept = [sample for sample in asked if not ids or sample.id in ids]
     if not kept:
-        raise UserError(f"{path}: none of the {len(found)} questions in {source} is one of its train_ids")
+        raise UserError(f"{path}: none of the {len(asked)} questions in {source} is one of its train_ids")
     return kept
 
 
-def training_file(manifest: Mapping[str, Any]) -> str | None:
-    """What a reward model's manifest says it was trained on."""
-    data = manifest.get("train_data", manifest.get("data", {}))
-    value = data.get("path") if isinstance(data, Mapping) else data
-    return value if isinstance(value, str) else None
-
-
-def render(samples: Sequence[Sample], tokenizer: Any, enable_thinking: bool | None, limit: int) -> Prompts:
+def render(samples: Sequence[Sample], tokenizer: Any, enable_thinking: bool | None, limit: int) -> list[Prompt]:
     """Questions as the policy will see them; those of more than `limit` tokens are dropped."""
     prompter = Prompter(tokenizer, 1 << 30, enable_thinking)
     try:
-        kept, dropped = [], 0
+        kept = []
         for sample in samples:
             asked = message("user", *sample.parts())
             text = prompter._render([asked], enable_thinking)
             tokens = len(tokenizer.encode(text, add_special_tokens=False))
-            if tokens > limit:
-                dropped += 1
-            else:
+            if tokens <= limit:
                 kept.append(Prompt(sample, asked.text, text, tokens))
-        return Prompts(kept, dropped)
+        return kept
     finally:
         prompter.close()
 
@@ -135,8 +121,8 @@ def local_context(model: str) -> int | None:
     if not path.is_file():
         return None
     about = json_of(path)
-    found = about.get("max_position_embeddings", about.get("text_config", {}).get("max_position_embeddings"))
-    return int(found) if found is not None else None
+    length = about.get("max_position_embeddings", about.get("text_config", {}).get("max_position_embeddings"))
+    return int(length) if length is not None else None
 
 
 def fit(prompt_max_len: int, generate_max_len: int, context: int | None) -> tuple[int, str | None]:

@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-import msgspec
 from msgspec import Struct
 
 from agentark import answers
@@ -72,7 +71,7 @@ class Scored(Struct, frozen=True, kw_only=True):
 
 
 class Rewarder:
-    """Turns responses into `Scored`.
+    """Turns responses into `Scored`, in two parts.
 
     Args:
         scorer: None where no process reward is used: steps then have the score 0.5, that is r = 0.
@@ -86,20 +85,13 @@ class Rewarder:
         self.tokenizer = tokenizer
         self.eos = frozenset(eos)
 
-    def __call__(
-        self, samples: Sequence[Sample], questions: Sequence[str], responses: Sequence[Sequence[int]]
-    ) -> list[Scored]:
-        """Score responses.
+    def steps(self, questions: Sequence[str], responses: Sequence[Sequence[int]]) -> list[StepScores]:
+        """The process part.
 
         Args:
-            samples: what was asked, one per response.
-            questions: the user's message of each.
+            questions: the user's message of each response.
             responses: token ids, prompts left out.
         """
-        return self.finish(samples, responses, self.steps(questions, responses))
-
-    def steps(self, questions: Sequence[str], responses: Sequence[Sequence[int]]) -> list[StepScores]:
-        """Only the process part."""
         if self.scorer is not None:
             return self.scorer(questions, responses)
         splits = [response_steps(self.tokenizer, ids) for ids in responses]
@@ -108,7 +100,7 @@ class Rewarder:
     def finish(
         self, samples: Sequence[Sample], responses: Sequence[Sequence[int]], steps: Sequence[StepScores]
     ) -> list[Scored]:
-        """Only the verifiable part and the guards. Blocks on the graders' worker processes."""
+        """The verifiable part and the guards. Blocks on the graders' worker processes."""
         texts = [self.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in responses]
         grades = grade(samples, texts)
         return [
@@ -187,8 +179,3 @@ def counts(scored: Sequence[Scored]) -> dict[str, int]:
     """How many responses hit each guard."""
     hits = Counter(hit for response in scored for hit in response.hits)
     return {guard: hits[guard] for guard in GUARDS}
-
-
-def dump(row: dict[str, Any]) -> bytes:
-    """One line of a completions table."""
-    return msgspec.json.encode(row) + b"\n"

@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
-from agentark import cli, contamination
+from agentark import cli, contamination, jsonl
 from agentark.files import json_of, write_atomically
-from agentark.hub import offline_unless_reachable
+from agentark.hub import context_length, model_config, offline_unless_reachable
 from agentark.records import now
 from agentark.run_folder import RunFolder
 from agentark.types import Sample, UserError, digest
@@ -77,19 +75,19 @@ def prepare(config: GRPOConfig) -> Inputs:
     _check_gold(config, asked)
     prompts = render(asked, tokenizer, config.enable_thinking, limit)
     held_out = render(held, tokenizer, config.enable_thinking, limit)
-    if prompts.too_long:
-        say(f"dropped {prompts.too_long} of {len(asked)} prompts: longer than {limit} tokens")
-    if len(prompts.kept) < config.rollout_batch_size:
+    if too_long := len(asked) - len(prompts):
+        say(f"dropped {too_long} of {len(asked)} prompts: longer than {limit} tokens")
+    if len(prompts) < config.rollout_batch_size:
         raise UserError(
-            f"--rollout_batch_size {config.rollout_batch_size}: only {len(prompts.kept)} prompts are left, fewer than "
+            f"--rollout_batch_size {config.rollout_batch_size}: only {len(prompts)} prompts are left, fewer than "
             "one rollout; lower it, or give more with --prompt_data"
         )
-    rest = len(prompts.kept) % config.rollout_batch_size
+    rest = len(prompts) % config.rollout_batch_size
     say(
-        f"{len(prompts.kept)} prompts in rollouts of {config.rollout_batch_size}"
+        f"{len(prompts)} prompts in rollouts of {config.rollout_batch_size}"
         + (f"; {rest} of them, drawn anew each episode, do not fill one and are left out" if rest else "")
     )
-    return Inputs(model, label, tokenizer, codec, prompts.kept, held_out.kept, limit, eos)
+    return Inputs(model, label, tokenizer, codec, prompts, held_out, limit, eos)
 
 
 def ask(config: GRPOConfig) -> tuple[list[Sample], list[Sample]]:
@@ -122,20 +120,16 @@ def _check_gold(config: GRPOConfig, asked: Sequence[Sample]) -> None:
 
 def _about(model: str, tokenizer: Any) -> tuple[int | None, frozenset[int]]:
     """(context length, ids that end a response) of the policy."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
+    about = model_config(model, "--pretrain")
     try:
         with offline_unless_reachable(model):
-            about = AutoConfig.from_pretrained(model)
-            try:
-                named = GenerationConfig.from_pretrained(model).eos_token_id
-            except OSError:  # the folder has no generation_config.json
-                named = about.get_text_config().eos_token_id
-    except (OSError, ValueError) as error:
-        raise UserError(f"--pretrain {model}: cannot be read ({' '.join(str(error).split()):.200})") from None
+            named = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # there is no generation_config.json
+        named = about.get_text_config().eos_token_id
     ids = set(named) if isinstance(named, list) else {named}
-    context = getattr(about.get_text_config(), "max_position_embeddings", None)
-    return context, frozenset((ids | {tokenizer.eos_token_id}) - {None})
+    return context_length(about), frozenset((ids | {tokenizer.eos_token_id}) - {None})
 
 
 def reward_codec(folder: Path, tokenizer: Any) -> StepCodec:
@@ -218,6 +212,4 @@ class Run(RunFolder):
 
 def rows(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; none where there is no file."""
-    if not path.is_file():
-        return []
-    return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+    return list(jsonl.decoded(path, dict[str, Any], "a JSON object")) if path.is_file() else []

@@ -8,14 +8,12 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 from msgspec import Struct
 from pydantic import Field
 
-from agentark import answers
+from agentark import answers, jsonl
 from agentark.config import ROOT, Config
 from agentark.engines.choose import Choice, choose_engine
 from agentark.episode import Defaults
@@ -27,7 +25,6 @@ from distill.select.labelled import Labelled
 from distill.select.trajectories import AGGREGATE, CLASSES, Trajectory, trajectories
 
 CONFIG = ROOT / "configs" / "distill" / "select.yaml"
-Strategy = Literal["rsft", "da"]
 K_MAX = 3
 """Trajectories of a question in DA (the paper: 1 to 3)."""
 
@@ -169,14 +166,18 @@ def _text(sample: Sample, trajectory: Trajectory, args: Namespace, settings: Sel
     return "", text
 
 
-def diverse(usable: Sequence[Target], args: Namespace, embedder: diversity.Embedder | None) -> list[int]:
-    """Positions of at most k structurally different targets, by distances."""
-    texts = [target.text for target in usable]
+def _distances(args: Namespace, settings: SelectConfig) -> Callable[[Sequence[str]], diversity.Distances]:
+    """What tells solutions apart; (N,) texts -> (N, N)."""
     if args.diversity == "ngram":
-        distances = diversity.ngram_distances(texts)
-    else:
-        distances = embedder.distances(texts) if embedder else diversity.tfidf_distances(texts)
-    return diversity.farthest(distances, args.k)
+        return diversity.ngram_distances
+    if settings.embedding_model is None:
+        return diversity.tfidf_distances
+    if find_spec("sentence_transformers") is None:
+        raise UserError(
+            f"embedding_model = {settings.embedding_model!r}: needs sentence-transformers (pip install "
+            "sentence-transformers); null takes TF-IDF"
+        )
+    return diversity.embedding_distances(settings.embedding_model)
 
 
 def ask_distiller(
@@ -184,10 +185,10 @@ def ask_distiller(
     args: Namespace,
     choose_engine: Callable[..., Choice],
 ) -> tuple[dict[str, list[int]], int]:
-    """(id -> places that the distiller model picked, how many questions failed). Resumable like every run."""
+    """(id -> positions that the distiller model picked, how many questions failed). Resumable like every run."""
     asked = [
-        diversity.Choosable(**one.sample.fields(), solutions=tuple(target.text for target in usable))
-        for one, usable in questions
+        diversity.Choosable(**question.sample.fields(), solutions=tuple(target.text for target in usable))
+        for question, usable in questions
         if len(usable) > 1
     ]
     if not asked:
@@ -209,13 +210,9 @@ def ask_distiller(
             overwrite=args.overwrite,
         )
     )
-    ids = {one.id for one in asked}
-    return {row.id: row.picks for row in _picks(path) if row.error is None and row.id in ids}, failed
-
-
-def _picks(path: Path) -> list[diversity.PickRow]:
-    decoder = msgspec.json.Decoder(diversity.PickRow)
-    return list({row.id: row for row in map(decoder.decode, path.read_bytes().splitlines())}.values())
+    ids = {question.id for question in asked}
+    latest = {row.id: row for row in jsonl.decoded(path, diversity.PickRow, "a pick of the distiller")}
+    return {id: row.picks for id, row in latest.items() if row.error is None and id in ids}, failed
 
 
 # ---------------------------------------------------------------- the whole
@@ -285,38 +282,35 @@ def _augmented(
     dropped: Counter[str],
     choose_engine: Callable[..., Choice],
 ) -> tuple[list[tuple[Question, list[Target]]], int]:
-    """DA: at most k different passed of every question."""
+    """DA: at most k different targets of every question, and how many distiller calls failed."""
     unlike = []
     for question, passed in usable:
         kept = distinct([target.text for target in passed], settings.near_duplicate, settings.shingle)
         dropped["near-duplicate"] += len(passed) - len(kept)
         unlike.append((question, [passed[index] for index in kept]))
     if args.diversity == "llm":
-        picks, failed = ask_distiller(unlike, args, choose_engine)
+        picked, failed = ask_distiller(unlike, args, choose_engine)
         chosen = [
-            (question, [passed[index] for index in picks.get(question.sample.id, range(len(passed)))])
+            (question, [passed[index] for index in picked.get(question.sample.id, range(len(passed)))])
             for question, passed in unlike
-            if len(passed) <= 1 or question.sample.id in picks
+            if len(passed) <= 1 or question.sample.id in picked
         ]
         return chosen, failed
-    embedder = None
-    if args.diversity == "embed" and settings.embedding_model is not None:
-        if find_spec("sentence_transformers") is None:
-            raise UserError(
-                f"embedding_model = {settings.embedding_model!r}: needs sentence-transformers (pip install "
-                "sentence-transformers); null takes TF-IDF"
-            )
-        embedder = diversity.Embedder(settings.embedding_model)
-    chosen = [(question, [passed[index] for index in diverse(passed, args, embedder)]) for question, passed in unlike]
+    distances = _distances(args, settings)
+    chosen = []
+    for question, passed in unlike:
+        picks = diversity.farthest(distances([target.text for target in passed]), args.k)
+        chosen.append((question, [passed[index] for index in picks]))
     return chosen, 0
 
 
 def _row(sample: Sample, target: Target, args: Namespace) -> Row:
     trajectory = target.trajectory
+    text = targets.answer_only(sample) if args.target == "answer" else target.text
     return Row(
         id=sample.id,
-        prompt=targets.prompt_of(sample),
-        completion=targets.completion_of(targets.answer_only(sample) if args.target == "answer" else target.text),
+        prompt=[{"role": "user", "content": sample.prompt}],  # as inference puts it to a single model (vanilla)
+        completion=[{"role": "assistant", "content": text}],
         source=sample.source,
         method=trajectory.method,
         teacher=trajectory.teacher,

@@ -6,7 +6,7 @@ The distances need no model: greedy max-min, each pick being the one that is far
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -64,25 +64,22 @@ def tfidf_distances(texts: Sequence[str]) -> list[list[float]]:
     ]
 
 
-class Embedder:
-    """Distances of sentence embeddings.
+def embedding_distances(model: str) -> Callable[[Sequence[str]], Distances]:
+    """1 - cosine of sentence embeddings. Shape (N, N).
 
     Args:
         model: hub id or folder that sentence-transformers loads.
     """
+    from sentence_transformers import SentenceTransformer
 
-    def __init__(self, model: str) -> None:
-        from sentence_transformers import SentenceTransformer
+    encoder = SentenceTransformer(model)
 
-        self._model = SentenceTransformer(model)
+    def distances(texts: Sequence[str]) -> Distances:
+        vectors = encoder.encode(list(texts), normalize_embeddings=True)
+        cosines: list[list[float]] = (1 - vectors @ vectors.T).clip(0).tolist()
+        return [[0.0 if i == j else value for j, value in enumerate(row)] for i, row in enumerate(cosines)]
 
-    def distances(self, texts: Sequence[str]) -> list[list[float]]:
-        """1 - cosine. Shape (N, N)."""
-        vectors = self._model.encode(list(texts), normalize_embeddings=True)
-        distances: list[list[float]] = (1 - vectors @ vectors.T).clip(0).tolist()
-        for index, row in enumerate(distances):
-            row[index] = 0.0
-        return distances
+    return distances
 
 
 class Choosable(Sample, frozen=True, omit_defaults=True, kw_only=True):

@@ -54,7 +54,7 @@ def read_labelled(labels: Path, trajectories: Path | None = None) -> Labelled:
     if not manifest.is_file():
         raise UserError(f"--input {labels}: no {manifest.name} beside it, which says what was labelled")
     config, named = _manifest(manifest)
-    path = trajectories or _place(Path(named["path"]), labels)
+    path = trajectories or _moved_with(labels, Path(named["path"]))
     if not path.is_file():
         raise UserError(f"--trajectories {path}: no such file (the label manifest names it); say where it is now")
     task = get_task(config["dataset"])
@@ -94,7 +94,7 @@ def _manifest(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise UserError(f"{path}: is not the manifest of a labelled file") from None
 
 
-def _place(named: Path, labels: Path) -> Path:
+def _moved_with(labels: Path, named: Path) -> Path:
     """Where the labelled results are: as named, or beside the labels if they have moved together."""
     beside = labels.with_name(named.name)
     return named if named.is_file() or not beside.is_file() else beside

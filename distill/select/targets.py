@@ -106,12 +106,3 @@ def reasoning_words(sample: Sample, text: str) -> int:
         visible = visible.replace(f"\\boxed{{{content}}}", " ")
     lines = [line for line in visible.splitlines() if not line.startswith("Answer:")]
     return len(" ".join(lines).split())
-
-
-def prompt_of(sample: Sample) -> list[dict[str, str]]:
-    """The question as inference puts it to a single model (method vanilla)."""
-    return [{"role": "user", "content": sample.prompt}]
-
-
-def completion_of(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]

@@ -46,7 +46,8 @@ def fit(rows: list[TrainRow], tokenizer: Any, limit: int, cut: bool) -> tuple[li
     Raises:
         UserError: every row is too long.
     """
-    lengths = [_length(row, tokenizer) for row in rows]
+    chats = [msgspec.to_builtins([*row.prompt, *row.completion]) for row in rows]
+    lengths = [len(chat_template.ids(tokenizer, chat, complete=True)) for chat in chats]
     longer = sum(length > limit for length in lengths)
     kept = rows if cut else [row for row, length in zip(rows, lengths, strict=True) if length <= limit]
     if not kept:
@@ -55,24 +56,6 @@ def fit(rows: list[TrainRow], tokenizer: Any, limit: int, cut: bool) -> tuple[li
             "--too_long cut"
         )
     return kept, {"rows": len(kept), "cut": longer if cut else 0, "dropped": 0 if cut else longer}
-
-
-def _length(row: TrainRow, tokenizer: Any) -> int:
-    chat = msgspec.to_builtins([*row.prompt, *row.completion])
-    return len(chat_template.ids(tokenizer, chat, complete=True))
-
-
-def context_of(model: str) -> int:
-    """Tokens of context of a model."""
-    from transformers import AutoConfig
-
-    try:
-        found = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--model_name_or_path {model}: cannot be loaded ({' '.join(str(error).split())[:200]})"
-        ) from None
-    return int(getattr(found.get_text_config(), "max_position_embeddings", None) or 1 << 20)
 
 
 def shown_example(row: dict[str, Any], tokenizer: Any) -> str:

@@ -1,4 +1,4 @@
-"""The score of a model in training, measured as ever: the task's prompt, greedy replies, agentark.evaluation."""
+"""The score of a model in training, measured like any other: the task's prompt, greedy replies, agentark.evaluation."""
 
 import time
 from collections.abc import Sequence
@@ -7,49 +7,35 @@ from typing import Any
 
 from msgspec import Struct
 
-from agentark import answers, chat_template, config, contamination, evaluation
+from agentark import answers, chat_template, config, evaluation
 from agentark.evaluation import Attempt, TextScores
-from agentark.tasks import get_task
+from agentark.tasks import Task, get_task
 from agentark.types import Sample, UserError
+from distill.sft.flags import SFTFlags
 
 
-class Exam(Struct, frozen=True, kw_only=True):
+class Exam(Struct, frozen=True):
     """Questions that a model is asked every so many steps."""
 
-    task: str
+    task: Task
     samples: list[Sample]
     max_new_tokens: int
     batch_size: int
 
     @classmethod
-    def of(
-        cls,
-        task: str,
-        *,
-        split: str | None,
-        data_dir: Path | None,
-        options: Sequence[str],
-        count: int,
-        max_new_tokens: int,
-        batch_size: int,
-    ) -> "Exam":
-        """The first `count` questions of a split.
+    def of(cls, ours: SFTFlags, name: str, batch_size: int) -> "Exam":
+        """The exam that the flags ask for, on the dataset of this name.
 
         Raises:
             UserError: unknown dataset, no data, or a dataset whose replies cannot be graded here.
         """
-        found = get_task(task)
-        if not found.graded:
-            raise UserError(f"--eval_task {task}: its replies cannot be graded during training ({found.metric})")
-        settings = config.build(found.options, config.parse_overrides(options, "--eval_config"), "--eval_config")
-        loaded = found.load(split, data_dir, settings, limit=count)
-        return cls(
-            task=task, samples=list(loaded.samples), max_new_tokens=max_new_tokens, batch_size=batch_size
-        )  # fmt: skip
-
-    def check(self, trained: Sequence[str], model: str, allow: bool) -> int:
-        """How many of the questions are trained on; refuses any unless allowed."""
-        return contamination.check((sample.id for sample in self.samples), trained, model, allow)
+        task = get_task(name)
+        if not task.graded:
+            raise UserError(f"--eval_task {name}: its replies cannot be graded during training ({task.metric})")
+        options = config.build(task.options, config.parse_overrides(ours.eval_config, "--eval_config"), "--eval_config")
+        folder = Path(ours.eval_data_dir) if ours.eval_data_dir else None
+        loaded = task.load(ours.eval_split, folder, options, limit=ours.eval_samples)
+        return cls(task, list(loaded.samples), ours.eval_max_tokens, batch_size)
 
     def __call__(self, trainer: Any) -> dict[str, float]:
         """Ask the model of a trainer; every process answers its share. Blocks.
@@ -68,13 +54,13 @@ class Exam(Struct, frozen=True, kw_only=True):
             replies = greedy(
                 model,
                 trainer.processing_class,
-                [[{"role": "user", "content": self.samples[place].prompt}] for place in mine],
+                [[{"role": "user", "content": self.samples[index].prompt}] for index in mine],
                 self.max_new_tokens,
                 self.batch_size,
             )
         pairs = sorted(gather_object(list(zip(mine, replies, strict=True))))
-        attempts = [Attempt(self.samples[place], 0, text, cut) for place, (text, cut) in pairs]
-        task = get_task(self.task)
+        attempts = [Attempt(self.samples[index], 0, text, cut) for index, (text, cut) in pairs]
+        task = self.task
         try:
             if task.metric == "accuracy":
                 graded = evaluation.grade_accuracy(task, attempts)
@@ -105,19 +91,16 @@ def greedy(
     stops = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     replies: list[tuple[str, bool]] = [("", True)] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda place: len(encoded[place]))
+    order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
     for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        width = max(len(encoded[place]) for place in places)
-        rows = [[pad] * (width - len(encoded[place])) + encoded[place] for place in places]  # (B, T), padded left
-        ids = torch.tensor(rows, device=model.device)
-        mask = torch.tensor(
-            [[0] * (width - len(encoded[p])) + [1] * len(encoded[p]) for p in places], device=ids.device
-        )
+        batch = order[start : start + batch_size]
+        width = max(len(encoded[index]) for index in batch)
+        rows = [[pad] * (width - len(encoded[index])) + encoded[index] for index in batch]  # (B, T), padded left
+        mask = [[0] * (width - len(encoded[index])) + [1] * len(encoded[index]) for index in batch]
         with torch.no_grad():
             out = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
+                input_ids=torch.tensor(rows, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
                 do_sample=False,
                 temperature=None,
                 top_p=None,
@@ -125,7 +108,7 @@ def greedy(
                 pad_token_id=pad,
                 use_cache=True,
             )
-        for place, row in zip(places, out[:, width:].tolist(), strict=True):
+        for index, row in zip(batch, out[:, width:].tolist(), strict=True):
             length = next((at for at, token in enumerate(row) if token in stops), len(row))
-            replies[place] = tokenizer.decode(row[:length], skip_special_tokens=True), length == len(row)
+            replies[index] = tokenizer.decode(row[:length], skip_special_tokens=True), length == len(row)
     return replies

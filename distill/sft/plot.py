@@ -10,16 +10,14 @@ def training_curve(history: Sequence[Mapping[str, Any]], path: Path) -> bool:
     """Loss and evaluation score over optimizer steps, as a picture. Returns whether it could be drawn."""
     if find_spec("matplotlib") is None:
         return False
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     loss = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
     scores = [
         (entry["step"], entry["eval_score"], entry["eval_score_se"]) for entry in history if "eval_score" in entry
     ]
-    figure, axis = pyplot.subplots(figsize=(7, 4))
+    figure = Figure(figsize=(7, 4))
+    axis = figure.subplots()
     axis.plot([step for step, _ in loss], [value for _, value in loss], label="training loss", color="tab:blue")
     axis.set_xlabel("optimizer step")
     axis.set_ylabel("loss per token")
@@ -31,5 +29,4 @@ def training_curve(history: Sequence[Mapping[str, Any]], path: Path) -> bool:
         right.set_ylim(0, 1)
     figure.legend(loc="upper center", ncols=2)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
     return True

@@ -10,21 +10,14 @@ import msgspec
 
 from agentark import cli, contamination
 from agentark.files import file_sha256, json_of, manifest_of, write_atomically
+from agentark.hub import context_length, model_config
 from agentark.records import now
 from agentark.run_folder import MANIFEST, RunFolder
 from agentark.types import UserError
-from distill.sft.data import TrainRow, context_of, fit, read_rows, shown_example
+from distill.sft.data import TrainRow, fit, read_rows, shown_example
 from distill.sft.flags import BESIDE, SFTFlags
 from distill.sft.in_training_eval import Exam
-
-
-def run_folder(ours: SFTFlags, training: Any, data_sha256: str) -> RunFolder:
-    """The output folder, and what decides the run."""
-    config = {name: value for name, value in (training.to_dict() | ours.model_dump()).items() if name not in BESIDE}
-    return RunFolder(
-        Path(training.output_dir), config | {"data_sha256": data_sha256}, kind="sft", flag="--output_dir",
-        replaces=ours.overwrite,
-    )  # fmt: skip
+from prm.steps import load_tokenizer
 
 
 def train(ours: SFTFlags, training: Any) -> int:
@@ -34,17 +27,23 @@ def train(ours: SFTFlags, training: Any) -> int:
     path = Path(ours.train_data_path)
     rows = read_rows(path)
     sha256 = file_sha256(path)
-    run = run_folder(ours, training, sha256)
+    identity = {name: value for name, value in (training.to_dict() | ours.model_dump()).items() if name not in BESIDE}
+    identity["data_sha256"] = sha256
+    run = RunFolder(Path(training.output_dir), identity, kind="sft", flag="--output_dir", replaces=ours.overwrite)
     if run.open(training.process_index == 0):
         print(f"{run.folder} is finished; --overwrite trains it anew")
         return 0
     model, label = cli.resolve_model(ours.model_name_or_path, "--model_name_or_path")
     tokenizer = _tokenizer(model, training)
-    limit = min(training.max_length or context_of(model), context_of(model))
+    context = context_length(model_config(model, "--model_name_or_path")) or 1 << 20
+    limit = min(training.max_length or context, context)
     rows, counts = fit(rows, tokenizer, limit, ours.too_long == "cut")
     training.max_length = limit
     trained = sorted({row.id for row in rows} | set(contamination.of_model(ours.model_name_or_path, None)))
-    exam = _exam(ours, training, trained, label)
+    exam = None
+    if ours.eval_task is not None:
+        exam = Exam.of(ours, ours.eval_task, training.per_device_eval_batch_size)
+        contamination.check((sample.id for sample in exam.samples), trained, label, ours.allow_contamination)
     about = manifest_of(path)
     trainer = _trainer(model, tokenizer, rows, ours, training, exam, trained)
     main_process = trainer.accelerator.is_main_process
@@ -71,13 +70,12 @@ def train(ours: SFTFlags, training: Any) -> int:
     result = trainer.train(resume_from_checkpoint=checkpoint)
     save(trainer, model, ours, run.folder)
     if main_process:
-        evals = [entry for entry in trainer.state.log_history if "eval_score" in entry]
         run.write(
             finished=now(),
             steps=trainer.state.global_step,
             seconds=round(result.metrics["train_runtime"], 1),
             best={"step": trainer.state.best_global_step, "score": trainer.state.best_metric} if exam else None,
-            evaluations=evals,
+            evaluations=[entry for entry in trainer.state.log_history if "eval_score" in entry],
         )
         from distill.sft.plot import training_curve
 
@@ -87,12 +85,7 @@ def train(ours: SFTFlags, training: Any) -> int:
 
 
 def _tokenizer(model: str, training: Any) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model_name_or_path {model}: no tokenizer ({' '.join(str(error).split())[:200]})") from None
+    tokenizer = load_tokenizer(model, "--model_name_or_path")
     template = training.chat_template_path
     if template is not None and Path(template).is_file():
         tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
@@ -103,22 +96,6 @@ def _tokenizer(model: str, training: Any) -> Any:
             "--chat_template_path"
         )
     return tokenizer
-
-
-def _exam(ours: SFTFlags, training: Any, trained: list[str], label: str) -> Exam | None:
-    if ours.eval_task is None:
-        return None
-    exam = Exam.of(
-        ours.eval_task,
-        split=ours.eval_split,
-        data_dir=Path(ours.eval_data_dir) if ours.eval_data_dir else None,
-        options=ours.eval_config,
-        count=ours.eval_samples,
-        max_new_tokens=ours.eval_max_tokens,
-        batch_size=training.per_device_eval_batch_size,
-    )
-    exam.check(trained, label, ours.allow_contamination)
-    return exam
 
 
 def _trainer(
@@ -159,6 +136,7 @@ def _trainer(
         "dtype": ours.dtype,
         "attn_implementation": ours.attn_implementation,
         "use_safetensors": True,
+        "trust_remote_code": False,
         **(training.model_init_kwargs or {}),
     }
     lora = None

@@ -27,7 +27,7 @@ def question_weights(ids: Sequence[str]) -> list[float]:
     """One weight a row: the weights of a question's rows have the same sum for all questions, the smallest being 1."""
     counts = Counter(ids)
     most = max(counts.values(), default=1)
-    return [most / counts[one] for one in ids]
+    return [most / counts[id] for id in ids]
 
 
 class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
@@ -64,7 +64,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Tensor:
         """The sum of weights of all learnt tokens of an optimizer step, over all processes."""
         learnt = [(batch["labels"] != IGNORED) * batch[TOKEN_WEIGHTS] for batch in batch_samples]
-        total = torch.stack([one[..., 1:].sum() for one in learnt]).sum().to(device)
+        total = torch.stack([weights[..., 1:].sum() for weights in learnt]).sum().to(device)
         if self.args.world_size > 1 and self.args.average_tokens_across_devices:
             total = self.accelerator.gather(total).sum()
         return total

@@ -11,8 +11,8 @@ from prm_cases import chains, jsonl, published
 from agentark.labels import LabelledSolution, LabelRow
 from agentark.types import UserError
 from prm import data
-from prm.data import DataSettings
 from prm.reading import IGNORED, solutions
+from prm.settings import Flags, PRMConfig
 from prm.steps import StepCodec, load_tokenizer
 
 STEPWISE = {"prompt": "What is 1 + 1?", "completions": ["1 + 1 = 2", "So 3."], "labels": [True, False]}
@@ -24,7 +24,8 @@ def codec(small_model: Path) -> StepCodec:
 
 
 def load(path: Path, codec: StepCodec, **options: Any) -> tuple[data.Dataset, data.Dataset | None]:
-    return data.load(DataSettings(train=str(path), **{"mixed": False, **options}), codec)
+    given = {"require_mixed": False, "train_data_path": str(path), "model_name_or_path": "base", **options}
+    return data.load(Flags(PRMConfig(**given), {"seed": 0}), codec)
 
 
 def ours(number: int, texts: list[str], verdicts: list[bool | None], **fields: Any) -> LabelRow:
@@ -64,12 +65,12 @@ def test_our_rows(codec: StepCodec, tmp_path: Path) -> None:
 
 def test_a_judges_steps(codec: StepCodec, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ours(1, ["a\n\nb"], [True], step_labels=[1, 0]), ours(2, ["c"], [True]))
-    found, _ = load(path, codec, label="judge")
+    found, _ = load(path, codec, step_label="judge")
     assert [item.labels for item in found.items] == [[1, 0]]
     assert found.card.dropped == {"without step labels": 1}
     wrong = write(tmp_path / "b.jsonl", ours(1, ["a\n\nb"], [True], step_labels=[1]))
     with pytest.raises(UserError, match=r"'step_labels' of solution 1 must be a list of 2, one per step; found 1"):
-        load(wrong, codec, label="judge")
+        load(wrong, codec, step_label="judge")
 
 
 def test_published_and_stepwise_rows(codec: StepCodec, tmp_path: Path) -> None:
@@ -115,12 +116,12 @@ def test_no_file_and_nothing_in_it(codec: StepCodec, tmp_path: Path) -> None:
         load(Path("nothing"), codec)
     same = jsonl(tmp_path / "a.jsonl", [published(["a", "b"], [True, True])])
     with pytest.raises(UserError, match=r"all 2 solutions are of questions without right and wrong ones: --loss ce"):
-        load(same, codec, mixed=True)
+        load(same, codec, require_mixed=True)
 
 
 def test_mixed_questions_only(codec: StepCodec, tmp_path: Path) -> None:
     rows = [published(["a", "b"], [True, False], "1?"), published(["a", "b"], [False, False], "2?")]
-    found, _ = load(jsonl(tmp_path / "a.jsonl", rows), codec, mixed=True)
+    found, _ = load(jsonl(tmp_path / "a.jsonl", rows), codec, require_mixed=True)
     assert len(found.items) == 2
     assert found.card.dropped == {"of questions without right and wrong ones": 2}
 
@@ -144,7 +145,7 @@ def test_split_by_question(codec: StepCodec, tmp_path: Path) -> None:
     assert not set(found.questions) & set(held.questions)
     again, _ = load(path, codec, eval_ratio=0.25)
     assert again.questions == found.questions
-    other, test = load(path, codec, eval=str(chains(tmp_path / "b.jsonl", 20)), limit=30)
+    other, test = load(path, codec, eval_data_path=str(chains(tmp_path / "b.jsonl", 20)), max_train_samples=30)
     assert test is not None
     assert other.card.dropped["of questions in --eval_data_path"] == 20
     assert (len(other.items), test.card.solutions) == (28, 20)

@@ -190,10 +190,18 @@ def test_resume_with_adapters(train: Train, tmp_path: Path) -> None:
 
 def trainer_for(small_model: Path, labelled: Path, folder: Path, **flags: Any) -> PRMTrainer:
     """A trainer that has not begun."""
-    given = {"model_name_or_path": small_model, "train_data_path": labelled, "output_dir": folder, "stage": 2, **flags}
+    given = {
+        "model_name_or_path": small_model,
+        "train_data_path": labelled,
+        "output_dir": folder,
+        "stage": 2,
+        "step_label": "judge",
+        "require_mixed": True,
+        **flags,
+    }
     found, _ = parse(words(given))
     codec = training.make_codec(str(small_model), found.prm)
-    items = training.data.load(training.data.DataSettings(train=str(labelled), label="judge"), codec)[0].items
+    items = training.data.load(found, codec)[0].items
     torch.manual_seed(0)
     reward = training.model.load(str(small_model), "--x", projected=16)
     training.model.freeze(reward, 2, False)
@@ -208,7 +216,7 @@ def test_accumulated_batches_give_the_same_gradient(
     found = []
     for number, sizes in enumerate(([8], [4, 4])):
         trainer = trainer_for(small_model, labelled, tmp_path / str(number), loss=name)
-        items = trainer.train_dataset.items[:8]
+        items = [item for _, item in trainer.train_dataset[:8]]
         batches, start = [], 0
         for size in sizes:
             batches.append(collate(items[start : start + size]))
@@ -231,7 +239,7 @@ def test_one_batch_of_8_is_four_of_2(small_model: Path, tmp_path: Path) -> None:
     found = []
     for sizes in ([8], [2, 2, 2, 2]):
         trainer = trainer_for(small_model, chains(tmp_path / "a.jsonl", 16), tmp_path / "out", loss="ce")
-        items = trainer.train_dataset.items[:8]
+        items = [item for _, item in trainer.train_dataset[:8]]
         batches = [collate(items[sum(sizes[:k]) : sum(sizes[: k + 1])]) for k in range(len(sizes))]
         assert len({len(batch["labels"]) for batch in batches}) > 1 or len(sizes) == 1
         samples, counted = trainer.get_batch_samples(iter(batches), len(batches), torch.device("cpu"))

@@ -9,9 +9,10 @@ from prm_cases import chains
 
 from agentark.types import UserError
 from prm import data, features, model
-from prm.data import DataSettings, Item, collate
+from prm.data import Item, collate
 from prm.model import chunked
 from prm.sampler import QuestionBatches
+from prm.settings import Flags, PRMConfig
 from prm.steps import StepCodec, load_tokenizer
 
 
@@ -19,7 +20,8 @@ from prm.steps import StepCodec, load_tokenizer
 def items(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
     codec = StepCodec.of(load_tokenizer(str(small_model), "--x"), "\n", "step", 512)
     path = chains(tmp_path_factory.mktemp("data") / "a.jsonl", 16)
-    found = data.load(DataSettings(train=str(path), label="judge"), codec)[0].items
+    prm = PRMConfig(model_name_or_path="base", train_data_path=str(path), step_label="judge")
+    found = data.load(Flags(prm, {"seed": 0}), codec)[0].items
     return [
         found[0],
         *(Item(one.id, one.question, one.ids[9:], [end - 9 for end in one.ends], one.labels) for one in found[1:]),

@@ -75,7 +75,8 @@ def test_a_policys_ids_get_the_scores_of_its_text(folder: Path) -> None:
 
 
 def test_aggregates_and_the_best_of_several() -> None:
-    assert score.aggregates([0.5, 0.4, 0.9]) == pytest.approx({"min": 0.4, "product": 0.18, "last": 0.9})
+    totals = {name: aggregate([0.5, 0.4, 0.9]) for name, aggregate in score.AGGREGATES.items()}
+    assert totals == pytest.approx({"min": 0.4, "product": 0.18, "last": 0.9})
     listed = [[0.5, 0.9], None, [0.6, 0.6], [0.6, 0.7], []]
     assert [score.best(listed, name) for name in ("min", "product", "last")] == [2, 0, 0]
     assert score.best([None], "min") is None

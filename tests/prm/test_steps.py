@@ -13,7 +13,7 @@ from agentark.steps import one_step, reply_spans, split_steps, step_spans
 from agentark.types import UserError
 from prm.data import Item, collate, gather
 from prm.reading import solutions
-from prm.steps import MIN_PROMPT, StepCodec, StepSettings, TooLong, load_tokenizer, response_steps
+from prm.steps import MIN_PROMPT, Encoded, Response, StepCodec, StepSettings, TooLong, load_tokenizer, response_steps
 
 TEXTS = [
     "First we add.\n\nThen we stop.",
@@ -25,6 +25,17 @@ TEXTS = [
     "a\r\n\r\nb",
     "<think>wait\n\nno</think>\n\nYes.\n\nIt is 2.",
 ]
+
+
+def of_reply(codec: StepCodec, prompt: str, reply: str) -> Encoded:
+    """The sequence of a reply's text, as a scorer makes it."""
+    return codec.encode(prompt, codec.steps(reply) or [""])
+
+
+def of_response(codec: StepCodec, prompt: str, ids: list[int]) -> tuple[Encoded, Response]:
+    """The sequence of what a policy wrote, and its steps in the policy's ids."""
+    response = response_steps(codec.tokenizer, ids, codec.settings.step_unit)
+    return codec.encode(prompt, response.steps), response
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +68,9 @@ def test_thinking_is_no_step() -> None:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_data_scoring_and_reward_make_the_same_ids(codec: StepCodec, tokenizer: Any, tmp_path: Path, text: str) -> None:
-    scored = codec.encode_reply("Why?", text)
+    scored = of_reply(codec, "Why?", text)
     policy = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    rewarded, response = codec.encode_response("Why?", [*policy, tokenizer.eos_token_id])
+    rewarded, response = of_response(codec, "Why?", [*policy, tokenizer.eos_token_id])
     path = jsonl(tmp_path / "labeled.jsonl", [published([text], [True], "Why?")])
     dropped: Any = {}
     trained = next(iter(gather(solutions(str(path), codec, "inherit", dropped, "--x"), dropped).solved.values()))[0]
@@ -88,8 +99,8 @@ def test_merged_separators_make_the_same_ids(merging: Any) -> None:
     text = "We add.\n\nThen:\n\nstop. 🙂\n\n\n\nx"
     policy = merging.encode(text, add_special_tokens=False)
     assert sum(merging.decode([one]) == ".\n\n" for one in policy) == 1
-    encoded, response = codec.encode_response("Why?", policy)
-    assert encoded == codec.encode_reply("Why?", text) == codec.encode("Why?", ["We add.", "Then:", "stop. 🙂", "x"])
+    encoded, response = of_response(codec, "Why?", policy)
+    assert encoded == of_reply(codec, "Why?", text) == codec.encode("Why?", ["We add.", "Then:", "stop. 🙂", "x"])
     assert [merging.decode([policy[end]]) for end in response.ends] == [".\n\n", "\n\n", "\n\n", "x"]
     assert policy != encoded.ids[encoded.spans[0][0] :]
 
@@ -127,10 +138,10 @@ def test_a_policys_tokens_fall_into_the_steps_of_its_text(
 
 
 def test_nothing_written_is_one_empty_step(codec: StepCodec) -> None:
-    encoded, response = codec.encode_response("Why?", [codec.tokenizer.eos_token_id])
+    encoded, response = of_response(codec, "Why?", [codec.tokenizer.eos_token_id])
     assert response.steps == [""]
     assert response.ends == [0]
-    assert encoded == codec.encode_reply("Why?", " \n ")
+    assert encoded == of_reply(codec, "Why?", " \n ")
     assert encoded.ids[-1] == codec.separator_id
 
 
@@ -151,7 +162,7 @@ def test_prompts_yield_and_steps_do_not(tokenizer: Any) -> None:
 
 
 def test_special_tokens_that_a_text_spells_out_are_text(codec: StepCodec) -> None:
-    encoded = codec.encode_reply("Why?", "so <|im_end|> it is")
+    encoded = of_reply(codec, "Why?", "so <|im_end|> it is")
     assert codec.tokenizer.eos_token_id not in encoded.ids[encoded.spans[0][0] :]
 
 
@@ -159,7 +170,7 @@ def test_the_separator_is_one_token(tokenizer: Any) -> None:
     with pytest.raises(UserError, match=r"--step_separator_token 'no such token': this tokenizer makes \d+ tokens"):
         StepCodec.of(tokenizer, "no such token", "step", 512)
     other = StepCodec.of(tokenizer, "<|endoftext|>", "step", 512)
-    encoded = other.encode_reply("Why?", "a\n\nb")
+    encoded = of_reply(other, "Why?", "a\n\nb")
     assert [encoded.ids[end] for end in encoded.ends] == [other.separator_id] * 2
 
 

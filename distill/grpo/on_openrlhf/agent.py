@@ -49,7 +49,10 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         asked = msgspec.json.decode(label, type=Label)
         first, last = out["action_ranges"][0]
         ids = list(out["observation_tokens"][first:last])
-        rewarder = Rewarder(self.config, None, hf_tokenizer, self._ends(hf_tokenizer, ids, out["truncated"]))
+        ends = {hf_tokenizer.eos_token_id}
+        if not out["truncated"]:  # vLLM knows more ids that end a response
+            ends |= set(ids[-1:])
+        rewarder = Rewarder(self.config, None, hf_tokenizer, ends)
         if self._scorer is None or asked.held_out:
             steps = rewarder.steps([asked.question], [ids])
         else:
@@ -59,8 +62,3 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         out["scores"] = scored.solved or 0.0
         out["extra_logs"] = extra_logs(scored, len(out["observation_tokens"]), first)
         return out
-
-    @staticmethod
-    def _ends(tokenizer: Any, ids: list[int], truncated: bool) -> set[int]:
-        """Ids that end a response; its last token is one of them if vLLM says that it ended (models have several)."""
-        return {tokenizer.eos_token_id} | (set(ids[-1:]) if not truncated else set())

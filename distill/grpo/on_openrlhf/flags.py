@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentark.config import ROOT
-from distill.grpo.cli import REFUSED
 from distill.grpo.config import GRPOConfig
 from distill.grpo.questions import fit, local_context
 
@@ -49,7 +48,6 @@ class Flag(NamedTuple):
     """Its value: true or false for a switch, None to leave it out. Default: that of the field."""
 
     def words(self, config: GRPOConfig, layout: Layout) -> list[str]:
-        """The flag as it stands in the command."""
         value = getattr(config, self.fields) if self.value_of is None else self.value_of(config, layout)
         if value is None or isinstance(value, bool):
             return [self.name] * bool(value)
@@ -181,20 +179,4 @@ OURS: Mapping[str, str] = {
 
 
 def arguments(config: GRPOConfig, layout: Layout) -> list[str]:
-    """OpenRLHF's command line for these settings."""
     return [word for flag in FLAGS for word in flag.words(config, layout)] + shlex.split(config.upstream)
-
-
-def decided_by(field: str) -> list[str]:
-    """OpenRLHF's flags that a setting decides."""
-    return [flag.name for flag in FLAGS if field in flag.fields.split()]
-
-
-def table() -> str:
-    """Every flag and what becomes of it, as markdown."""
-    rows = ["| Flag | OpenRLHF 0.11.2 | Meaning |", "|---|---|---|"]
-    for name, field in GRPOConfig.model_fields.items():
-        theirs = ", ".join(f"`{flag}`" for flag in decided_by(name)) or f"ours: {OURS[name]}"
-        rows.append(f"| `--{name}` | {theirs} | {field.description} |")
-    rows += [f"| `--{name}` | refused | {reason} |" for name, reason in REFUSED.items()]
-    return "\n".join(rows)

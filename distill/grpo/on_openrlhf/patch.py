@@ -16,7 +16,7 @@ from typing import Any
 from agentark.files import write_atomically
 from agentark.types import UserError
 from distill.grpo.config import GUARDS, GRPOConfig
-from distill.grpo.health import Vitals, Watch, summary
+from distill.grpo.health import Watch, summary
 from distill.grpo.reward import Scored, StepScores
 
 PINNED = "0.11.2"
@@ -129,7 +129,6 @@ def experience_maker(config: GRPOConfig) -> type:
             return experiences
 
         def look(self, scored: Sequence[Scored], kl: Any) -> None:
-            """Metrics, alarms and stops over this rollout."""
             tokens = sum(response.length for response in scored)
             figures = summary(scored) | {"kl": float(kl.sum()) / max(1, tokens)}
             folder = Path(config.save_path)
@@ -138,7 +137,7 @@ def experience_maker(config: GRPOConfig) -> type:
             done = len(path.read_bytes().splitlines()) if path.is_file() else 0
             with path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"step": done + 1, **figures}) + "\n")
-            alarms, stops = self.watch.add(Vitals.of(figures))
+            alarms, stops = self.watch.add(figures)
             for line in alarms:
                 _log.warning("alarm: %s", line)
             self.stopped += stops

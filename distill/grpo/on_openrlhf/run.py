@@ -12,6 +12,7 @@ import runpy
 import shlex
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,7 @@ def upstream_parser() -> argparse.ArgumentParser:
     body = main_block(Path(spec.origin).read_text(encoding="utf-8"))
     ends = [index for index, node in enumerate(body) if "parse_args" in ast.dump(node)]
     made = compile(ast.Module(body=body[: ends[0]], type_ignores=[]), spec.origin, "exec")
-    names: dict[str, Any] = {"__name__": "upstream_parser", "argparse": argparse}
-    from datetime import datetime
-
-    names["datetime"] = datetime
+    names: dict[str, Any] = {"__name__": "upstream_parser", "argparse": argparse, "datetime": datetime}
     exec(made, names)  # noqa: S102 - the installed package's own code, nothing of a model or a data file
     parser = names["parser"]
     assert isinstance(parser, argparse.ArgumentParser)
@@ -88,10 +86,6 @@ def main_block(source: str) -> list[ast.stmt]:
         if isinstance(node, ast.If) and "__main__" in ast.dump(node.test):
             return node.body
     raise UserError(f"{UPSTREAM_MAIN}: has no main block; this version of OpenRLHF is built otherwise")
-
-
-class _Refusal(Exception):
-    pass
 
 
 def parse_upstream(config: GRPOConfig, layout: Layout) -> str:
@@ -110,14 +104,11 @@ def parse_upstream(config: GRPOConfig, layout: Layout) -> str:
         return f"not checked ({error})"
 
     def refuse(message: str) -> None:
-        raise _Refusal(message)
+        raise UserError(f"--upstream {config.upstream!r}: OpenRLHF refuses it ({message})")
 
     parser.error = refuse  # type: ignore[assignment]
     words = arguments(config, layout)
-    try:
-        parser.parse_args(words)
-    except _Refusal as error:
-        raise UserError(f"--upstream {config.upstream!r}: OpenRLHF refuses it ({error})") from None
+    parser.parse_args(words)
     return f"{sum(word.startswith('--') for word in words)} accepted by OpenRLHF's own parser"
 
 
@@ -153,11 +144,11 @@ def write_inputs(config: GRPOConfig, inputs: Inputs, folder: Path, gpus: int) ->
     paths: list[Path | None] = []
     for name, prompts in (("prompts", inputs.prompts), ("held_out", inputs.held_out)):
         path = (folder / f"{name}.jsonl").resolve()
-        lines = []
-        for prompt in prompts:
-            told = label(prompt.sample, prompt.question, name == "held_out")
-            lines.append(msgspec.json.encode({"input": prompt.text, "label": told}))
-        write_atomically(path, b"".join(line + b"\n" for line in lines))
+        lines = [
+            {"input": prompt.text, "label": label(prompt.sample, prompt.question, name == "held_out")}
+            for prompt in prompts
+        ]
+        write_atomically(path, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
         paths.append(path if lines else None)
     assert paths[0] is not None
     resume = (config.checkpoints / "_actor").is_dir()
@@ -211,10 +202,5 @@ def settings() -> GRPOConfig:
     return GRPOConfig(**msgspec.json.decode(Path(path).read_bytes())["config"])
 
 
-def main() -> None:
-    """Upstream's main with our experience maker; the settings are those of AGENTARK_GRPO."""
-    launch(sys.argv[1:], settings())
-
-
 if __name__ == "__main__":
-    main()
+    launch(sys.argv[1:], settings())

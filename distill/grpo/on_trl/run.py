@@ -7,7 +7,6 @@ engine, on CPU. A run that was stopped in any way goes on with the same command,
 import json
 import os
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,14 +16,12 @@ from agentark import answers
 from agentark.config import ROOT
 from agentark.hub import offline_unless_reachable
 from agentark.lock import RunLock
-from agentark.stats import mean_and_se
 from agentark.types import UserError
 from distill.grpo.cli import check
 from distill.grpo.config import GRPOConfig
-from distill.grpo.health import Vitals, Watch
+from distill.grpo.health import Watch
 from distill.grpo.plot import grpo_curves
-from distill.grpo.questions import Prompt
-from distill.grpo.reward import Rewarder, StepScorer, grade
+from distill.grpo.reward import Rewarder, StepScorer
 from distill.grpo.run import STOPPED, Inputs, Run, prepare, rows, say
 from prm.distributed import launch_alone
 
@@ -57,7 +54,6 @@ def local_scorer(config: GRPOConfig, inputs: Inputs) -> StepScorer | None:
 
 
 def device() -> str:
-    """The device of this process."""
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -67,27 +63,22 @@ def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | Non
     """The trainer, ready to start."""
     from datasets import Dataset
 
-    from distill.grpo.on_trl.trainer import Log, StepGRPOTrainer
+    from distill.grpo.on_trl.trainer import StepGRPOTrainer
 
     dataset = Dataset.from_list([{"prompt": prompt.text, "row": row} for row, prompt in enumerate(inputs.prompts)])
-    alarms, stops = config.bounds()
-    log = Log(run.metrics)
-    trainer = StepGRPOTrainer(
+    return StepGRPOTrainer(
         config=config,
         prompts=inputs.prompts,
         rewarder=Rewarder(config, scorer, inputs.tokenizer, inputs.eos),
         reference=_reference(config, inputs),
-        watch=Watch(alarms, stops),
+        watch=Watch(*config.bounds()),
         folder=run.folder,
         model=inputs.model,
         args=arguments(config, inputs.prompt_limit, world),
         train_dataset=dataset,
         processing_class=inputs.tokenizer,
         peft_config=_adapter(config),
-        callbacks=[log],
     )
-    log.trainer = trainer
-    return trainer
 
 
 def arguments(config: GRPOConfig, prompt_limit: int, world: int = 1) -> Any:
@@ -164,7 +155,6 @@ def _bf16(config: GRPOConfig, cuda: bool) -> bool:
 
 
 def attention(config: GRPOConfig, cuda: bool) -> str:
-    """Name of the attention implementation."""
     if not config.flash_attn:
         return "sdpa"
     if cuda and find_spec("flash_attn"):
@@ -197,11 +187,8 @@ def _deepspeed(config: GRPOConfig, cuda: bool, world: int) -> dict[str, Any] | N
 
 
 def _report_to(config: GRPOConfig) -> list[str]:
-    if (
-        "wandb" in config.report_to
-        and not os.environ.get("WANDB_API_KEY")
-        and os.environ.get("WANDB_MODE") != "offline"
-    ):
+    usable = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") == "offline"
+    if "wandb" in config.report_to and not usable:
         raise UserError("--report_to wandb: set WANDB_API_KEY (or WANDB_MODE=offline)")
     return list(config.report_to)
 
@@ -226,8 +213,9 @@ def _reference(config: GRPOConfig, inputs: Inputs) -> Any:
     cuda = torch.cuda.is_available()
     with offline_unless_reachable(inputs.model):
         model = AutoModelForCausalLM.from_pretrained(
-            inputs.model, dtype=torch.bfloat16 if config.bf16 and cuda else torch.float32, use_safetensors=True
-        )
+            inputs.model, dtype=torch.bfloat16 if config.bf16 and cuda else torch.float32, use_safetensors=True,
+            trust_remote_code=False,
+        )  # fmt: skip
     return model.eval()
 
 
@@ -250,6 +238,8 @@ def _is_whole(path: Path) -> bool:
 
 def fit(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> int:
     """Train from the start or the last checkpoint, save, and write the manifest."""
+    from distill.grpo.on_trl.held_out import HeldOut
+
     started = time.time()
     main = trainer.accelerator.is_main_process
     run.claim(say)
@@ -259,10 +249,9 @@ def fit(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> int:
         run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1)
     if checkpoint is not None:
         say(f"going on from {checkpoint}")
-        trainer.watch.history = [Vitals.of(row) for row in rows(run.metrics) if "total_reward" in row]
-    dev = held_out(config, inputs, run, trainer)
-    if dev is not None:
-        trainer.add_callback(dev)
+        trainer.watch.history = [row for row in rows(run.metrics) if "total_reward" in row]
+    if inputs.held_out:
+        trainer.add_callback(HeldOut(trainer, inputs.held_out, run.dev))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save(config, inputs, run, trainer)
     if main:
@@ -299,75 +288,7 @@ def _merge(base: str, adapter: Path, folder: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(folder)
-
-
-def held_out(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> Any:
-    """A callback that grades greedy replies to the held-out questions; None where there are none."""
-    if not inputs.held_out:
-        return None
-    from transformers import TrainerCallback
-
-    class HeldOut(TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step == 0:
-                self.look(state)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if config.eval_steps and state.global_step % config.eval_steps == 0:
-                self.look(state)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if not config.eval_steps or state.global_step % config.eval_steps:
-                self.look(state)
-
-        def look(self, state: Any) -> None:
-            texts = greedy(trainer, inputs.held_out, config)
-            if not trainer.accelerator.is_main_process:
-                return
-            grades = grade([prompt.sample for prompt in inputs.held_out], texts)
-            values = [value or 0.0 for value in grades]
-            mean, error = mean_and_se(values)
-            row = {
-                "step": state.global_step,
-                "accuracy": mean,
-                "se": error,
-                "n": len(values),
-                "unanswered": grades.count(None),
-            }
-            with run.dev.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
-            say(f"step {state.global_step}: held-out accuracy {mean:.3f} ± {error or 0:.3f} (n {len(values)})")
-
-    return HeldOut()
-
-
-def greedy(trainer: Any, prompts: Sequence[Prompt], config: GRPOConfig) -> list[str]:
-    """Greedy replies, in order; every process answers its share."""
-    import torch
-    from accelerate.utils import gather_object
-    from transformers import GenerationConfig
-    from trl.models import unwrap_model_for_generation
-
-    accelerator, tokenizer = trainer.accelerator, trainer.processing_class
-    share = range(accelerator.process_index, len(prompts), accelerator.num_processes)
-    order = sorted(share, key=lambda index: prompts[index].tokens)
-    settings = GenerationConfig(
-        max_new_tokens=config.generate_max_len, do_sample=False, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=trainer.eos_token_ids,
-    )  # fmt: skip
-    replies: list[tuple[int, str]] = []
-    training = trainer.model.training
-    with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model, torch.no_grad():
-        model.eval()
-        for start in range(0, len(order), config.samples_per_forward):
-            chunk = order[start : start + config.samples_per_forward]
-            batch = tokenizer(
-                [prompts[index].text for index in chunk], add_special_tokens=False, return_tensors="pt",
-                padding=True, padding_side="left",
-            ).to(accelerator.device)  # fmt: skip
-            made = model.generate(**batch, generation_config=settings)[:, batch["input_ids"].shape[1] :]
-            replies += zip(chunk, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True)
-        model.train(training)
-    return [text for _, text in sorted(gather_object(replies))]

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
@@ -26,9 +27,9 @@ from trl.trainer.utils import add_fused_lm_head, use_adapter
 
 from distill.grpo.config import GRPOConfig
 from distill.grpo.guards import GuardedCredit, guarded_credit
-from distill.grpo.health import Vitals, Watch, summary, total
+from distill.grpo.health import Watch, summary, total
 from distill.grpo.questions import Prompt
-from distill.grpo.reward import Rewarder, Scored, StepScores, dump
+from distill.grpo.reward import Rewarder, Scored, StepScores
 from distill.grpo.run import say
 
 
@@ -74,6 +75,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self._rows: list[int] = []
         self._everyone: list[Scored] = []
         self._reference = self._placed(reference)
+        self.add_callback(Log(self))
 
     def _placed(self, reference: Any) -> Any:
         """The reference model, prepared like the policy."""
@@ -185,7 +187,6 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
 
     def _report(self, credit: GuardedCredit, kl: Tensor | None, mask: Tensor) -> None:
-        """Metrics, the completions table, and the watch."""
         sums = torch.stack([(kl if kl is not None else torch.zeros_like(mask)).sum().float(), mask.sum().float()])
         total, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
         figures = summary(self._everyone) | {"kl": total / max(1.0, tokens)} | credit.figures
@@ -194,7 +195,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         for name, value in figures.items():
             if name != "kl" or kl is not None:
                 self._metrics["train"][name].append(value)
-        alarms, stops = self.watch.add(Vitals.of(figures))
+        alarms, stops = self.watch.add(figures)
         if self.accelerator.is_main_process:
             for line in alarms:
                 say(f"alarm: {line}")
@@ -209,7 +210,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                 asked = {"id": self.prompts[row].sample.id, "question": self.prompts[row].question}
                 steps = list(zip(response.steps.steps, response.steps.scores, strict=False))
                 reply = {"text": response.text, "steps": steps, "solved": response.solved, "hits": response.hits}
-                stream.write(dump(asked | reply))
+                stream.write(msgspec.json.encode(asked | reply) + b"\n")
 
 
 def estimate(log_ratio: Tensor, kind: str) -> Tensor:
@@ -224,21 +225,19 @@ def estimate(log_ratio: Tensor, kind: str) -> Tensor:
 class Log(TrainerCallback):  # type: ignore[misc]
     """metrics.jsonl, one line per log call; and the end of a run that the watch has stopped."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.trainer: StepGRPOTrainer | None = None
+    def __init__(self, trainer: StepGRPOTrainer) -> None:
+        self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A run that goes on counts its micro-batches from where it was, or rollouts would be out of step with data."""
-        if self.trainer is not None:
-            self.trainer._step = state.global_step * args.gradient_accumulation_steps
+        self.trainer._step = state.global_step * args.gradient_accumulation_steps
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
-            with self.path.open("a", encoding="utf-8") as stream:
+            with (self.trainer.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.trainer is not None and self.trainer.stopped:
+        if self.trainer.stopped:
             control.should_training_stop = True
             control.should_save = True

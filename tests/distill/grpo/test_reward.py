@@ -34,7 +34,7 @@ def score(small_model: Path, tokenizer: Any, tmp_path: Path) -> Any:
         rewarder = Rewarder(config, scorer if config.mode.process else None, tokenizer, {EOS})
         ids = [tokenizer.encode(text, add_special_tokens=False) + [EOS] * (not cut) for text in texts]
         asked = [sample or sums(1)[0]] * len(texts)
-        found = rewarder(asked, [one.query for one in asked], ids)
+        found = rewarder.finish(asked, ids, rewarder.steps([one.query for one in asked], ids))
         assert scorer.calls == int(config.mode.process)  # one batch, not one call each
         return found
 
@@ -151,7 +151,7 @@ def test_steps_in_one_token_are_one_step() -> None:
 def test_any_ids_make_a_rollout(ids: list[int], small_model: Path, tokenizer: Any, tmp_path: Path) -> None:
     """Whatever a policy writes, its steps end at rising tokens of its own, the last one at its last token."""
     rewarder = Rewarder(settings(small_model, tmp_path, reward_mode="VR"), None, tokenizer, {EOS})
-    (one,) = rewarder(sums(1), ["?"], [ids])
+    (one,) = rewarder.finish(sums(1), [ids], rewarder.steps(["?"], [ids]))
     rollout = credit.pack(
         [one.rewards] * 2, [one.steps.ends] * 2, [one.length] * 2, [one.solved] * 2, [one.truncated] * 2
     )

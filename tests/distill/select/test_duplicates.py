@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentark.types import UserError
-from distill.select.diversity import Embedder, farthest, ngram_distances, tfidf_distances
+from distill.select.diversity import embedding_distances, farthest, ngram_distances, tfidf_distances
 from distill.select.duplicates import EvaluationQuestions, distinct, ngrams, tokens
 
 LONG = "A farmer has twelve red hens and sells three of them at the market every single week"
@@ -138,6 +138,6 @@ def test_sentence_embeddings_where_installed(monkeypatch: pytest.MonkeyPatch) ->
     module = types.ModuleType("sentence_transformers")
     module.SentenceTransformer = Encoder  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sentence_transformers", module)
-    distances = Embedder("some/model").distances(["add 1", "add 2", "multiply"])
+    distances = embedding_distances("some/model")(["add 1", "add 2", "multiply"])
     assert distances == [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
     assert farthest(distances, 3) == [0, 2]

@@ -8,7 +8,7 @@ import yaml
 
 from agentark.tasks.base import BOXED_NUMBER_INSTRUCTION, CHOICE_INSTRUCTION, SHORT_INSTRUCTION
 from agentark.types import Sample
-from distill.select.targets import AnswerForms, Joiners, answer_only, compose, prompt_of, reasoning_words, unboxed
+from distill.select.targets import AnswerForms, Joiners, answer_only, compose, reasoning_words, unboxed
 from distill.select.trajectories import Reply, Trajectory
 
 FIXTURE = yaml.safe_load((Path(__file__).parent / "fixtures" / "dialogue.yaml").read_text(encoding="utf-8"))
@@ -102,9 +102,7 @@ def test_answer_only_prompt_and_words() -> None:
     assert answer_only(choice) == "Answer: B"
     assert [one.answer_form for one in (sample(), choice)] == ["boxed", "line"]
     assert answer_only(sample("Rome", answer_type="text", instruction="Be brief.")) == "Rome"
-    assert prompt_of(sample(document="A text.")) == [
-        {"role": "user", "content": f"A text.\n\nHow many?\n\n{BOXED_NUMBER_INSTRUCTION}"}
-    ]
+    assert sample(document="A text.").prompt == f"A text.\n\nHow many?\n\n{BOXED_NUMBER_INSTRUCTION}"
     assert reasoning_words(sample(), "\\boxed{12}") == 0
     assert reasoning_words(sample(), "4 * 3 = 12, so \\boxed{12}") == 6
     assert reasoning_words(choice, "Rome is a city.\nAnswer: B") == 4

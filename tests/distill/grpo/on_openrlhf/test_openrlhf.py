@@ -130,7 +130,8 @@ def test_advantages_are_those_of_credit(config: GRPOConfig, tokenizer: Any, esti
     samples = [sample for sample in sums(2) for _ in range(4)]
     scorer = Scorer(tokenizer, rate)
     rewarder = Rewarder(config, scorer, tokenizer, {tokenizer.eos_token_id})
-    scored = rewarder(samples, [sample.query for sample in samples], responses)
+    steps = rewarder.steps([sample.query for sample in samples], responses)
+    scored = rewarder.finish(samples, responses, steps)
     assert [one.hits for one in scored] == [
         (), ("one_step",), ("truncated",), ("empty", "one_step", "no_answer"),
         (), (), ("no_answer",), (),

@@ -203,12 +203,14 @@ def test_a_crossed_bound_saves_and_stops(small_model: Path, tmp_path: Path, caps
 
 
 def test_held_out_accuracy(small_model: Path, tmp_path: Path) -> None:
+    from distill.grpo.on_trl.held_out import greedy
+
     config, inputs, run, trainer, _ = build(small_model, tmp_path / "run", eval_steps=2)
     inputs = inputs._replace(held_out=inputs.prompts[:5])
-    texts = grpo_trl.greedy(trainer, inputs.held_out, config)
+    texts = greedy(trainer, inputs.held_out)
     assert len(texts) == 5
-    assert texts == grpo_trl.greedy(trainer, inputs.held_out, config)
-    alone = [grpo_trl.greedy(trainer, [one], config)[0] for one in inputs.held_out]
+    assert texts == greedy(trainer, inputs.held_out)
+    alone = [greedy(trainer, [one])[0] for one in inputs.held_out]
     assert texts == alone
     grpo_trl.fit(config, inputs, run, trainer)
     assert [row["step"] for row in rows(run.dev)] == [0, 2, 4]
