@@ -42,7 +42,7 @@ class AdversarialSet(Config):
     """Templates of replies that are wrong whatever the question is; see configs/judge/adversarial.yaml."""
 
     max_questions: int = Field(ge=1)
-    """The first so many questions of a file are asked about."""
+    """Questions of a file that are asked about, from the first on."""
     master_keys: list[str] = Field(min_length=1)
     """Phrases without an answer that are known to fool judges (arXiv 2507.08794)."""
     echo: str

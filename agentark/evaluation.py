@@ -37,7 +37,7 @@ GRADERS = (algebra, answers, extraction, metrics, numerals, thinking)
 """What decides whether an answer is right; the grader's version is the digest of their code."""
 
 INDEPENDENT = "samples"
-"""Key of a record's `info`: its solutions are so many independent answers, all of them graded."""
+"""Key of a record's `info`: its solutions are that many independent answers, all of them graded."""
 
 
 class Attempt(Struct, frozen=True):

@@ -132,7 +132,7 @@ def interval(values: Sequence[float], clusters: Sequence[Hashable], *, seed: int
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Each p adjusted for there being so many of them: rejecting those below alpha errs at all with chance alpha.
+    """Each p adjusted for their number: rejecting those below alpha makes any error at all with probability alpha.
 
     Source: Holm 1979.
     """

@@ -9,8 +9,8 @@ batches of 2 give the same gradient. S separators; label 1 right, 0 wrong, -100 
     ranking        -log( exp(s_i / tau) / (exp(s_i / tau) + sum over n of exp(s_n / tau)) ),  s = p(right),
                    i right, n wrong
 
-Whom i is compared with: the other separators of its own question where these hold both what is like it and what is not
-(for ranking: what is wrong), else all of the batch.
+Separator i is compared with the others of its own question if these have both labels (for ranking: if one is wrong),
+else with all of the batch.
 
 Source: AgentArk, arXiv 2602.03955, eq. 7 (ranking); Khosla et al. 2020, arXiv 2004.11362 (supcon).
 Differs from the published code: the projector P is part of the model and trained, and comparisons stay within the

@@ -162,7 +162,7 @@ async def _cut(
     """(cuts, tokens): as many characters of the documents as fit, found by interpolating between two counts.
 
     Args:
-        grid: what is kept is a multiple of so many characters.
+        grid: characters; what is kept is a multiple of them.
     """
     over, over_tokens = sum(map(len, documents)), tokens
     under = 0

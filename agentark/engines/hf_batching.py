@@ -90,7 +90,7 @@ def attend(
     import torch
 
     if unknown := [name for name in ("softcap", "s_aux") if given.get(name) is not None]:
-        raise NotImplementedError(f"its attention has {unknown[0]}, which continuous batching here has not")
+        raise NotImplementedError(f"its attention has {unknown[0]}, which continuous batching does not support")
     key, value = cache.update(key, value, module.layer_idx, given["read_index"], given["write_index"])
     key, value = key.transpose(0, 1)[None], value.transpose(0, 1)[None]  # (1, heads, T with the cached, D)
     ends = given["cu_seq_lens_k"]

@@ -1,4 +1,4 @@
-"""The paper's data generation on so many GPUs: time, GPU-hours and cost, simulated per replica and scaled up."""
+"""The paper's data generation on a number of GPUs: time, GPU-hours and cost, simulated per replica and scaled up."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class Hardware(Config):
     max_sequences: int = Field(ge=1)
 
     def speed(self, gpus: int) -> Speed:
-        """A replica on so many GPUs: decoding reads weights and context, prompts are arithmetic."""
+        """A replica on its GPUs: decoding reads weights and context, prompts are arithmetic."""
         together = gpus * (self.parallel_share if gpus > 1 else 1.0)
         weights = self.parameters * self.bytes_per_value
         context = 2 * self.layers * self.kv_heads * self.head_dim * self.bytes_per_value
@@ -97,7 +97,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Point:
-    """All questions on so many GPUs; hours."""
+    """All questions on these GPUs; hours."""
 
     gpus: int
     replicas: int

@@ -35,7 +35,7 @@ def problems(count: int, padding: int = 0) -> Iterator[Sample]:
 
 
 def _story(draw: random.Random, characters: int) -> Iterator[str]:
-    """Words and figures, about so many characters of them."""
+    """Words and figures, about that many characters of them."""
     while characters > 0:
         word = draw.choice((*NAMES, *GOODS, "counted", "and", "the", "before", "noon,", str(draw.randint(10, 999))))
         characters -= len(word) + 1

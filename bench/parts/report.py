@@ -53,7 +53,7 @@ def parser(doc: str | None, name: str = "") -> argparse.ArgumentParser:
 
 
 def repetitions(count: int, minutes: float) -> Iterator[int]:
-    """1, 2, ... `count`; none begins that would end later than so many minutes after the first began."""
+    """1, 2, ... `count`; none begins that would end more than `minutes` after the first began."""
     start = time.perf_counter()
     for done in range(count):
         if done and (time.perf_counter() - start) * (done + 1) / done > minutes * 60:

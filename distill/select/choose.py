@@ -235,7 +235,7 @@ def select(
     if not enough:
         listing = ", ".join(f"{count} with {number}" for number, count in sorted(by_correct.items()))
         raise UserError(
-            f"--min_correct {args.min_correct}: no question has so many correct agents (of {len(questions)}: "
+            f"--min_correct {args.min_correct}: no question has that many correct agents (of {len(questions)}: "
             f"{listing}); lower it, or label more"
         )
     held_out = EvaluationQuestions(args.contamination, settings.ngram)

@@ -15,7 +15,7 @@ from distill.sft.flags import SFTFlags
 
 
 class Exam(Struct, frozen=True):
-    """Questions that a model is asked every so many steps."""
+    """Questions that a model is asked at regular steps of its training."""
 
     task: Task
     samples: list[Sample]

@@ -88,7 +88,7 @@ class ModalConfig(Config):
     """When these were the prices."""
 
     def dollars(self, container_seconds: float) -> float | None:
-        """What so many seconds of containers cost; None where the price of the GPU is not in the file."""
+        """Cost of container time; None where the price of the GPU is not in the file."""
         price = self.prices.get(self.gpu)
         return None if price is None else container_seconds / 3600 * self.gpu_count * price
 
