@@ -20,7 +20,6 @@ from agentark.config import ROOT
 from agentark.judge import CHOICES, MASS_FLOOR
 from agentark.tasks import get_task
 from agentark.types import UserError
-from distill.select.targets import prompt_of
 from study.plan import Plan
 from study.recipe import load
 from study.tiny_model import batches
@@ -142,7 +141,10 @@ def test_the_small_model_answers_in_form_and_judges(tmp_path: Path) -> None:
     samples = get_task("ChainSum").load("train", None).samples[:32]
     torch.manual_seed(0)
     asked = [
-        tokenizer.apply_chat_template(prompt_of(one), add_generation_prompt=True, tokenize=False) for one in samples
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": one.prompt}], add_generation_prompt=True, tokenize=False
+        )
+        for one in samples
     ]
     ids = tokenizer(asked, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
     written = model.generate(**ids, do_sample=True, temperature=0.8, top_k=0, max_new_tokens=24, num_return_sequences=5)

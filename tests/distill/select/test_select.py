@@ -366,7 +366,7 @@ def test_too_few_correct_agents_says_how_many_there_were(labels: Path, tmp_path:
     with pytest.raises(UserError) as raised:
         run(labels, tmp_path / "a.jsonl", "--min_correct", "5")
     assert str(raised.value) == (
-        "--min_correct 5: no question has so many correct agents (of 5: 1 with 0, 1 with 1, 2 with 2, 1 with 4); "
+        "--min_correct 5: no question has that many correct agents (of 5: 1 with 0, 1 with 1, 2 with 2, 1 with 4); "
         "lower it, or label more"
     )
 
