@@ -93,6 +93,8 @@ def resolve_model(name: str, flag: str = "--model_name") -> tuple[str, str]:
     if folder.is_dir() or name.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():
             raise UserError(f"{flag} {name}: not a model folder (no config.json in it)")
+        if any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors")):
+            raise UserError(f"{flag} {name}: its weights are pickles, which are never loaded; save them as safetensors")
         return str(folder.resolve()), folder.resolve().name
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise UserError(f"{flag} {name}: neither a folder nor a hub id (organisation/model)")

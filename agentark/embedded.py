@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from agentark.files import file_sha256, write_atomically
+from agentark.hub import pretrained
 from agentark.types import UserError
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -140,13 +141,12 @@ def _convert(source: Path, folder: Path) -> None:
     try:
         import gguf  # noqa: F401  (transformers' loader wants it and says so at length)
         import torch
-        from transformers import AutoModelForCausalLM
     except ImportError as error:
         raise UserError(
             f"model {EMBEDDED!r} is converted with torch, transformers and gguf; {error.name} is missing: make .venv"
         ) from None
     with _quiet():
-        model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        model = pretrained("AutoModelForCausalLM", str(source.parent), gguf_file=source.name, dtype=torch.float32)
         model.config.rms_norm_eps = 1e-5  # stored as the nearest float32, printed with its tail
         for stray in ("_model_name_or_path", "unk_token_id"):
             model.config.__dict__.pop(stray, None)

@@ -61,13 +61,26 @@ def offline_unless_reachable(model: str) -> Iterator[None]:
             raise
 
 
+def pretrained(kind: str, name: str, **options: Any) -> Any:
+    """What transformers' class `kind` makes of a model: the one way in which a model or tokenizer is loaded.
+
+    No code that comes with a model is run, nor is anybody asked whether it may; weights are safetensors, never pickles.
+
+    Raises:
+        OSError, ValueError, KeyError, ImportError: as the class does.
+    """
+    import transformers
+
+    if kind.startswith("AutoModel") and "gguf_file" not in options:
+        options["use_safetensors"] = True
+    with offline_unless_reachable(name):
+        return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False, **options)
+
+
 def model_config(name: str, flag: str) -> Any:
     """transformers' configuration of a model. Raises UserError when it cannot be loaded."""
-    from transformers import AutoConfig
-
     try:
-        with offline_unless_reachable(name):
-            return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        return pretrained("AutoConfig", name)
     except (OSError, ValueError) as error:
         raise UserError(f"{flag} {name}: cannot be loaded ({' '.join(str(error).split()):.200})") from None
 

@@ -20,7 +20,7 @@ from agentark import evaluation
 from agentark.chat_template import question_ids
 from agentark.config import ROOT, Config, build, read_yaml
 from agentark.episode import gather
-from agentark.hub import offline_unless_reachable
+from agentark.hub import pretrained
 from agentark.stats import ratio_and_se
 from agentark.types import Chat, Message, Outcome, Part, Record, Sample, Solution, Turn, UserError, message
 
@@ -77,15 +77,14 @@ class Scorer:
 
     def __init__(self, model: str, device: str | None = None, chat_template: bool = True) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+        from transformers import logging
 
         logging.disable_progress_bar()
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if chosen == "cpu" else torch.bfloat16
         try:
-            with offline_unless_reachable(model):
-                self.tokenizer = AutoTokenizer.from_pretrained(model)
-                self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(chosen).eval()
+            self.tokenizer = pretrained("AutoTokenizer", model)
+            self.model = pretrained("AutoModelForCausalLM", model, dtype=dtype).to(chosen).eval()
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"--model_name_or_path {model}: cannot be loaded ({' '.join(str(error).split())[:200]})"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agentark.hub import offline_unless_reachable
+from agentark.hub import pretrained
 from agentark.types import UserError
 
 LABELS = {0: "wrong", 1: "right"}
@@ -157,19 +157,14 @@ def load(
     Raises:
         UserError: no such model, or none with a head we know.
     """
-    from transformers import AutoConfig, AutoModelForTokenClassification
-
     try:
-        with offline_unless_reachable(name):
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-            config.num_labels = 2
-            config.id2label, config.label2id = LABELS, {label: number for number, label in LABELS.items()}
-            config.classifier_dropout = 0.0
-            config.get_text_config().use_cache = False
-            options = {"attn_implementation": attention} if attention else {}
-            classifier = AutoModelForTokenClassification.from_pretrained(
-                name, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
-            )
+        config = pretrained("AutoConfig", name)
+        config.num_labels = 2
+        config.id2label, config.label2id = LABELS, {label: number for number, label in LABELS.items()}
+        config.classifier_dropout = 0.0
+        config.get_text_config().use_cache = False
+        options = {"attn_implementation": attention} if attention else {}
+        classifier = pretrained("AutoModelForTokenClassification", name, config=config, dtype=dtype, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(f"{flag} {name}: cannot be loaded ({' '.join(str(error).split()):.300})") from None
     if not isinstance(getattr(classifier, "score", None), nn.Linear):

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from agentark.chat_template import question_ids
 from agentark.files import write_atomically
-from agentark.hub import offline_unless_reachable
+from agentark.hub import pretrained
 from agentark.steps import Span, reply_spans
 from agentark.types import UserError
 
@@ -218,10 +218,7 @@ def _by_prefix(tokenizer: Any, ids: Sequence[int], options: dict[str, Any]) -> l
 
 def load_tokenizer(name: str, flag: str) -> Any:
     """The tokenizer of a model. Raises UserError when there is none."""
-    from transformers import AutoTokenizer
-
     try:
-        with offline_unless_reachable(name):
-            return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return pretrained("AutoTokenizer", name)
     except (OSError, ValueError) as error:
         raise UserError(f"{flag} {name}: no tokenizer can be loaded ({' '.join(str(error).split()):.200})") from None

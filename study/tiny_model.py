@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, cast
 
 from agentark import chat_template, cli, embedded
 from agentark.config import build
+from agentark.hub import pretrained
 from agentark.judge import CHOICES, Judge, load_prompts
 from agentark.tasks import get_task
 from agentark.types import Chat, Sample, UserError
@@ -79,15 +80,14 @@ def teach(folder: Path, steps: int, seed: int) -> float:
     """Train the model in a folder in place. Returns the mean loss of the last steps, nats per token of the replies."""
     import torch
     from torch.nn.functional import cross_entropy
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     task = get_task("ChainSum")
     loaded = task.load("train", None, build(task.options, {"size": 150}, "ChainSum")).samples
     common = {result for result, _ in Counter(sample.gt for sample in loaded).most_common(RESULTS)}
     samples = [sample for sample in loaded if sample.gt in common]
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    tokenizer = pretrained("AutoTokenizer", str(folder))
+    model = pretrained("AutoModelForCausalLM", str(folder), dtype=torch.float32)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
     source = batches(samples, Random(seed))
     losses: list[float] = []

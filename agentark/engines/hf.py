@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from agentark.engines.hf_batching import Row, RowSampler, attend
 from agentark.engines.prompt import LocalConfig, Prompt, Prompter
+from agentark.hub import pretrained
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CAPACITY = {"cpu": 32, "cuda": 128}
@@ -163,7 +164,7 @@ class HFEngine:
     def _open(self) -> None:
         import torch
         from safetensors import SafetensorError
-        from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AttentionInterface
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
@@ -174,14 +175,13 @@ class HFEngine:
         dtype = {"cuda": "bfloat16", "cpu": "float32"}[device] if config.dtype == "auto" else config.dtype
         self.capacity = config.max_concurrency or CAPACITY[device]
         try:
-            tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
+            tokenizer = pretrained("AutoTokenizer", config.model)
+            model = pretrained(
+                "AutoModelForCausalLM",
                 config.model,
                 dtype=getattr(torch, dtype),
                 device_map=None if device == "cpu" else device,
                 attn_implementation="paged|rows",
-                use_safetensors=True,
-                trust_remote_code=False,
             )
             self._model = _adapted(model, config.lora_path) if config.lora_path else model
             self._ends = _end_tokens(tokenizer, self._model)

@@ -262,4 +262,6 @@ def _lora_rank(folder: Path) -> int:
         rank = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     except (OSError, ValueError, KeyError):
         raise UserError(f"--lora_path {folder}: no adapter_config.json with a rank `r`") from None
+    if not (folder / "adapter_model.safetensors").is_file():  # vLLM would read a pickle instead
+        raise UserError(f"--lora_path {folder}: no adapter_model.safetensors in it")
     return max(8, 1 << (int(rank) - 1).bit_length())

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from agentark import cli, contamination, jsonl
 from agentark.files import json_of, write_atomically
-from agentark.hub import context_length, model_config, offline_unless_reachable
+from agentark.hub import context_length, model_config, pretrained
 from agentark.records import now
 from agentark.run_folder import RunFolder
 from agentark.types import Sample, UserError, digest
@@ -120,12 +120,9 @@ def _check_gold(config: GRPOConfig, asked: Sequence[Sample]) -> None:
 
 def _about(model: str, tokenizer: Any) -> tuple[int | None, frozenset[int]]:
     """(context length, ids that end a response) of the policy."""
-    from transformers import GenerationConfig
-
     about = model_config(model, "--pretrain")
     try:
-        with offline_unless_reachable(model):
-            named = GenerationConfig.from_pretrained(model).eos_token_id
+        named = pretrained("GenerationConfig", model).eos_token_id
     except OSError:  # there is no generation_config.json
         named = about.get_text_config().eos_token_id
     ids = set(named) if isinstance(named, list) else {named}

@@ -10,7 +10,7 @@ import msgspec
 
 from agentark import cli, contamination
 from agentark.files import file_sha256, json_of, manifest_of, write_atomically
-from agentark.hub import context_length, model_config
+from agentark.hub import context_length, model_config, pretrained
 from agentark.records import now
 from agentark.run_folder import MANIFEST, RunFolder
 from agentark.types import UserError
@@ -174,9 +174,8 @@ def save(trainer: Any, base: str, ours: SFTFlags, folder: Path) -> None:
         return
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     dtype = ours.dtype if ours.dtype == "auto" else getattr(torch, ours.dtype)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    model = pretrained("AutoModelForCausalLM", base, dtype=dtype)
     PeftModel.from_pretrained(model, str(target)).merge_and_unload().save_pretrained(folder)
     trainer.processing_class.save_pretrained(folder)

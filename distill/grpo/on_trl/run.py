@@ -14,7 +14,7 @@ from typing import Any
 
 from agentark import answers
 from agentark.config import ROOT
-from agentark.hub import offline_unless_reachable
+from agentark.hub import pretrained
 from agentark.lock import RunLock
 from agentark.types import UserError
 from distill.grpo.cli import check
@@ -208,15 +208,9 @@ def _reference(config: GRPOConfig, inputs: Inputs) -> Any:
     if config.init_kl_coef == 0 or config.use_kl_loss or config.lora_rank:
         return None
     import torch
-    from transformers import AutoModelForCausalLM
 
-    cuda = torch.cuda.is_available()
-    with offline_unless_reachable(inputs.model):
-        model = AutoModelForCausalLM.from_pretrained(
-            inputs.model, dtype=torch.bfloat16 if config.bf16 and cuda else torch.float32, use_safetensors=True,
-            trust_remote_code=False,
-        )  # fmt: skip
-    return model.eval()
+    half = config.bf16 and torch.cuda.is_available()
+    return pretrained("AutoModelForCausalLM", inputs.model, dtype=torch.bfloat16 if half else torch.float32).eval()
 
 
 # ---------------------------------------------------------------- running
@@ -286,9 +280,6 @@ def save(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> None:
 def _merge(base: str, adapter: Path, folder: Path) -> None:
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
+    model = pretrained("AutoModelForCausalLM", base, dtype=torch.float32)
     PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(folder)

@@ -1,0 +1,76 @@
+"""Models of others are loaded in one way: their code is not run, their pickles are not read, nobody is asked."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentark import cli
+from agentark.hub import model_config, pretrained
+from agentark.types import UserError
+from prm.steps import load_tokenizer
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("agentark", "methods", "prm", "distill", "study", "eval")
+CODE = """
+from pathlib import Path
+Path(__file__).with_name("ran").touch()
+Path({marker!r}).touch()
+from transformers import LlamaConfig, LlamaForCausalLM
+class StrangeConfig(LlamaConfig):
+    model_type = "strange"
+class StrangeModel(LlamaForCausalLM):
+    config_class = StrangeConfig
+"""
+
+
+@pytest.fixture
+def strange(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """(a model that wants its own code run, what that code would leave); stdin would say yes."""
+    folder, marker = tmp_path / "strange", tmp_path / "ran"
+    shutil.copytree(small_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "code.StrangeConfig", "AutoModelForCausalLM": "code.StrangeModel"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "strange", "auto_map": names}))
+    (folder / "code.py").write_text(CODE.format(marker=str(marker)))
+    (tmp_path / "yes").write_text("y\n" * 20)
+    monkeypatch.setattr(sys, "stdin", (tmp_path / "yes").open())
+    return folder, marker
+
+
+def test_code_that_comes_with_a_model_is_not_run(strange: tuple[Path, Path]) -> None:
+    folder, marker = strange
+    with pytest.raises(UserError, match=r"--x .*cannot be loaded"):
+        model_config(str(folder), "--x")
+    load_tokenizer(str(folder), "--x")  # its file is enough
+    for kind in ("AutoModelForCausalLM", "AutoModelForTokenClassification"):
+        with pytest.raises(ValueError, match="custom code"):
+            pretrained(kind, str(folder))
+    assert not marker.exists()
+    assert sys.stdin.readline() == "y\n", "nobody was asked"
+
+
+def test_pickled_weights_are_not_read(small_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(small_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04c__builtin__\nprint\n.")
+    with pytest.raises(UserError, match=r"--x .*its weights are pickles, which are never loaded"):
+        cli.resolve_model(str(folder), "--x")
+    with pytest.raises(OSError, match="safetensors"):
+        pretrained("AutoModelForCausalLM", str(folder))
+
+
+def test_there_is_no_other_way() -> None:
+    found = {
+        f"{file.relative_to(ROOT)}: {line.strip()}"
+        for room in ROOMS
+        for file in (ROOT / room).rglob("*.py")
+        for line in file.read_text("utf-8").splitlines()
+        if re.search(r"(?<!Peft)\w*\.from_pretrained\(", line) and "PeftModel.from_pretrained(" not in line
+    }
+    assert found == {
+        "agentark/hub.py: return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False, **options)"
+    }
