@@ -9,6 +9,7 @@ served. Requests that come in while a batch is being scored make up the next one
 """
 
 import asyncio
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from agentark.types import UserError
 
 MAX_BODY = 1 << 28
 """The most bytes of a request."""
+MAX_PORT = 65535
+Request = tuple[str, Sequence[int], "asyncio.Future[Any]"]
+"""Prompt, token ids of the response, and who waits for its score."""
 Score = Callable[[Sequence[str], Sequence[Sequence[int]]], list[Any]]
 
 
@@ -35,11 +39,11 @@ class Batcher:
         self._score = score
         self._wait = wait
         self._most = most
-        self._queue: asyncio.Queue[tuple[str, Sequence[int], asyncio.Future[Any]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[Request] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
 
     async def submit(self, prompt: str, response: Sequence[int]) -> Any:
-        """The score of one response. Raises what the scorer raised on its batch."""
+        """The score of one response. Raises what the scorer raised on it alone."""
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         waiting: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -52,17 +56,23 @@ class Batcher:
             await asyncio.sleep(self._wait)
             while len(batch) < self._most and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            prompts, responses, waiting = zip(*batch, strict=True)
-            try:
-                scored = await asyncio.to_thread(self._score, prompts, responses)
-            except Exception as error:  # noqa: BLE001 - handed to whoever waits for this batch
-                for future in waiting:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for future, value in zip(waiting, scored, strict=True):
-                if not future.done():
-                    future.set_result(value)
+            if not await self._answer(batch) and len(batch) > 1:
+                for request in batch:  # one of them is at fault; the others must not pay for it
+                    await self._answer([request])
+
+    async def _answer(self, batch: Sequence[Request]) -> bool:
+        """Score requests together. Returns whether that worked; a request that fails alone is told why."""
+        prompts, responses, waiting = zip(*batch, strict=True)
+        try:
+            scored = await asyncio.to_thread(self._score, prompts, responses)
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits for it
+            if len(batch) == 1 and not waiting[0].done():
+                waiting[0].set_exception(error)
+            return False
+        for future, value in zip(waiting, scored, strict=True):
+            if not future.done():
+                future.set_result(value)
+        return True
 
 
 def application(scorer: Any, about: dict[str, Any]) -> Any:
@@ -76,9 +86,9 @@ def application(scorer: Any, about: dict[str, Any]) -> Any:
 
     async def score(request: Any) -> Any:
         try:
-            prompts, responses = check(await request.json())
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
+            prompts, responses = check(await request.json(), len(scorer.codec.tokenizer))
+        except (ValueError, LookupError, RecursionError) as error:  # also a charset nobody knows, and JSON without end
+            return web.json_response({"error": f"{type(error).__name__}: {error}"}, status=400)
         pairs = zip(prompts, responses, strict=True)
         scored = await asyncio.gather(*(batcher.submit(prompt, ids) for prompt, ids in pairs))
         return web.json_response(
@@ -94,8 +104,12 @@ def application(scorer: Any, about: dict[str, Any]) -> Any:
     return served
 
 
-def check(body: Any) -> tuple[list[str], list[list[int]]]:
-    """The request's prompts and responses. Raises ValueError for anything else."""
+def check(body: Any, vocabulary: int) -> tuple[list[str], list[list[int]]]:
+    """The request's prompts and responses. Raises ValueError for anything else.
+
+    Args:
+        vocabulary: how many token ids there are.
+    """
     if not isinstance(body, dict) or body.keys() != {"prompts", "responses"}:
         raise ValueError("expected an object with 'prompts' and 'responses'")
     prompts, responses = body["prompts"], body["responses"]
@@ -105,6 +119,10 @@ def check(body: Any) -> tuple[list[str], list[list[int]]]:
         raise ValueError("'responses' must be a list as long as 'prompts'")
     if not all(isinstance(ids, list) and ids and all(type(token) is int for token in ids) for ids in responses):
         raise ValueError("each of 'responses' must be a list of token ids, none of them empty")
+    if not all(0 <= token < vocabulary for ids in responses for token in ids):
+        raise ValueError(f"each of 'responses' must be a list of token ids from 0 to {vocabulary - 1}")
+    for prompt in prompts:
+        prompt.encode()  # half a surrogate pair is no text
     return prompts, responses
 
 
@@ -118,6 +136,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not args.prm.is_dir():
         raise UserError(f"--prm {args.prm}: no such folder")
+    if args.port > MAX_PORT:
+        raise UserError(f"--port {args.port}: is not a port (1 to {MAX_PORT})")
     from aiohttp import web
 
     from prm.score import Scorer
@@ -129,7 +149,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         web.run_app(application(scorer, about), host=args.host, port=args.port, print=None)
     except OSError as error:
-        raise UserError(f"--port {args.port}: cannot be listened on ({error.strerror})") from None
+        named = (
+            f"--host {args.host}" if isinstance(error, socket.gaierror) else f"--host {args.host} --port {args.port}"
+        )
+        raise UserError(f"{named}: cannot be listened on ({error.strerror})") from None
     return 0
 
 

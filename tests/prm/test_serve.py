@@ -1,28 +1,34 @@
 """A reward model behind HTTP: the same scores, in batches, and refusals that say why."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentark.types import RunError
+from agentark.types import RunError, UserError
 from distill.grpo.scorer import HttpScorer, LocalScorer
-from prm.serve import Batcher, application, check
+from prm.serve import Batcher, application, check, main
 from prm.steps import StepCodec, load_tokenizer
 
 TEXTS = ("We add.\n\nAnswer: 3", "Answer: 4", "One.\n\nTwo.\n\nThree.", "")
 
 
 @pytest.fixture(scope="module")
-def scorer(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalScorer:
+def reward_model(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from prm.model import load, save
 
     folder = tmp_path_factory.mktemp("prm")
     save(load(str(small_model), "--prm"), folder, None, None)
     StepCodec.of(load_tokenizer(str(small_model), "--prm"), "\n", "step", 64).save(folder)
-    return LocalScorer.load(folder, "cpu", False, 4096)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scorer(reward_model: Path) -> LocalScorer:
+    return LocalScorer.load(reward_model, "cpu", False, 4096)
 
 
 def ids_of(scorer: LocalScorer, text: str) -> list[int]:
@@ -80,17 +86,21 @@ def test_what_comes_in_together_is_one_batch() -> None:
     assert sizes == [5, 5, 2]
 
 
-def test_a_failing_scorer_fails_its_batch_and_no_other() -> None:
+def test_a_request_that_cannot_be_scored_fails_alone() -> None:
+    """Also within a batch: the others of it get their scores."""
+
     def score(prompts: Sequence[str], responses: Sequence[Sequence[int]]) -> list[Any]:
         if "bad" in prompts:
             raise ValueError("out of memory")
         return list(prompts)
 
     async def ask() -> None:
-        batcher = Batcher(score, wait=0)
-        with pytest.raises(ValueError, match="out of memory"):
-            await batcher.submit("bad", [1])
-        assert await batcher.submit("good", [1]) == "good"
+        batcher = Batcher(score, wait=0.02)
+        prompts = ["good", "bad", "fine"]
+        found = await asyncio.gather(*(batcher.submit(prompt, [1]) for prompt in prompts), return_exceptions=True)
+        assert found[0] == "good"
+        assert isinstance(found[1], ValueError)
+        assert found[2] == "fine"
 
     asyncio.run(ask())
 
@@ -105,11 +115,55 @@ def test_a_failing_scorer_fails_its_batch_and_no_other() -> None:
         {"prompts": ["a"], "responses": [[]]},
         {"prompts": ["a"], "responses": [["1"]]},
         {"prompts": ["a"], "responses": [[True]]},
+        {"prompts": ["a"], "responses": [[-1]]},
+        {"prompts": ["a"], "responses": [[100]]},
+        {"prompts": ["\ud800"], "responses": [[1]]},
     ],
 )
 def test_bad_requests(body: Any) -> None:
-    with pytest.raises(ValueError, match=r"must be|expected|each of"):
-        check(body)
+    with pytest.raises(ValueError, match=r"must be|expected|each of|surrogates not allowed"):
+        check(body, 100)
+
+
+def test_bad_requests_fail_with_their_reason_and_leave_the_good_ones_alone(scorer: LocalScorer) -> None:
+    good = ids_of(scorer, "We add.\n\nAnswer: 3")
+    bad: list[tuple[bytes, str]] = [
+        (b'{"prompts": ["a"], "responses": [[99999999]]}', "application/json"),
+        (b'{"prompts": ["\\ud800"], "responses": [[1]]}', "application/json"),
+        (b"[" * 200_000, "application/json"),
+        (b'{"prompts": ["a"], "responses": [[1]]}', "application/json; charset=nowhere"),
+        (b"\xff\xfe", "application/json"),
+    ]
+
+    async def ask(url: str) -> None:
+        import aiohttp
+
+        async with aiohttp.ClientSession() as session:
+
+            async def post(body: bytes, kind: str) -> tuple[int, Any]:
+                async with session.post(f"{url}/score", data=body, headers={"Content-Type": kind}) as reply:
+                    return reply.status, await reply.json()
+
+            whole = json.dumps({"prompts": ["1+2="], "responses": [good]}).encode()
+            asked = [post(whole, "application/json") for _ in range(12)] + [post(*request) for request in bad]
+            replies = await asyncio.gather(*asked)
+        assert [status for status, _ in replies] == [200] * 12 + [400] * len(bad)
+        assert all(len(content["scores"][0]) == 2 for _, content in replies[:12])
+        assert all(content["error"] for _, content in replies[12:])
+
+    asyncio.run(served(scorer, ask))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port", "70000"], r"--port 70000: is not a port \(1 to 65535\)"),
+        (["--host", "no.such.host.invalid"], r"--host no\.such\.host\.invalid"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on(reward_model: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        main(["--prm", str(reward_model), *flags])
 
 
 def test_a_refusal_reaches_the_run(scorer: LocalScorer) -> None:
