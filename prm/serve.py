@@ -149,10 +149,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         web.run_app(application(scorer, about), host=args.host, port=args.port, print=None)
     except OSError as error:
-        named = (
-            f"--host {args.host}" if isinstance(error, socket.gaierror) else f"--host {args.host} --port {args.port}"
-        )
-        raise UserError(f"{named}: cannot be listened on ({error.strerror})") from None
+        flags = f"--host {args.host}" + ("" if isinstance(error, socket.gaierror) else f" --port {args.port}")
+        raise UserError(f"{flags}: cannot be listened on ({error.strerror})") from None
     return 0
 
 

@@ -170,6 +170,8 @@ def save(trainer: Any, base: str, ours: SFTFlags, folder: Path) -> None:
     """The model, or the adapter, or the model with the adapter merged in, and the tokenizer."""
     target = folder / "adapter" if ours.merge_lora else folder
     trainer.save_model(str(target))
+    if trainer.accelerator.is_main_process:
+        (target / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the hub's token if there is one
     if not (ours.merge_lora and trainer.accelerator.is_main_process):
         return
     import torch

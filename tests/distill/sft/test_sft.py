@@ -63,6 +63,7 @@ def test_a_run_leaves_a_model_that_says_what_it_has_seen(train: Train, capsys: p
     assert contamination.trained_on(folder) == about["train_ids"]
     assert (about["steps"], bool(about["finished"])) == (2, True)
     assert (folder / "plot.png").stat().st_size > 1000
+    assert not [*folder.rglob("*.bin"), *folder.rglob("*.pt")], "no pickle that a push would publish"
     printed = capsys.readouterr().out
     example = printed.partition("between >>> and <<<:\n")[2].partition("<<<")[0]
     asked, _, learnt = example.partition(">>>")
