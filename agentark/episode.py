@@ -43,7 +43,7 @@ async def gather(*calls: Coroutine[Any, Any, T]) -> list[T]:
 
 
 class Gate:
-    """At most `capacity` holders; who waits is served by (priority, arrival)."""
+    """At most `capacity` holders; those waiting are served by (priority, arrival)."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity

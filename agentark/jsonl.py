@@ -82,7 +82,7 @@ def decoded(path: Path, kind: type[Row], what: str, name: str | None = None) -> 
 
     Args:
         kind: msgspec type of a row.
-        what: a row is, in the error message.
+        what: name of such a row in the error message.
         name: as of `lines`.
 
     Raises:

@@ -1,7 +1,7 @@
 """What goes into labelling and what comes out: answered questions, and rows of a labelled file.
 
 A row holds the question, every solution with its verdict, and `labels`, the verdicts alone. A verdict is true, false
-or null; null means that nobody could tell, never that the solution is wrong.
+or null; null means that nobody could decide, never that the solution is wrong.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ LABELS_SCHEMA = 1
 """Version of the rows (they carry no `schema`, which is what marks a trajectory record)."""
 
 RULE = "rule"
-"""Who decided, where no judge had to."""
+"""Names the rules where they decided without a judge."""
 
 
 class Candidate(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -139,7 +139,7 @@ def read_labels(path: Path) -> Iterator[LabelRow]:
     """The rows of a labelled file, one per id (its last row).
 
     Raises:
-        UserError: no such file, or a row that is none.
+        UserError: no such file, or a row of another kind.
     """
     decoder = msgspec.json.Decoder(LabelRow)
     rows: dict[str, LabelRow] = {}
@@ -151,7 +151,7 @@ def read_labels(path: Path) -> Iterator[LabelRow]:
 
 
 def summary(rows: Sequence[LabelRow]) -> str:
-    """What was found, in a few lines."""
+    """The result, in a few lines."""
     good = [row for row in rows if row.error is None]
     solutions = [one for row in good for one in row.solutions]
     verdicts = Counter(one.verdict for one in solutions)

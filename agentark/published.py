@@ -64,7 +64,7 @@ def record_of(row: Mapping[str, Any], texts: Sequence[str], number: int, where: 
     Args:
         texts: of its solutions.
         number: of the row, from 0.
-        where: it stands, for error messages.
+        where: place of the row, for error messages.
         task: whose questions these are; None: what the row itself says.
 
     Raises:
@@ -122,14 +122,14 @@ def _gold(row: Mapping[str, Any], task: Task | None, where: str) -> tuple[str, A
 
 
 def answer_type_of(task: Task, row: Mapping[str, Any]) -> AnswerType:
-    """What answers to a question of a task are. MetaMathQA has two kinds, which its rows tell apart."""
+    """Type of the answers to a task's questions. MetaMathQA has two, and each row tells which."""
     if task.name == "MetaMathQA" and str(row.get("type") or row.get("tag")).startswith("MATH_"):
         return "math"
     return "text" if task.kind == "software" else task.kind
 
 
 def _token_stats(used: Any) -> dict[str, TokenStats]:
-    """Per model, where the row has them in the published form, which does not know of a prefix cache."""
+    """Per model, where the row has them in the published form, which has no prefix cache."""
     try:
         stats = msgspec.convert(used or {}, dict[str, TokenStats])
     except msgspec.ValidationError:

@@ -210,7 +210,7 @@ def _score(turn: Turn) -> int | None:
     return int(text) if text in SCORES else None
 
 
-# ---------------------------------------------------------------- what is judged
+# ---------------------------------------------------------------- the solutions to judge
 
 
 def reasoning_of(turn: Turn) -> str:
@@ -233,7 +233,7 @@ def items_of(records: Sequence[Record], which: str) -> list[tuple[Sample, int, s
 def marks(
     records: Mapping[str, Record], rubric: Rubric, items: Items, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures of the rubric, and what became of every mark: scored + unparsed + error = n, asserted."""
+    """Figures of the rubric, and counts of the marks: scored + unparsed + error = n, asserted."""
     figures: dict[str, Any] = {}
     counts: dict[str, Any] = {}
     rows = [(sample.id, records.get(f"{sample.id}#{number}")) for sample, number, _ in items]

@@ -237,7 +237,7 @@ class JournalEntry(Struct, frozen=True, omit_defaults=True):
 
 
 TRIAL = "prepare/"
-"""Before the id of a sample whose calls belong to what the method decides once for the run."""
+"""Comes before a sample's id where its calls serve the method's one decision for the run."""
 
 
 class Store:

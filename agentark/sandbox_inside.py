@@ -30,7 +30,7 @@ def launch() -> None:
     try:
         proc = os.open("/proc", os.O_PATH)
         alive = enter(spec) if spec["level"] == "namespaces" else None
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until we know whom to kill
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until we know which process to kill
         drop(isolated, proc)
         if alive is not None and select.select([alive], [], [], 0)[0]:
             os._exit(1)  # the launcher died before it could take this process along
@@ -92,7 +92,7 @@ def launch() -> None:
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
             os.wait()
-        if not isolated:  # whoever made it may be gone
+        if not isolated:  # its maker may be gone
             import shutil  # slow to load
 
             shutil.rmtree(spec["place"], ignore_errors=True)

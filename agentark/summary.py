@@ -1,4 +1,4 @@
-"""What a results file says: the table of a run and the readable form of one debate.
+"""Views of a results file: the table of a run and the readable form of one debate.
 
     python -m agentark.summary FILE...           the table
     python -m agentark.summary FILE --show N     the N-th sample in full

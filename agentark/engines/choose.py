@@ -53,7 +53,7 @@ class Choice(NamedTuple):
 
 
 def choose_engine(args: argparse.Namespace, model_name: str, flag: str = "--model_name") -> Choice:
-    """Launched servers or vLLM when asked for; a served model when the endpoint file names it; transformers else.
+    """Launched servers or vLLM when asked for; a served model when the endpoint file names it; else transformers.
 
     Args:
         model_name: the model that `flag` names.
@@ -131,6 +131,6 @@ def other_engine_args(args: argparse.Namespace, model_name: str) -> argparse.Nam
 
 
 def _settings(args: argparse.Namespace, cls: type[ConfigT], **values: Any) -> ConfigT:
-    """An engine's config: the flags it has fields for, where they were given."""
+    """An engine's config, from those given flags that it has fields for."""
     flags = {ENGINE_FIELDS.get(name, name): value for name, value in vars(args).items() if value is not None}
     return build(cls, {name: value for name, value in flags.items() if name in cls.model_fields} | values, "flags")

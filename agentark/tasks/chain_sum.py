@@ -36,7 +36,7 @@ WORDINGS = {
 
 class ChainSumOptions(Config):
     seed: int = Field(0, ge=0)
-    """Of the generator, >= 0; another seed is another draw of problems."""
+    """Seed of the generator, >= 0; another seed is another draw of problems."""
     size: int = Field(200, ge=1)
     """Distinct problems, >= 1; about half of them belong to each split."""
     min_terms: int = Field(2, ge=2)
@@ -50,7 +50,7 @@ class ChainSumOptions(Config):
     wording: Literal["generator", "plain", "spoken", "story"] = "generator"
     """How a problem is put: the generator's sentence, or one of ours."""
     instruction: Literal["steps", "result"] = "steps"
-    """What is asked for: working it out and the result, or the result."""
+    """`steps` asks for the working and the result, `result` for the result alone."""
 
 
 def generate(options: ChainSumOptions) -> tuple[str, Iterable[Row]]:

@@ -1,4 +1,4 @@
-"""A key for every path of a server that stands in the open.
+"""Asks for a key on every path of a server that anybody can reach.
 
 vLLM's own `--api-key` guards `/v1` and leaves `/tokenize`, `/invocations` and more to anybody who finds the address.
 Given to vLLM as `--middleware agentark.engines.launchers.guard.Guard`.
@@ -22,7 +22,7 @@ class Guard:
     """ASGI middleware: `Authorization: Bearer <key>`, or 401.
 
     Raises:
-        RuntimeError: there is no key to ask for; a server that would serve everybody does not start.
+        RuntimeError: no key is set; the server does not start, as it would serve everybody.
     """
 
     def __init__(self, app: App) -> None:

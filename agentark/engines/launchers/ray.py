@@ -33,7 +33,7 @@ GPU_CAPACITY = 256
 """Calls in one batch of a replica on GPUs."""
 POLL_SECONDS = 1.0
 ASK_SECONDS = 30.0
-"""An actor that does not answer for so long is taken for lost."""
+"""An actor that has not answered after this time counts as lost."""
 OBJECT_STORE = 80 << 20
 """Bytes; nothing large travels through Ray here."""
 
@@ -43,11 +43,11 @@ class RayConfig(Serving):
 
     num_replicas: int = Field(1, ge=1)
     ray_address: str | None = None
-    """Of a running cluster (`auto`, host:port or ray://...); None: Ray is started on this machine."""
+    """Address of a running cluster (`auto`, host:port or ray://...); None: Ray is started on this machine."""
     start_seconds: float = Field(1800.0, gt=0)
-    """For the cluster to have room, and for a server to be healthy."""
+    """Seconds to wait for room in the cluster, and for a server to be healthy."""
     max_restarts: int = Field(5, ge=0)
-    """Per replica, over the run."""
+    """Restarts of one replica, over the run."""
 
 
 @dataclass
