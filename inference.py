@@ -67,7 +67,7 @@ def chosen_method(args: Namespace, task: Task) -> tuple[Method, MethodInfo]:
 
 
 def check_code(args: Namespace, method: Method, samples: Sequence[Sample]) -> None:
-    """Say what the method leaves out where no code may run. Raises UserError where it cannot do without."""
+    """Say what the method leaves out where no code may run. Raises UserError where it needs code."""
     lacks = getattr(method, "without_sandbox", None)
     if lacks is not None and not args.allow_code_execution:
         text = lacks(frozenset(sample.kind for sample in samples))
@@ -78,7 +78,7 @@ def check_code(args: Namespace, method: Method, samples: Sequence[Sample]) -> No
 def other_engines(
     args: Namespace, method: Method, main: Engine, lock: RunLock, choose_engine: Callable[..., Choice]
 ) -> dict[str, Engine]:
-    """The further models of the run: those the method names, and the sandbox."""
+    """The other models of the run: those that the method names, and the sandbox."""
     engines: dict[str, Engine] = {}
     for name in dict.fromkeys(getattr(method, "other_models", ())):
         if name == args.model_name:
@@ -91,7 +91,7 @@ def other_engines(
 
 
 def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
-    """The dataset and the samples the flags ask for."""
+    """The dataset, and the samples that the flags ask for."""
     loaded, samples = job.select(args, task)
     if args.debug:
         samples = samples[:1]

@@ -25,7 +25,7 @@ from agentark.tasks import Task, get_task
 from agentark.types import MethodInfo, UserError, digest
 
 RULES = "rules"
-"""What stands for the judge's name where there is none."""
+"""Stands for the judge's name where there is none."""
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -68,7 +68,7 @@ def choose_judge(args: Namespace) -> Choice:
 
 
 def check(args: Namespace, task: Task) -> None:
-    """Raises UserError when the flags ask for what this dataset cannot give."""
+    """Raises UserError when the flags ask for something that this dataset cannot give."""
     if task.metric == "none":
         raise UserError(f"--dataset_name {task.name}: has no gold answers to label against")
     if args.rules_only and task.metric not in ("accuracy", "f1"):
@@ -78,7 +78,7 @@ def check(args: Namespace, task: Task) -> None:
 
 
 def select(args: Namespace, source: Source) -> tuple[list[Answered], int]:
-    """(what is to be labelled, how many rows were skipped because they carry an error)."""
+    """(questions to label, number of rows skipped because they carry an error)."""
     good = [record for record in source.records if record.error is None]
     for record in good:
         if not record.solutions:

@@ -1,11 +1,11 @@
-"""What the evaluation scripts share: their flags, the run that makes answers, and the report.
+"""Shared by the evaluation scripts: their flags, the run that makes answers, and the report.
 
     python -m eval.<name> --dataset_name D --input_file results/.../<method>_infer.jsonl
     python -m eval.<name> --dataset_name D --model_name_or_path M --use_vllm
 
 The first form grades a results file and writes beside it; the second asks the model every question once (or
-`--num_samples` times) with method vanilla, through the same runner as inference.py, so that it resumes, journals and
-seeds alike, and then grades what it wrote.
+`--num_samples` times) with method vanilla, through the same runner as inference.py, so it resumes, journals and seeds
+in the same way, and then grades the answers.
 """
 
 import sys
@@ -29,7 +29,7 @@ from agentark.types import Chat, Method, Outcome, Sample, UserError
 from methods import load_method
 
 Grade = Callable[[Namespace, Task, Sequence[Attempt]], tuple[list[Graded], dict[str, Any]]]
-"""(flags, task, attempts) -> their grades, and what metrics.json says beside the figures."""
+"""(flags, task, attempts) -> the grades, and further keys of metrics.json."""
 
 MODEL_FLAG = "--model_name_or_path"
 RESULTS = "vanilla_infer.jsonl"
