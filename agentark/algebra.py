@@ -132,7 +132,7 @@ def _encloses(text: str) -> bool:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """The pieces between separators that stand in no bracket, stripped."""
+    """The pieces between separators outside of brackets, stripped."""
     pieces, depth, start = [], 0, 0
     for index, char in enumerate(text):
         depth += (char in _OPENING) - (char in _CLOSING)

@@ -33,7 +33,7 @@ POOR_KAPPA = 0.6
 POOR_FALSE_POSITIVES = 0.05
 """If the judge calls a larger share of the adversarial set right, filtered data is full of such replies."""
 POOR_SILENCE = 0.1
-"""If a larger share of solutions has no verdict, the rest is no fair sample."""
+"""If a larger share of solutions has no verdict, the rest is not a fair sample."""
 MIN_WORDS = 12
 """Words of a reply that is worth cutting short."""
 

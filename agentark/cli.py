@@ -1,4 +1,4 @@
-"""What the entry scripts share: strict flags, one-line errors, exit codes, models.
+"""Shared by the entry scripts: strict flags, one-line errors, exit codes, models.
 
 Exit codes: 0 done; 1 some rows carry an error, or the run had to stop; 2 bad input; 130 interrupted.
 """
@@ -129,7 +129,7 @@ def command_line() -> str:
 
 
 def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; SIGINT and SIGTERM cancel it, and end in KeyboardInterrupt whatever else fails meanwhile."""
+    """Run to the end; SIGINT and SIGTERM cancel it, and it ends in KeyboardInterrupt even if something else fails."""
     interrupted = False
     with asyncio.Runner() as runner:
         loop = runner.get_loop()

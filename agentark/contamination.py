@@ -22,7 +22,7 @@ def trained_on(*folders: Path | None) -> list[str]:
         folders: of the model and of its adapter; those without a manifest are skipped.
 
     Raises:
-        UserError: a manifest whose `train_ids` are no list of strings.
+        UserError: a manifest whose `train_ids` are not a list of strings.
     """
     ids: set[str] = set()
     for folder in folders:

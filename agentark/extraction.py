@@ -24,7 +24,7 @@ class Answer(Struct, frozen=True):
     value: str
     """Numbers in canonical form, choices as their letter, everything else as it was written."""
     how: How
-    """What it was recognised by; `last_number` (for mathematics: or formula) is the last resort and a guess."""
+    """How it was recognised; `last_number` (for mathematics: or formula) is the last resort and a guess."""
 
 
 _ARGUMENT = r"\s*(?:\{[^{}]*\}|[0-9A-Za-z])"
@@ -158,7 +158,7 @@ def _box_spans(text: str) -> list[tuple[int, int, int]]:
 
 
 def _read(value: str, answer_type: AnswerType, choices: Sequence[str] | None) -> str | None:
-    """An answer that stands alone (in a box, after ####), or None when it can be none of this type."""
+    """An answer that stands alone (in a box, after ####), or None when it does not fit this type."""
     if answer_type == "choice":
         return _letter(value, choices)
     if answer_type == "number":
@@ -276,7 +276,7 @@ def _stated_maths(tail: str, line: str) -> str | None:
 
 
 def _predicate(line: str) -> int:
-    """Where a sentence that begins with its subject ("The volume of $ABCD$ is 120.") says something of it; else 0."""
+    """Start of the predicate in a sentence that begins with its subject ("The volume of $ABCD$ is 120."); else 0."""
     head = _REASON.split(_SENTENCE_END.split(line, maxsplit=1)[0], maxsplit=1)[0]
     verbs = list(_VERB.finditer(head))
     said = head[verbs[-1].end() :] if verbs else ""

@@ -161,7 +161,7 @@ def _install_files(run: "Commands", install: Sequence[str], *names: str) -> None
 
 
 def _install_cpu_torch(run: "Commands", install: Sequence[str], has_uv: bool, settings: Mapping[str, str]) -> None:
-    """Install a torch without CUDA: from a folder pip is told of, from torch's own index, or whatever there is."""
+    """Install a torch without CUDA: from a folder in pip's settings, from torch's own index, or the default build."""
     pin = torch_pin((ROOT / "requirements-cpu.txt").read_text(encoding="utf-8"))
     wheel = find_torch_wheel(find_links_folders(settings), pin, sys_tag(PYTHON), platform.machine())
     if wheel is not None:

@@ -39,7 +39,7 @@ NO_MISTAKE = "none"
 STEP_TOKENS = 8
 """Room for the number of a step; guided choice ends earlier."""
 MASS_FLOOR = 0.001
-"""P(true) + P(false) below this is no verdict: the judge would have said something else. Low, because a small model
+"""P(true) + P(false) below this gives no verdict: the judge would have said something else. Low, because a small model
 that would begin with a capital letter leaves a hundredth for small ones; rows hold the mass for stricter readers.
 """
 CHECKABLE = ("number", "math", "choice")
@@ -50,7 +50,7 @@ class JudgePrompts(Config):
     """Templates of the judge's prompt; see configs/judge/default.yaml."""
 
     intro: str
-    """What the task is; the same for every question."""
+    """Explains the task; the same for every question."""
     document: str
     """Heading of the document, where there is one."""
     question: str
@@ -74,7 +74,7 @@ def load_prompts(path: Path = FOLDER / "default.yaml") -> JudgePrompts:
 
 
 class LabelConfig(Config):
-    """What decides a label."""
+    """Settings that decide a label."""
 
     judge: str | None
     """Name of the judge; None: rules alone."""
@@ -91,7 +91,7 @@ class LabelConfig(Config):
 
 
 class Opinion(Struct, frozen=True):
-    """What the judge says of one reply."""
+    """The judge's opinion of one reply."""
 
     verdict: bool | None = None
     p_correct: float | None = None

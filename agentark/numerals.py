@@ -93,7 +93,7 @@ def trim(value: str) -> str:
 
 
 def content(span: re.Match[str]) -> str:
-    """What stands between the delimiters of a MATH_SPAN."""
+    """The text between the delimiters of a MATH_SPAN."""
     return next(group for group in span.groups() if group is not None)
 
 
@@ -193,7 +193,7 @@ def _unit_words(unit: str) -> frozenset[str]:
 def quantity(value: str, answer_type: AnswerType) -> tuple[Fraction, str] | None:
     """The exact number that a whole answer stands for, and its unit ("" where there is none); None: not a number.
 
-    Signs of degrees and per cent are no units. A number of a word problem may also say "about", name what it counts,
+    Degree and per cent signs are not units. A number of a word problem may also say "about", name what it counts,
     and carry a remark in parentheses.
     """
     if len(value) > _LONGEST:
@@ -217,7 +217,7 @@ def compound(text: str) -> bool:
 
 
 def number(value: str, answer_type: AnswerType) -> Fraction | None:
-    """The exact number that a whole answer stands for, its unit aside; else None."""
+    """The exact number that a whole answer stands for, without its unit; else None."""
     known = quantity(value, answer_type)
     return known[0] if known else None
 

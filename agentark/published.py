@@ -36,7 +36,7 @@ from agentark.types import (
 PUBLISHED = "published"
 """Method name of records made from rows of other code."""
 UNKNOWN = "unknown"
-"""Source of a row that nobody has graded and that does not say its own."""
+"""Source of a row that was not graded and does not name its own."""
 
 _HEADINGS = (
     re.compile(r"^[ \t]*={3,}[ \t]*Solution[ \t]+\d+[ \t]*={3,}[ \t]*$", re.M),
@@ -54,7 +54,7 @@ def split_response(response: str) -> list[str]:
 
 
 def own_id(row: Mapping[str, Any]) -> str | None:
-    """What a row says its id is; 0 is one, and blank is none."""
+    """The id that a row gives itself; 0 counts as one, a blank does not."""
     return None if row.get("id") in (None, "") else str(row["id"])
 
 
@@ -65,7 +65,7 @@ def record_of(row: Mapping[str, Any], texts: Sequence[str], number: int, where: 
         texts: of its solutions.
         number: of the row, from 0.
         where: place of the row, for error messages.
-        task: whose questions these are; None: what the row itself says.
+        task: dataset of the questions; None: the row itself says.
 
     Raises:
         UserError: no question or no gold answer.

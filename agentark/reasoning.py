@@ -43,7 +43,7 @@ Items = Sequence[tuple[Sample, int, str]]
 
 
 class Likelihood(Struct, frozen=True):
-    """Of one solution under a model."""
+    """Likelihood of one solution under a model."""
 
     state: State
     nll: float = 0.0
@@ -141,7 +141,7 @@ class Criterion(Config):
     asks: str = Field(min_length=1)
     """The question that the score answers."""
     anchors: dict[int, str]
-    """What scores mean; at least 1, 3 and 5."""
+    """Meanings of the scores; at least of 1, 3 and 5."""
 
     @model_validator(mode="after")
     def _anchored(self) -> "Criterion":
@@ -151,7 +151,7 @@ class Criterion(Config):
 
 
 class Rubric(Config):
-    """What a judge is asked about a solution."""
+    """The questions to a judge about a solution."""
 
     system: str = Field(min_length=1)
     """The judge's instruction."""
@@ -160,7 +160,7 @@ class Rubric(Config):
 
 
 def load_rubric(path: Path) -> Rubric:
-    """Raises UserError for a file that is no rubric."""
+    """Read a rubric. Raises UserError for a file that does not hold one."""
     return build(Rubric, read_yaml(path), str(path))
 
 

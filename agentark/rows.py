@@ -38,7 +38,7 @@ QUERY = ("query", "question", "problem", "prompt")
 ENDINGS = (".jsonl", ".json")
 """Endings of names that are files and not datasets on the hub."""
 AGGREGATORS = {"aggregator", "moderator", "judge", "extractor"}
-"""Agents whose solution, after those of others, is the method's own answer."""
+"""Agents who make the method's own answer from the solutions of others."""
 UNKNOWN = -100
 """Label of an unknown verdict; null means the same."""
 
@@ -107,7 +107,7 @@ class Source(Struct, frozen=True):
     sha256: str
     records: list[Record]
     manifest: dict[str, Any]
-    """Of the run that wrote it; empty where there is none."""
+    """Manifest of the run that wrote it; empty where there is none."""
 
     @property
     def manifest_path(self) -> Path:
@@ -291,7 +291,7 @@ def _verdicts(
 ) -> list[bool | None] | None:
     """Labels as verdicts; None where there are none.
 
-    They are checked to be exactly true, false, 0, 1, null or -100 (nobody knows) before they become verdicts: a cast to
+    They are checked to be exactly true, false, 0, 1, null or -100 (unknown) before they become verdicts: a cast to
     bool would turn -100 into true.
 
     Args:

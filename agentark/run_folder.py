@@ -25,7 +25,7 @@ WRITTEN = (
     *("checkpoint-*", "checkpoints", "completions", "features", "nan", "stage_[12]", "runs", "wandb"),
     *("global_step*", "latest", "zero_to_fp32.py", ".*"),
 )  # fmt: skip
-"""What trainings, and the libraries below them, write into their folder."""
+"""Names that trainings, and the libraries below them, write into their folder."""
 
 
 @dataclass
@@ -134,7 +134,7 @@ def is_complete(manifest: dict[str, Any]) -> bool:
 
 
 def entries(folder: Path, name: str) -> list[Path]:
-    """What a folder holds, apart from locks; nothing where there is none.
+    """The content of a folder, apart from locks; empty if it does not exist.
 
     Args:
         name: of the folder in the error message.
@@ -167,7 +167,7 @@ def aside(folder: Path) -> Path:
 
 
 def set_aside(folder: Path, complete: bool) -> Path | None:
-    """Empty a folder, but for its locks. Returns where its content is kept, if it had some.
+    """Empty a folder, except for its locks. Returns where its content is kept, if it had any.
 
     Args:
         complete: whether its content is a complete run; if not, and an older content is kept, the new is deleted.

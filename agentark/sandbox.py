@@ -111,7 +111,7 @@ async def run_python(
         unsafe_no_isolation: go on without isolation where there is none; the result says so.
 
     Raises:
-        SandboxUnavailable: isolation cannot be had here.
+        SandboxUnavailable: nothing here can isolate code.
         RunError: the sandbox cannot be ended.
         UserError: a file's path leaves the working folder.
     """
@@ -148,7 +148,7 @@ async def run_tests(
         limits: of each process; the tests have two.
 
     Raises:
-        SandboxUnavailable: isolation cannot be had here.
+        SandboxUnavailable: nothing here can isolate code.
     """
     spec = {
         "solution": solution,
@@ -219,7 +219,7 @@ def _probe() -> tuple[Isolation, str]:
 
 @functools.cache
 def _try(level: Isolation) -> str | None:
-    """Run a program at this level and ask it what it sees; None when that is a closed world, else what is wrong."""
+    """Run a program at this level that reports what it sees; None if it is closed in, else the fault."""
     if level == "bwrap" and shutil.which("bwrap") is None:
         return "not installed"
     try:
@@ -324,7 +324,7 @@ async def _watch(
 def _tasks_of_user() -> int:
     """Processes and threads that the kernel counts with a program's when it has no user namespace of its own.
 
-    Other sandboxes that are about to start count as well, hence the margin.
+    The margin is for other sandboxes that are about to start.
     """
     tasks = 0
     for process in glob.glob("/proc/[0-9]*"):
@@ -394,7 +394,7 @@ def _python() -> str:
 
 @functools.cache
 def _view() -> list[tuple[str, str | None]]:
-    """What a program may see: paths, each with its target where it is a symbolic link."""
+    """The paths that a program may see, each with its target where it is a symbolic link."""
     prefix = os.path.realpath(sys.base_prefix)
     folders = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", f"{prefix}/lib", f"{prefix}/lib64", "/etc/ld.so.cache"]
     devices = [f"/dev/{name}" for name in ("null", "zero", "random", "urandom")]

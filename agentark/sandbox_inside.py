@@ -1,4 +1,4 @@
-"""What runs inside a sandbox, and never in this process: `agentark/sandbox.py` sends the source of these functions.
+"""Code that runs inside a sandbox, never in this process: `agentark/sandbox.py` sends the source of these functions.
 
 The launched interpreter has nothing but the standard library, and the functions see each other there and nothing else
 of this file: each imports what it uses.
@@ -106,7 +106,7 @@ def enter(spec: dict[str, Any]) -> int:
     """Come back in new namespaces, as process 1 over a closed file tree, with the rights that `drop` gives up.
 
     Returns:
-        A pipe at whose other end the launcher waits; it is readable when the launcher has died.
+        A pipe whose other end the launcher holds; it is readable when the launcher has died.
     """
     import ctypes
     import os

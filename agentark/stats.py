@@ -1,4 +1,4 @@
-"""What stands beside every reported number: standard errors, intervals, and tests of paired differences.
+"""Shown beside every reported number: standard errors, intervals, and tests of paired differences.
 
 Several values of one question (samples, solutions) are not independent: `clusters` names the question of each value.
 """

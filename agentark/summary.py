@@ -88,7 +88,7 @@ def table(paths: Sequence[Path]) -> str:
 
 
 def run_notes(path: Path) -> list[str]:
-    """What the manifest says of the whole run: what the method decided once, at what cost, and its totals."""
+    """The manifest's notes on the whole run: the method's one decision, its cost, and the totals."""
     manifest = manifest_of(path)
     said = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
     notes = []

@@ -106,7 +106,7 @@ class SamplingParams(Struct, frozen=True, omit_defaults=True):
 
 
 class Completion(Struct, frozen=True, omit_defaults=True):
-    """What an engine answers to one call."""
+    """An engine's answer to one call."""
 
     text: str
     """The reply without thinking text."""
@@ -134,7 +134,7 @@ class Engine(Protocol):
 
     name: str
     guarantee: Guarantee
-    """What repeats on a second run: `exact`, `seeded` (sampling, not logits) or `engine` (nothing promised)."""
+    """Says what repeats on a second run: `exact`, `seeded` (sampling, not logits) or `engine` (nothing promised)."""
     capacity: int
     """Calls that are worth having in flight at once."""
     context_length: int
@@ -187,7 +187,7 @@ class Sample(Struct, frozen=True, omit_defaults=True, kw_only=True):
     tag: str | None = None
     """Subject, level or type of question, for breakdowns."""
     preamble: str | None = None
-    """Code tasks: what stands before a solution when it runs (imports and helpers that the question gives)."""
+    """Code tasks: code put before a solution when it runs (imports and helpers that the question gives)."""
     entry_point: str | None = None
     """Code tasks: name of the function that the tests call."""
     tests: tuple[str, ...] | None = None
@@ -227,7 +227,7 @@ class Sample(Struct, frozen=True, omit_defaults=True, kw_only=True):
         return "line" if ANSWER_LINE in self.instruction else None
 
     def fields(self) -> dict[str, Any]:
-        """What every sample has, without what a record or a labelled row adds to it."""
+        """The fields that every sample has, without those that a record or a labelled row adds."""
         return {name: getattr(self, name) for name in Sample.__struct_fields__}
 
     def sample(self) -> "Sample":
@@ -273,14 +273,14 @@ class Solution(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What a method returns for one sample."""
+    """A method's result for one sample."""
 
     solutions: list[Solution]
     """Candidates first, the aggregate (the method's own answer) last."""
     parse_failures: int = 0
     """Replies that had to be parsed and could not be."""
     info: dict[str, Any] = {}
-    """What a method wants kept beside the trajectory (votes, scores, early stop)."""
+    """Facts that a method keeps beside the trajectory (votes, scores, early stop)."""
 
 
 SANDBOX = "sandbox"
@@ -292,7 +292,7 @@ class Chat(Protocol):
 
     @property
     def models(self) -> frozenset[str]:
-        """What can be called: `main`, named models of the run, and `sandbox` where code may be executed."""
+        """Models that can be called: `main`, named models of the run, and `sandbox` where code may be executed."""
         ...
 
     def __call__(
@@ -401,7 +401,7 @@ class Record(Sample, frozen=True, kw_only=True, omit_defaults=False):
     parse_failures: int = 0
     info: dict[str, Any] = {}
     models: tuple[str, ...] = ("main",)
-    """What the method could call (see Chat)."""
+    """Models that the method could call (see Chat)."""
     started: float = 0.0
     """Unix time at which the episode began."""
     seconds: float = 0.0

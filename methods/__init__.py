@@ -91,7 +91,7 @@ def configs_of(name: str) -> dict[str, Path]:
 
 
 def default_config(name: str) -> str:
-    """The configuration that a registered name stands for."""
+    """The configuration of a registered name."""
     return METHODS[name].partition("@")[2] or DEFAULT_VARIANT
 
 

@@ -48,7 +48,7 @@ class Choice(NamedTuple):
     """The engine a command line asks for."""
 
     label: str
-    """What records and output paths call the model."""
+    """Name of the model in records and output paths."""
     make: Callable[[RunLock], Engine]
 
 

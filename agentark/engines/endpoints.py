@@ -32,7 +32,7 @@ class Endpoint(Config):
     """One server that answers for a model."""
 
     model_name: str = Field(min_length=1)
-    """What this server calls the model (an adapter, if that is what is wanted)."""
+    """Name of the model on this server (or of an adapter there)."""
     model_url: str
     """Base URL of the API, as the openai client takes it; mostly ends in `/v1`."""
     api_key_env: str | None = None

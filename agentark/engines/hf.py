@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class HFConfig(LocalConfig):
-    """What the transformers engine needs to know; the flags of inference.py."""
+    """Settings of the transformers engine; the flags of inference.py."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """auto: bfloat16 on the GPU, float32 on the CPU."""

@@ -14,7 +14,7 @@ with rests between. Retry-After is honoured (agentark/engines/pool.py has the en
 
 Guided choice is asked for with `structured_outputs`, which servers other than vLLM may ignore or refuse; a probe
 before an endpoint's first choice call finds out. Where it is not honoured, CHOICE_REQUEST stands after the last message
-(so what is sent is what the record says plus this constant), and the reply must be one of the choices but for case
+(so the text sent is that of the record plus this constant), and the reply must be one of the choices, apart from case
 and punctuation around it. Any other reply is a SampleError, never a guess. A JSON schema is asked for with
 `response_format`, after a probe of its own; where that is not honoured it is left out, and the caller reads the reply.
 
@@ -71,7 +71,7 @@ CHOICE_REQUEST = "\n\nAnswer with exactly one of the following, and nothing else
 
 
 class OpenAIConfig(Config):
-    """What the openai engine needs to know; the flags of inference.py."""
+    """Settings of the openai engine; the flags of inference.py."""
 
     model: str
     """The model's name in the endpoint file and in records."""

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class LocalConfig(Config):
-    """What every engine that holds the model itself needs to know."""
+    """Settings of every engine that holds the model itself."""
 
     model: str
     """Hub id or local folder."""

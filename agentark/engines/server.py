@@ -124,7 +124,7 @@ class _ChatCompletion(Struct):
 
 
 class Reply(Struct, frozen=True):
-    """What a server answered to one call."""
+    """A server's answer to one call."""
 
     content: str
     reasoning: str | None
@@ -405,7 +405,7 @@ class Server(Slot):
             raise Nonsense(f"{self.label} sent something else than a chat API would: {start!r} ({error})") from None
 
     def _meaning(self, error: "APIStatusError") -> Exception:
-        """What an HTTP error status says about this call and the others."""
+        """The meaning of an HTTP error status for this call and the others."""
         status, text = error.status_code, self._clean(error.message)
         text = text.removeprefix(f"Error code: {status}").removeprefix(" - ") or "no message"
         if status == 429 and "insufficient_quota" not in (error.code, error.type):

@@ -43,7 +43,7 @@ SHUTDOWN_SECONDS = 10.0
 
 
 class VLLMConfig(LocalConfig):
-    """What the vLLM engine needs to know; the flags of inference.py."""
+    """Settings of the vLLM engine; the flags of inference.py."""
 
     tensor_parallel_size: int = 1
     data_parallel_size: int = 1
@@ -219,7 +219,7 @@ def _prepare_environment(log_level: str) -> bool:
 
 @contextmanager
 def _engine_log(quiet: bool) -> Iterator[Path | None]:
-    """Send what the engine process writes to a log file, so that a failed start can be told in one line.
+    """Send the engine process's output to a log file, so that a failed start can be explained in one line.
 
     The engine process inherits the redirected stderr and keeps it; this process gets its own back.
     """

@@ -1,4 +1,4 @@
-"""What every dataset shares: finding its rows, turning them into samples, scoring a reply."""
+"""Shared by all datasets: finding the rows, turning them into samples, scoring a reply."""
 
 import contextlib
 import csv
@@ -128,7 +128,7 @@ class Task(Struct, frozen=True, kw_only=True):
 
     @property
     def grader(self) -> Grader | None:
-        """What evaluates records of this task; None: there is nothing to compare them with."""
+        """The evaluation for records of this task; None: there is nothing to compare them with."""
         return GRADERS[self.kind]
 
     @property

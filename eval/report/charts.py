@@ -69,7 +69,7 @@ def accuracy(dataset: str, rows: Sequence[Row]) -> Chart | None:
     return Chart(
         id=f"accuracy-{dataset}",
         title=f"{dataset}: {known[0].metric}",
-        text="Mean over all answers that are no error, with its 95% interval; unanswered counts as 0.",
+        text="Mean over all answers except errors, with its 95% interval; unanswered counts as 0.",
         data=data,
         layout={
             "xaxis": axis(known[0].metric or "", range=[-0.02, 1.02]),

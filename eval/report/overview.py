@@ -105,7 +105,7 @@ def rows(study: Study, costs: Mapping[int, Costs], base: str | None, seed: int =
 
     Args:
         costs: by number of the run.
-        base: model whose single-model answers everything is compared with; None: see `find_base`.
+        base: model whose single-model answers are the baseline of all; None: see `find_base`.
     """
     graded = [evaluation for evaluation in study.evaluations if evaluation.graded]
     paper = load_paper()

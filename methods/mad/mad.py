@@ -155,7 +155,7 @@ def parse_decision(text: str, sample: Sample) -> Ruling | None:
 
 
 def _read(value: str, sample: Sample) -> str | None:
-    """A bare answer, read as if it stood in a box. Words are no number (small models copy the form's own)."""
+    """A bare answer, read as if it stood in a box. Words don't count as a number (small models copy the form's own)."""
     if sample.answer_type == "number" and not any(map(str.isdigit, value)):
         return None
     for text in (f"\\boxed{{{value}}}", value):

@@ -46,7 +46,7 @@ class Exemplar(Struct, frozen=True):
 
 
 class Recalled(Struct, frozen=True):
-    """What the retrieval agent recalled."""
+    """The exemplars that the retrieval agent recalled."""
 
     exemplars: list[Exemplar]
     algorithm: str = ""

@@ -1,6 +1,6 @@
 """Asks for a key on every path of a server that anybody can reach.
 
-vLLM's own `--api-key` guards `/v1` and leaves `/tokenize`, `/invocations` and more to anybody who finds the address.
+vLLM's own `--api-key` guards `/v1` and leaves `/tokenize`, `/invocations` and more open to anybody with the address.
 Given to vLLM as `--middleware agentark.engines.launchers.guard.Guard`.
 """
 
@@ -15,7 +15,7 @@ KEY_ENV = "AGENTARK_ENDPOINT_KEY"
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 OPEN = {"/health"}
-"""What a load balancer may ask without a key."""
+"""Paths that a load balancer may ask for without a key."""
 
 
 class Guard:

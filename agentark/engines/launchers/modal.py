@@ -81,7 +81,7 @@ class ModalConfig(Config):
     enable_thinking: bool | None = None
     """For calls to the class (a web call says it itself); None: the template's default."""
     image: str = "nvidia/cuda:13.0.1-devel-ubuntu24.04"
-    """What the container starts from; vLLM compiles kernels with the CUDA compiler in it."""
+    """Base image of the container; vLLM compiles kernels with the CUDA compiler in it."""
     prices: dict[str, float] = Field(default_factory=dict)
     """US dollars per GPU-hour, by GPU type."""
     prices_date: str = ""
@@ -109,7 +109,7 @@ def read_config(path: Path = CONFIG_FILE, environment: Mapping[str, str] = os.en
 
 
 class Description(Struct, frozen=True):
-    """What the deployed app says of itself."""
+    """The deployed app's description of itself."""
 
     model: str
     gpu: str
@@ -134,7 +134,7 @@ class Deployment:
         self._sdk = sdk
 
     async def describe(self) -> Description:
-        """What is deployed. Raises UserError: not logged in, or no such app."""
+        """Description of the deployed app. Raises UserError: not logged in, or no such app."""
         try:
             found = await self._sdk.Function.from_name(self.app, DESCRIBE).remote.aio()
         except self._sdk.exception.Error as error:
@@ -340,7 +340,7 @@ class ModalLauncher:
 
 
 def _health(url: str) -> str:
-    """What an address answers, in short."""
+    """The answer of an address, in short."""
     try:
         with urllib.request.urlopen(url, timeout=HEALTH_SECONDS) as reply:
             return f"HTTP {reply.status}"

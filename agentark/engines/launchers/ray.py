@@ -1,7 +1,7 @@
 """vLLM servers as plain Ray actors, on this machine or a cluster.
 
 One placement-group bundle a replica: its tensor-parallel GPUs lie on one node. Each actor owns one server process;
-a server that dies is started again on the same port, an actor whose node is lost is placed anew, and everything ends
+a server that dies is started again on the same port, an actor whose node is lost is placed again, and everything ends
 with the run. The results are written by the one runner that asked for the servers.
 """
 
@@ -39,7 +39,7 @@ OBJECT_STORE = 80 << 20
 
 
 class RayConfig(Serving):
-    """What the Ray launcher needs to know; the flags of `--launch ray`."""
+    """Settings of the Ray launcher; the flags of `--launch ray`."""
 
     num_replicas: int = Field(1, ge=1)
     ray_address: str | None = None
@@ -218,7 +218,7 @@ class RayLauncher:
         ), pid
 
     async def _ask(self, method: Any, seconds: float = ASK_SECONDS) -> Any:
-        """What an actor's method returns. Raises RayError or TimeoutError."""
+        """The result of an actor's method. Raises RayError or TimeoutError."""
         async with asyncio.timeout(seconds):
             return await asyncio.wrap_future(method.remote().future())
 

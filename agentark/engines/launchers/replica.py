@@ -1,4 +1,4 @@
-"""One server process and its life, on whatever machine this runs on.
+"""Starts, checks and ends one server process on the machine that this runs on.
 
 Ray sends this module to its workers by value, so it needs nothing but the standard library: a node of a cluster must
 have vLLM, not this project.
