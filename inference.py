@@ -38,7 +38,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--verifier_models", nargs="+", default=[], metavar="MODEL", help="models that verify (mav)")
     job.add_sample_flags(parser)
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the run")
-    parser.add_argument("--output_path", type=Path, help="results file, instead of the place under --result_dir")
+    parser.add_argument("--output_path", type=Path, help="results file (default: under --result_dir)")
     parser.add_argument("--result_dir", type=Path, default=Path("results"), help="folder of all results")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing results file")
     parser.add_argument("--debug", action="store_true", help="one sample, printed and not stored; verbose engine log")

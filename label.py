@@ -33,15 +33,15 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--input", type=Path, required=True, help="results file of inference.py or the published code")
     parser.add_argument("--dataset_name", required=True, help="dataset of that file, e.g. QMSum")
     parser.add_argument("--model", help="the judge, in vLLM unless it is served; not needed with --rules_only")
-    parser.add_argument("--output", type=Path, help="labelled file, instead of the place beside the input")
+    parser.add_argument("--output", type=Path, help="labelled file (default: beside the input)")
     parser.add_argument("--start", type=cli.integer(0), default=0, help="first row of the input")
     parser.add_argument("--end", type=cli.integer(1), help="one past the last row")
-    parser.add_argument("--judge_only", action="store_true", help="no verdicts by rules")
-    parser.add_argument("--rules_only", action="store_true", help="no judge")
+    parser.add_argument("--judge_only", action="store_true", help="let only the judge decide")
+    parser.add_argument("--rules_only", action="store_true", help="let only the rules decide")
     parser.add_argument(
-        "--granularity", choices=["solution", "step"], default="solution", help="step: also the first wrong step"
+        "--granularity", choices=["solution", "step"], default="solution", help="step: name the first wrong step too"
     )
-    parser.add_argument("--rounds", choices=["last", "all"], default="last", help="all: every agent in every round")
+    parser.add_argument("--rounds", choices=["last", "all"], default="last", help="all: all agents in all rounds")
     parser.add_argument("--drop_unverified", action="store_true", help="leave out solutions without a verdict")
     parser.add_argument("--calibrate", action="store_true", help="measure the judge, and write a label card")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing labelled file")

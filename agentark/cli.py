@@ -78,7 +78,7 @@ def add_code_flags(parser: Parser) -> None:
     """The flags that let model-written code run; the same in every script that may run some."""
     group = parser.add_argument_group("code")
     group.add_argument("--allow_code_execution", action="store_true", help="run model-written code, in the sandbox")
-    group.add_argument("--unsafe_no_isolation", action="store_true", help="run it even where nothing isolates it")
+    group.add_argument("--unsafe_no_isolation", action="store_true", help="run code even without isolation")
 
 
 def resolve_model(name: str, flag: str = "--model_name") -> tuple[str, str]:

@@ -117,7 +117,7 @@ def add_sample_flags(parser: _ActionsContainer) -> None:
     parser.add_argument("--data_dir", type=Path, help="folder with the dataset's file, instead of the hub")
     parser.add_argument("--start", type=cli.integer(0), default=0, help="first sample")
     parser.add_argument("--end", type=cli.integer(1), help="one past the last sample")
-    parser.add_argument("--max_samples", type=cli.integer(1), help="samples at most")
+    parser.add_argument("--max_samples", type=cli.integer(1), help="the most samples to run")
 
 
 def task_options(args: Namespace, task: Task) -> config.Config:

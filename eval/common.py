@@ -58,7 +58,7 @@ def new_parser(name: str, description: str | None) -> cli.Parser:
     parser.add_argument("--dataset_name", required=True, help="dataset, e.g. GSM8K")
     parser.add_argument("--input_file", type=Path, help="results file to grade; figures are written beside it")
     parser.add_argument(MODEL_FLAG, help="ask this model instead: hub id, local folder, or smollm2-135m-instruct")
-    parser.add_argument("--allow_contamination", action="store_true", help="score a model on what it was trained on")
+    parser.add_argument("--allow_contamination", action="store_true", help="score a model on its training questions")
     run = parser.add_argument_group(f"answers of a model (with {MODEL_FLAG})")
     run.add_argument("--output_dir", type=Path, default=Path("outputs"), help="folder of all evaluations")
     run.add_argument("--temperature", type=cli.number(0, 10), default=0.5, help="sampling temperature")
