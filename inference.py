@@ -38,7 +38,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--verifier_models", nargs="+", default=[], metavar="MODEL", help="models that verify (mav)")
     job.add_sample_flags(parser)
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the run")
-    parser.add_argument("--output_path", type=Path, help="results file, instead of the place under --result_dir")
+    parser.add_argument("--output_path", type=Path, help="results file (default: under --result_dir)")
     parser.add_argument("--result_dir", type=Path, default=Path("results"), help="folder of all results")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing results file")
     parser.add_argument("--debug", action="store_true", help="one sample, printed and not stored; verbose engine log")
@@ -67,7 +67,7 @@ def chosen_method(args: Namespace, task: Task) -> tuple[Method, MethodInfo]:
 
 
 def check_code(args: Namespace, method: Method, samples: Sequence[Sample]) -> None:
-    """Say what the method leaves out where no code may run. Raises UserError where it cannot do without."""
+    """Say what the method leaves out where no code may run. Raises UserError where it needs code."""
     lacks = getattr(method, "without_sandbox", None)
     if lacks is not None and not args.allow_code_execution:
         text = lacks(frozenset(sample.kind for sample in samples))
@@ -78,7 +78,7 @@ def check_code(args: Namespace, method: Method, samples: Sequence[Sample]) -> No
 def other_engines(
     args: Namespace, method: Method, main: Engine, lock: RunLock, choose_engine: Callable[..., Choice]
 ) -> dict[str, Engine]:
-    """The further models of the run: those the method names, and the sandbox."""
+    """The other models of the run: those that the method names, and the sandbox."""
     engines: dict[str, Engine] = {}
     for name in dict.fromkeys(getattr(method, "other_models", ())):
         if name == args.model_name:
@@ -91,7 +91,7 @@ def other_engines(
 
 
 def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
-    """The dataset and the samples the flags ask for."""
+    """The dataset, and the samples that the flags ask for."""
     loaded, samples = job.select(args, task)
     if args.debug:
         samples = samples[:1]

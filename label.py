@@ -25,7 +25,7 @@ from agentark.tasks import Task, get_task
 from agentark.types import MethodInfo, UserError, digest
 
 RULES = "rules"
-"""What stands for the judge's name where there is none."""
+"""Stands for the judge's name where there is none."""
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -33,15 +33,15 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--input", type=Path, required=True, help="results file of inference.py or the published code")
     parser.add_argument("--dataset_name", required=True, help="dataset of that file, e.g. QMSum")
     parser.add_argument("--model", help="the judge, in vLLM unless it is served; not needed with --rules_only")
-    parser.add_argument("--output", type=Path, help="labelled file, instead of the place beside the input")
+    parser.add_argument("--output", type=Path, help="labelled file (default: beside the input)")
     parser.add_argument("--start", type=cli.integer(0), default=0, help="first row of the input")
     parser.add_argument("--end", type=cli.integer(1), help="one past the last row")
-    parser.add_argument("--judge_only", action="store_true", help="no verdicts by rules")
-    parser.add_argument("--rules_only", action="store_true", help="no judge")
+    parser.add_argument("--judge_only", action="store_true", help="let only the judge decide")
+    parser.add_argument("--rules_only", action="store_true", help="let only the rules decide")
     parser.add_argument(
-        "--granularity", choices=["solution", "step"], default="solution", help="step: also the first wrong step"
+        "--granularity", choices=["solution", "step"], default="solution", help="step: name the first wrong step too"
     )
-    parser.add_argument("--rounds", choices=["last", "all"], default="last", help="all: every agent in every round")
+    parser.add_argument("--rounds", choices=["last", "all"], default="last", help="all: all agents in all rounds")
     parser.add_argument("--drop_unverified", action="store_true", help="leave out solutions without a verdict")
     parser.add_argument("--calibrate", action="store_true", help="measure the judge, and write a label card")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing labelled file")
@@ -68,7 +68,7 @@ def choose_judge(args: Namespace) -> Choice:
 
 
 def check(args: Namespace, task: Task) -> None:
-    """Raises UserError when the flags ask for what this dataset cannot give."""
+    """Raises UserError when the flags ask for something that this dataset cannot give."""
     if task.metric == "none":
         raise UserError(f"--dataset_name {task.name}: has no gold answers to label against")
     if args.rules_only and task.metric not in ("accuracy", "f1"):
@@ -78,7 +78,7 @@ def check(args: Namespace, task: Task) -> None:
 
 
 def select(args: Namespace, source: Source) -> tuple[list[Answered], int]:
-    """(what is to be labelled, how many rows were skipped because they carry an error)."""
+    """(questions to label, number of rows skipped because they carry an error)."""
     good = [record for record in source.records if record.error is None]
     for record in good:
         if not record.solutions:

@@ -1,11 +1,11 @@
-r"""Whether two mathematical answers are the same, as far as exact numbers alone cannot tell. Runs in worker processes.
+r"""Whether two mathematical answers are the same, where exact numbers alone cannot tell. Runs in worker processes.
 
 An answer is taken apart as text: lists, sets, tuples, unions, equations, units and words, down to single expressions.
 latex2sympy reads those, and two of them are the same when they have the same values: exact forms to 40 digits at
-several points, forms with decimals to a relative 1e-6. Relations, sets and what has no values goes to math-verify.
+several points, forms with decimals to a relative 1e-6. Relations, sets and all without values go to math-verify.
 
-What math-verify 0.9 gets wrong is not left to it: it drops units that are variables, rounds to six places, reads a
-number out of what it cannot parse, compares an equation by its right side, and sorts ordered pairs.
+math-verify 0.9 gets these things wrong, so they are decided here: it drops units that are variables, rounds to six
+places, reads a number out of text it cannot parse, compares an equation by its right side, and sorts ordered pairs.
 """
 
 import functools
@@ -21,7 +21,7 @@ TOLERANCE = Fraction(1, 10**6)
 _DIGITS = 60
 _EXACT_DIGITS = 40
 _POINTS = ((271, 137), (59, 211), (-173, 89))
-"""Where expressions with variables are compared: p / q, moved by what depends on the variable's name."""
+"""Expressions with variables are compared at these points: p / q, shifted by a number made from the variable's name."""
 _ORIGIN = (0, 1)
 """All variables are 0 there, so that constants show, however small."""
 
@@ -132,7 +132,7 @@ def _encloses(text: str) -> bool:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """The pieces between separators that stand in no bracket, stripped."""
+    """The pieces between separators outside of brackets, stripped."""
     pieces, depth, start = [], 0, 0
     for index, char in enumerate(text):
         depth += (char in _OPENING) - (char in _CLOSING)
@@ -143,7 +143,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def _sides(text: str) -> list[str]:
-    r"""What stands between the equals signs of a text, but for those in brackets (`\sum_{k=1}`)."""
+    r"""The parts of a text between its equals signs; those in brackets (`\sum_{k=1}`) don't count."""
     return [side.replace("＝", "=") for side in _split(_EQUALS.sub("＝", text), "＝")]
 
 
@@ -158,7 +158,7 @@ def _as_sets(a: Sequence[str], b: Sequence[str]) -> bool:
 
 
 def _as_lists(a: Sequence[str], b: Sequence[str]) -> bool:
-    """In any order, repeated elements counted; in order where only one side says what each of its values belongs to."""
+    """Whether two lists agree: in any order, repeats counted; in order where only one side labels its values."""
     if len(a) != len(b):
         return False
     labels = [[_label(part) for part in parts] for parts in (a, b)]
@@ -175,7 +175,7 @@ def _as_lists(a: Sequence[str], b: Sequence[str]) -> bool:
 
 
 def _label(part: str) -> str:
-    """What a value belongs to: the variable it is assigned to, or its unit; "" where nothing says so."""
+    """What a value belongs to: the variable it is assigned to, or its unit; "" where it has neither."""
     name, _ = _assigned(part)
     return name or split_unit(part)[1].strip()
 
@@ -231,7 +231,7 @@ def _leaf(a: str, b: str) -> bool:
 
 
 def _phrases_same(a: str, b: str) -> bool:
-    """Answers in which words stand: their formulas are the same in order, and their words, unless one has none."""
+    """Whether two answers with words agree: the same formulas in order, and the same words unless one has none."""
     formulas, words = [], []
     for text in (a, b):
         found = " ".join(TEXT.sub(r"\1", word) for word in _WORD.findall(text)).lower()
@@ -252,7 +252,7 @@ def _only_names(text: str) -> bool:
 
 
 def near(a: Fraction, b: Fraction) -> bool:
-    """Whether two exact numbers are the same, a decimal standing for a fraction that it cannot spell out."""
+    """Whether two exact numbers are the same; a decimal may stand for a fraction that it can only round."""
     if a == b:
         return True
     finite = [_finite(value) for value in (a, b)]
@@ -281,7 +281,7 @@ def _relations_same(a: str, b: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _parsed(text: str) -> Any:
-    """A sympy object, or None for what is no mathematics as a whole."""
+    """A sympy object, or None when the text as a whole is not mathematics."""
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig, normalize_latex
     from math_verify.parser import parse_latex_cached
 
@@ -297,7 +297,7 @@ def _parsed(text: str) -> Any:
 
 
 def _products(text: str) -> str:
-    """2(3) with its product sign, or latex2sympy reads it as two and three."""
+    """2(3) with its product sign added; latex2sympy would read it as two and three."""
     return re.sub(r"(?<![\w^{.])(\(?[0-9.]+\)?)\s*(?=\()", r"\1\\cdot ", text)
 
 
@@ -340,7 +340,7 @@ def _values_same(a: Any, b: Any) -> bool | None:
 
 
 def _at(expression: Any, point: tuple[int, int]) -> Any:
-    """The value of an expression with its variables set, to 60 digits; None where that is no finite number."""
+    """The value of an expression with its variables set, to 60 digits; None where that is not a finite number."""
     from sympy import I, Rational
 
     top, bottom = point
@@ -361,7 +361,7 @@ def _close(a: Any, b: Any, exact: bool) -> bool:
 
 
 def _proportional(a: Any, b: Any) -> bool | None:
-    """Whether two relations say the same because one is a multiple of the other; None: perhaps in another way."""
+    """Whether two relations say the same because one is a multiple of the other; None: undecided."""
     from sympy import Eq, Ne
 
     flipped = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}

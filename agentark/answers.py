@@ -58,8 +58,8 @@ _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
 def normalize(value: str, answer_type: AnswerType) -> str:
     """Canonical form of one answer: equal forms are equal answers, different forms may still be equal.
 
-    Numbers become an integer, a decimal or p/q, for mathematics with their unit; a choice its letter; text goes through
-    SQuAD normalisation, but keeps what has a meaning between digits; maths loses what only sets type.
+    A number becomes an integer, a decimal or p/q, in mathematics with its unit; a choice becomes its letter; text goes
+    through SQuAD normalisation but keeps signs that mean something between digits; maths loses its typesetting.
     """
     if answer_type == "choice":
         return letter(value) or folded(value)
@@ -134,7 +134,7 @@ _WORKERS = 2
 _TIMEOUT = 10.0
 """Seconds of one comparison (they take about 20 ms); after that its process is killed."""
 _TASKS_PER_WORKER = 2000
-"""Then a fresh process takes over, so that sympy's caches don't grow for ever."""
+"""After that a fresh process takes over, so that sympy's caches don't grow for ever."""
 _MEMORY = 4 * 2**30
 """Bytes of address space of one worker."""
 
@@ -238,7 +238,7 @@ def _result(future: Future[bool], a: str, b: str) -> bool:
 
 
 def _warn(kind: str, a: str, b: str) -> None:
-    """Say it once per process and kind; a batch of hard answers would else fill the log."""
+    """Warn once per process and kind; otherwise a batch of hard answers would fill the log."""
     if kind not in _warned:
         _warned.add(kind)
         _log.warning(

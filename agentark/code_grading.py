@@ -1,6 +1,6 @@
 """Grading programs: the code of a reply, whether it passes the hidden tests, and pass@k over several replies.
 
-Code runs in the sandbox and nowhere else (agentark/sandbox.py), which refuses where isolation cannot be had.
+Code runs in the sandbox and nowhere else (agentark/sandbox.py), which refuses where nothing can isolate it.
 """
 
 import ast
@@ -64,8 +64,8 @@ def fenced(text: str) -> list[tuple[str, str]]:
 def code_of(sample: Sample, reply: str) -> str | None:
     """The program in a reply: the last Python block that defines the asked-for function, else the last Python block.
 
-    What it uses and other blocks define or import goes before it. A mere body is put below the head that the question
-    shows. A reply without blocks counts as code when it holds a definition; the prose around it is left out.
+    Definitions and imports that it needs from other blocks go before it. A bare body is put below the head that the
+    question shows. A reply without blocks counts as code when it holds a definition; the prose around it is left out.
     """
     text = answers.visible(reply)
     if text is None:
@@ -87,14 +87,14 @@ def _parsed(code: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(code, "reply", "exec", dont_inherit=True)  # refuses a `return` outside of functions, ast does not
+            compile(code, "reply", "exec", dont_inherit=True)  # unlike ast, refuses a `return` outside of functions
             return ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
 def _completed(sample: Sample, body: str) -> str | None:
-    """The program of a reply that is the body of the function whose head the question shows; None for another reply."""
+    """The program, if the reply is the body of the function whose head the question shows; else None."""
     head = re.compile(rf"^[ \t]*(?:async )?def {sample.entry_point}\b", re.M)
     heads = [code for _, code in fenced(sample.query) if head.search(code)]
     returns = re.search(r"^[ \t]*(?:return|yield|raise)\b", body, re.M)
@@ -142,7 +142,7 @@ def _names(code: str) -> tuple[set[str], set[str]]:
 
 
 def _needed(sample: Sample, blocks: Sequence[str], chosen: int) -> list[str]:
-    """What a block uses without making it: definitions and imports of the others, constants of those before it."""
+    """Code a block needs from the others: their definitions and imports; constants only from blocks before it."""
     if not _parsed(blocks[chosen]):
         return []
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
@@ -152,7 +152,7 @@ def _needed(sample: Sample, blocks: Sequence[str], chosen: int) -> list[str]:
         tree = _parsed(block) if place != chosen else None
         parts += [ast.unparse(node) for node in tree.body if isinstance(node, kinds)] if tree else []
     wanted = _names(blocks[chosen])[1] - {*dir(builtins), *_names(sample.preamble or "")[0]}
-    for _ in parts:  # what is needed may need more itself
+    for _ in parts:  # the code that is needed may need more
         for part in parts:
             made, used = _names(part)
             wanted |= used if made & wanted else set()
@@ -160,7 +160,7 @@ def _needed(sample: Sample, blocks: Sequence[str], chosen: int) -> list[str]:
 
 
 def program(sample: Sample, code: str) -> str:
-    """What runs before the tests: what the question gives (imports, helpers), then the reply's code."""
+    """The code that runs before the tests: the question's own (imports, helpers), then the reply's."""
     return f"{sample.preamble}\n\n{code}\n" if sample.preamble else f"{code}\n"
 
 
@@ -172,7 +172,7 @@ def grade_code(task: Task, given: Sequence[Attempt], run: CodeRun) -> tuple[list
 
     Raises:
         UserError: a question without tests.
-        SandboxUnavailable: isolation cannot be had here.
+        SandboxUnavailable: nothing here can isolate the programs.
     """
     bare = [attempt.sample.id for attempt in given if not attempt.sample.tests]
     if bare:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agentark.types import UserError
 
 ROOT = Path(__file__).parents[1]
-"""Of the repository: where all commands run, and what relative paths of configurations start from."""
+"""Root of the repository: all commands run there, and relative paths in configurations start there."""
 
 
 class Config(BaseModel):

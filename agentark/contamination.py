@@ -19,10 +19,10 @@ def trained_on(*folders: Path | None) -> list[str]:
     """Ids of the samples that a model or adapter has seen, as far as its folder says; sorted.
 
     Args:
-        folders: of the model and of its adapter; whatever is no folder with a manifest is passed over.
+        folders: of the model and of its adapter; those without a manifest are skipped.
 
     Raises:
-        UserError: a manifest whose `train_ids` are no list of strings.
+        UserError: a manifest whose `train_ids` are not a list of strings.
     """
     ids: set[str] = set()
     for folder in folders:

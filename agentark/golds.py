@@ -92,7 +92,7 @@ def _single(values: Sequence[str | int | float]) -> str | int | float:
 
 
 def type_of(text: str, query: str, row: Mapping[str, Any]) -> AnswerType | None:
-    """What a gold answer reads as."""
+    """The type that a gold answer reads as."""
     letter = re.fullmatch(r"\W*([A-Ja-j])\W*", text)
     if letter and {"A", "B", letter[1].upper()} <= set(_LISTED_OPTION.findall(query)):
         return "choice"

@@ -14,7 +14,7 @@ TIMEOUT = 5.0
 
 
 def answers(url: str) -> bool:
-    """Whether a server answers there at all, be it with an error."""
+    """Whether a server answers there at all, even with an error."""
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT).close()
     except urllib.error.HTTPError:
@@ -26,7 +26,7 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def asked_once(settings: Any, endpoint: str) -> Iterator[None]:
-    """Meanwhile, the cache is read at once where the hub does not answer.
+    """Within this context, the cache is read at once if the hub does not answer.
 
     Args:
         settings: of the client: datasets.config or huggingface_hub.constants.

@@ -120,7 +120,7 @@ def _bring_up_to_date(asked: str | None, run: "Commands") -> int:
 
 
 def _install(stack: str, run: "Commands") -> list[str]:
-    """Install a stack into the venv. Returns the requirement files that could not be installed but may miss."""
+    """Install a stack into the venv. Returns the optional requirement files that failed."""
     settings = pip_settings(run.output([str(PYTHON), "-m", "pip", "config", "list"]))
     with run.step("uv"):
         uv = VENV / "bin" / "uv"
@@ -129,7 +129,7 @@ def _install(stack: str, run: "Commands") -> list[str]:
         install = [str(uv), "pip", "install", "--python", str(PYTHON)]
         run.environment.update(uv_environment(settings, os.environ))
     else:
-        print("  uv cannot be had here: pip does it, more slowly")
+        print("  uv is not available here: pip does the work, more slowly")
         install = [str(PYTHON), "-m", "pip", "install"]
     run.environment["DS_BUILD_OPS"] = "0"  # deepspeed builds its ops at first use, and only those needed
 
@@ -151,7 +151,7 @@ def _install(stack: str, run: "Commands") -> list[str]:
             print(f"warning: no flash-attn and no openrlhf, everything else works; try again: .venv/bin/{retry}")
     _install_files(run, install, "requirements-dev.txt")
     with run.step("bytecode"):  # uv leaves it to the first import, and to each one where PYTHONDONTWRITEBYTECODE is set
-        run.succeeds([str(PYTHON), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib")])  # some are templates: fail
+        run.succeeds([str(PYTHON), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib")])  # fails on some templates
     return missing
 
 
@@ -161,7 +161,7 @@ def _install_files(run: "Commands", install: Sequence[str], *names: str) -> None
 
 
 def _install_cpu_torch(run: "Commands", install: Sequence[str], has_uv: bool, settings: Mapping[str, str]) -> None:
-    """Install a torch without CUDA: from a folder pip is told of, from torch's own index, or whatever there is."""
+    """Install a torch without CUDA: from a folder in pip's settings, from torch's own index, or the default build."""
     pin = torch_pin((ROOT / "requirements-cpu.txt").read_text(encoding="utf-8"))
     wheel = find_torch_wheel(find_links_folders(settings), pin, sys_tag(PYTHON), platform.machine())
     if wheel is not None:
@@ -334,7 +334,7 @@ def _one_at_a_time(folder: Path) -> Iterator[int]:
 
 
 class Commands:
-    """Runs commands one by one: quiet while they succeed, telling when they fail."""
+    """Runs commands one by one; shows only those that fail."""
 
     def __init__(self, verbose: bool, lock: int) -> None:
         self.verbose = verbose

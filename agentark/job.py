@@ -22,12 +22,12 @@ from agentark.types import Engine, Method, MethodInfo, Sample, UserError
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """What a run is to do."""
+    """The task of a run."""
 
     path: Path
-    """Of the results; the journal, manifest and lock lie beside it."""
+    """Results file; the journal, manifest and lock lie beside it."""
     identity: Mapping[str, Any]
-    """What decides the content of a row: rows of another identity are never mixed."""
+    """All that decides the content of a row: rows of another identity are never mixed in."""
     samples: Sequence[Sample]
     """All that this command asks for; those without a good row are run."""
     order: Iterable[str]
@@ -39,7 +39,7 @@ class Job(Struct, frozen=True, kw_only=True):
     make_engine: Callable[[RunLock], Engine]
     defaults: Defaults
     about: Mapping[str, Any] = {}
-    """What the manifest says of a session, beside time, command and versions."""
+    """Facts about a session for the manifest, beside time, command and versions."""
     row: Row = Episode.record
     """Makes a row; one with an `input` is made again when the digest of its sample is another."""
     others: Callable[[Engine, RunLock], Mapping[str, Engine]] = lambda engine, lock: {}
@@ -78,7 +78,7 @@ async def _session(
     order: Mapping[str, int],
     about: Mapping[str, Any],
 ) -> Progress:
-    """Engines up, samples run and written, store closed whatever happens."""
+    """Start the engines, run and write the samples; the store is closed in any case."""
     async with AsyncExitStack() as stack:
         for engine in {id(engine): engine for engine in engines.values()}.values():
             await stack.enter_async_context(engine)
@@ -117,7 +117,7 @@ def add_sample_flags(parser: _ActionsContainer) -> None:
     parser.add_argument("--data_dir", type=Path, help="folder with the dataset's file, instead of the hub")
     parser.add_argument("--start", type=cli.integer(0), default=0, help="first sample")
     parser.add_argument("--end", type=cli.integer(1), help="one past the last sample")
-    parser.add_argument("--max_samples", type=cli.integer(1), help="samples at most")
+    parser.add_argument("--max_samples", type=cli.integer(1), help="the most samples to run")
 
 
 def task_options(args: Namespace, task: Task) -> config.Config:
@@ -141,7 +141,7 @@ def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
 
 
 def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: Defaults) -> dict[str, Any]:
-    """What decides the rows of every run over a dataset.
+    """All that decides the rows of any run over a dataset.
 
     Args:
         model: as recorded.
@@ -160,5 +160,5 @@ def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: 
 
 
 def origin(loaded: Loaded, trained: Sequence[str]) -> dict[str, Any]:
-    """What the manifest says of the data of such a run, and of the questions that its model was trained on."""
+    """Facts for the manifest on the data of such a run, and on the questions that its model was trained on."""
     return {"data": {"origin": loaded.origin, "sha256": loaded.sha256}, "train_ids": trained}

@@ -32,7 +32,7 @@ class Line(NamedTuple):
         return f"{self.name}, row {self.number}"
 
     def decode(self, decoder: msgspec.json.Decoder[Row], what: str) -> Row:
-        """What the decoder makes of it; see `decoded`."""
+        """The row, decoded; see `decoded`."""
         try:
             return decoder.decode(self.content)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -65,7 +65,7 @@ def lines(source: Path | bytes, name: str | None = None) -> Iterator[Line]:
 
 
 def _shape(source: Path | bytes) -> str | None:
-    """What a file begins with, where that is valid JSON and no object on one line."""
+    """Names the JSON that a file begins with, if that is not an object on one line."""
     content = source.read_bytes() if isinstance(source, Path) else source
     text = content.decode("utf-8-sig", "replace").strip()
     try:
@@ -82,7 +82,7 @@ def decoded(path: Path, kind: type[Row], what: str, name: str | None = None) -> 
 
     Args:
         kind: msgspec type of a row.
-        what: a row is, in the error message.
+        what: name of such a row in the error message.
         name: as of `lines`.
 
     Raises:

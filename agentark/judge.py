@@ -4,8 +4,8 @@ Rules are nearly never wrong when they say "right" but miss answers in an unusua
 is final. The judge sees document, question and reference first and the candidate last: all candidates of a question
 share the prefix, which the engine computes once. It gives one token, `true` or `false`, and its probability is kept.
 
-A verdict is None where nobody can tell: no reply to judge, a judge that does not fit the question into its context,
-that answers something else, or to whom both words are so unlikely that they are not what it wants to say.
+A verdict is None where nobody can decide: there is no reply, the question does not fit the judge's context, the judge
+answers something else, or it finds both words so unlikely that it would rather say something else.
 """
 
 import math
@@ -39,8 +39,8 @@ NO_MISTAKE = "none"
 STEP_TOKENS = 8
 """Room for the number of a step; guided choice ends earlier."""
 MASS_FLOOR = 0.001
-"""P(true) + P(false) below this is no verdict: the judge would have said something else. Low, because a small model
-that would begin with a capital letter keeps a hundredth for the small ones; the rows tell the mass to stricter readers.
+"""P(true) + P(false) below this gives no verdict: the judge would have said something else. Low, because a small model
+that would begin with a capital letter leaves a hundredth for small ones; rows hold the mass for stricter readers.
 """
 CHECKABLE = ("number", "math", "choice")
 """Answer types on which the rules can also say "wrong"."""
@@ -50,7 +50,7 @@ class JudgePrompts(Config):
     """Templates of the judge's prompt; see configs/judge/default.yaml."""
 
     intro: str
-    """What the task is; the same for every question."""
+    """Explains the task; the same for every question."""
     document: str
     """Heading of the document, where there is one."""
     question: str
@@ -74,7 +74,7 @@ def load_prompts(path: Path = FOLDER / "default.yaml") -> JudgePrompts:
 
 
 class LabelConfig(Config):
-    """What decides a label."""
+    """Settings that decide a label."""
 
     judge: str | None
     """Name of the judge; None: rules alone."""
@@ -91,7 +91,7 @@ class LabelConfig(Config):
 
 
 class Opinion(Struct, frozen=True):
-    """What the judge says of one reply."""
+    """The judge's opinion of one reply."""
 
     verdict: bool | None = None
     p_correct: float | None = None
@@ -108,7 +108,7 @@ class Ruling(Opinion, frozen=True, kw_only=True):
 
 
 def probability(logprobs: dict[str, float] | None) -> tuple[float | None, float | None]:
-    """(P(true) against P(false), their mass); P is None where the mass is below the floor, both where none is told."""
+    """(P(true) against P(false), their mass); P is None where the mass is below the floor, both without logprobs."""
     if logprobs is None:
         return None, None
     true, false = (math.exp(logprobs[choice]) for choice in CHOICES)
@@ -128,7 +128,7 @@ async def by_rule(sample: Sample, text: str) -> bool | None:
 
 
 class Judge:
-    """The judge's view of one question."""
+    """A judge of the replies to one question."""
 
     def __init__(self, prompts: JudgePrompts, sample: Sample, chat: Chat) -> None:
         self.prompts = prompts
@@ -136,7 +136,7 @@ class Judge:
         self._context = self._parts(sample)
 
     def _parts(self, sample: Sample) -> list[str | Part]:
-        """What all candidates share."""
+        """The part of the prompt that all candidates share."""
         parts: list[str | Part] = [self.prompts.intro]
         if sample.document is not None:
             parts += [self.prompts.document, Part(sample.document, "middle", "document")]

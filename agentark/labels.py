@@ -1,7 +1,7 @@
-"""What goes into labelling and what comes out: answered questions, and rows of a labelled file.
+"""Input and output of labelling: answered questions, and rows of a labelled file.
 
 A row holds the question, every solution with its verdict, and `labels`, the verdicts alone. A verdict is true, false
-or null; null means that nobody could tell, never that the solution is wrong.
+or null; null means that nobody could decide, never that the solution is wrong.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ LABELS_SCHEMA = 1
 """Version of the rows (they carry no `schema`, which is what marks a trajectory record)."""
 
 RULE = "rule"
-"""Who decided, where no judge had to."""
+"""Names the rules where they decided without a judge."""
 
 
 class Candidate(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -29,9 +29,9 @@ class Candidate(Struct, frozen=True, omit_defaults=True, kw_only=True):
     agent: str
     round: int
     id: int = 0
-    """Of the solution; 0 for the answers of earlier rounds."""
+    """Id of the solution; 0 for the answers of earlier rounds."""
     answer: str | None = None
-    """What was extracted from it."""
+    """The answer extracted from it."""
 
 
 class Probe(Struct, frozen=True):
@@ -59,15 +59,15 @@ class LabelledSolution(Struct, frozen=True, kw_only=True):
     """The verdict, under the name that the published readers know."""
     verdict: bool | None
     by: str | None
-    """`rule`, the judge's name, or null where nobody could decide."""
+    """`rule`, the judge's name, or null where neither could decide."""
     p_correct: float | None
     """The judge's P(true) against P(false); null where it was not asked or its engine cannot tell."""
     mass: float | None
     """P(true) + P(false) before they were made to sum to one."""
     rule: bool | None
-    """What the rules say: right, wrong, or null (no answer found, or none that rules can check)."""
+    """Verdict of the rules: right, wrong, or null (no answer found, or none that rules can check)."""
     judge: bool | None
-    """What the judge says; null where it was not asked or gave no verdict."""
+    """Verdict of the judge; null where it was not asked or gave none."""
     agent: str
     round: int
     answer: str | None
@@ -94,7 +94,7 @@ class LabelRow(Sample, frozen=True, kw_only=True, omit_defaults=False):
     labels: list[bool | None]
     """The verdicts of `solutions`, in their order."""
     dropped: list[bool | None] | UnsetType = UNSET
-    """What the rules say of each solution that `--drop_unverified` has left out."""
+    """Verdict of the rules on each solution that `--drop_unverified` has left out."""
     round_labels: dict[str, list[bool | None]] | UnsetType = UNSET
     """Agent -> verdict per round; null also where the agent gave no answer in that round."""
     probes: list[JudgedProbe] | UnsetType = UNSET
@@ -139,7 +139,7 @@ def read_labels(path: Path) -> Iterator[LabelRow]:
     """The rows of a labelled file, one per id (its last row).
 
     Raises:
-        UserError: no such file, or a row that is none.
+        UserError: no such file, or a row of another kind.
     """
     decoder = msgspec.json.Decoder(LabelRow)
     rows: dict[str, LabelRow] = {}
@@ -151,7 +151,7 @@ def read_labels(path: Path) -> Iterator[LabelRow]:
 
 
 def summary(rows: Sequence[LabelRow]) -> str:
-    """What was found, in a few lines."""
+    """The result, in a few lines."""
     good = [row for row in rows if row.error is None]
     solutions = [one for row in good for one in row.solutions]
     verdicts = Counter(one.verdict for one in solutions)

@@ -108,7 +108,7 @@ def rouge(prediction: str, references: Sequence[str]) -> dict[str, float]:
 
 
 def rouge_tokenizer(prediction: str, references: Sequence[str]) -> Literal["rouge_score", "unicode"]:
-    """Whose words ROUGE counts: those of rouge_score (a-z and 0-9), unless a text has other letters or digits."""
+    """The tokenizer of ROUGE: rouge_score's own (a-z and 0-9), unless a text has other letters or digits."""
     return "unicode" if any(_OTHER_LETTER.search(text) for text in (prediction, *references)) else "rouge_score"
 
 

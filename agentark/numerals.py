@@ -1,4 +1,4 @@
-r"""Numbers as people and models write them, exactly, with their units; and what in an answer only sets type.
+r"""Numbers as people and models write them, exactly, with their units; and the typesetting around an answer.
 
 `1{,}234.50`, `\frac12`, `2 3/4`, `6.63 \times 10^{-34}`, `5 million`, `US\$29`, `29 people (12 men and 17 women)`.
 """
@@ -72,19 +72,19 @@ _SPELLINGS = {
 }  # fmt: skip
 _COMPOUND = re.compile(rf"{_DECIMAL}\s*([A-Za-z]+),?\s+(?:and\s+)?{_DECIMAL}\s*([A-Za-z]+)\b(?!\s*[-+*/×=])")
 _CLOSE_UNITS = {"cm", "mm", "km", "kg", "ft", "mph"}
-"""What is read as a unit also without space before it."""
+"""Units that need no space before them."""
 _BOUND = re.compile(r"\b(?:or|more|less|fewer|over|under|above|below|not)\b", re.I)
 _NO_UNITS = {"sin", "cos", "tan", "log", "sqrt", "theta", "alpha", "beta", "gamma", "sinh", "cosh", "cdot", "over"}
 _FILLERS = {"per", "a", "an", "the", "and", "of"}
 
 
 def plain(text: str) -> str:
-    """Without what only sets type: spacing and size commands, escapes of `$` and `,`, look-alike characters."""
+    """Text without typesetting: spacing and size commands, escapes of `$` and `,`, look-alike characters."""
     return _SPACING.sub("", _SPACE.sub(" ", text).translate(_LOOK_ALIKES).replace("{,}", ",").replace("\\$", "$"))
 
 
 def trim(value: str) -> str:
-    """Without surrounding space, emphasis, math delimiters and full stop."""
+    """Text without surrounding space, emphasis, math delimiters and full stop."""
     value = value.strip(" \t\r\n*_`")
     if value.endswith(".") and not value.endswith(("\\right.", "..")):
         value = value[:-1].rstrip(" *_`")
@@ -93,7 +93,7 @@ def trim(value: str) -> str:
 
 
 def content(span: re.Match[str]) -> str:
-    """What stands between the delimiters of a MATH_SPAN."""
+    """The text between the delimiters of a MATH_SPAN."""
     return next(group for group in span.groups() if group is not None)
 
 
@@ -119,12 +119,12 @@ def closing_brace(text: str, start: int) -> int | None:
 
 
 def without_signs(text: str) -> str:
-    """Without the signs of degrees and per cent, which say nothing new in an answer (but in the sine of an angle)."""
+    """Text without degree and per cent signs, which add nothing to an answer (except in the sine of an angle)."""
     return re.sub(r"\s*\\?%", "", text if ANGLES.search(text) else _DEGREES.sub("", text))
 
 
 def bare(value: str) -> str:
-    """A whole answer without delimiters, what sets type, and the signs of degrees and per cent."""
+    """A whole answer without delimiters, typesetting, and degree and per cent signs."""
     value = trim(value)
     if len(dollars := _DOLLARS.findall(value)) > 1 and len(dollars) % 2 == 0:
         value = _DOLLARS.sub("", value)
@@ -134,8 +134,8 @@ def bare(value: str) -> str:
 def split_unit(text: str, answer_type: AnswerType = "math") -> tuple[str, str]:
     r"""(value, unit) of an answer; the unit is "" where there is none.
 
-    A unit stands in `\text{...}`, or is words: any words after a number, but for mathematics only such as no product of
-    variables is written like. A currency sign and the base of a numeral count as units.
+    A unit stands in `\text{...}`, or is words: any words after a number, but in mathematics only words that cannot be a
+    product of variables. A currency sign and the base of a numeral count as units.
     """
     text, currency = text.strip(), ""
     if mark := _CURRENCY.match(text):
@@ -174,7 +174,7 @@ def _spelling(word: str) -> str:
 
 
 def same_units(a: str, b: str) -> bool:
-    """Whether two units may be the same: one is missing, or says less than the other; their exponents are the same."""
+    """Whether two units may be the same: equal exponents, and one is missing or says less than the other."""
     left, right = _unit_words(a), _unit_words(b)
     if not left or not right:
         return True
@@ -191,9 +191,9 @@ def _unit_words(unit: str) -> frozenset[str]:
 
 @functools.lru_cache(maxsize=4096)
 def quantity(value: str, answer_type: AnswerType) -> tuple[Fraction, str] | None:
-    """The exact number that a whole answer stands for, and its unit ("" where there is none); None: it is none.
+    """The exact number that a whole answer stands for, and its unit ("" where there is none); None: not a number.
 
-    Signs of degrees and per cent are no units. A number of a word problem may also say "about", name what it counts,
+    Degree and per cent signs are not units. A number of a word problem may also say "about", name what it counts,
     and carry a remark in parentheses.
     """
     if len(value) > _LONGEST:
@@ -217,7 +217,7 @@ def compound(text: str) -> bool:
 
 
 def number(value: str, answer_type: AnswerType) -> Fraction | None:
-    """The exact number that a whole answer stands for, its unit aside; else None."""
+    """The exact number that a whole answer stands for, without its unit; else None."""
     known = quantity(value, answer_type)
     return known[0] if known else None
 

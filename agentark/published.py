@@ -36,7 +36,7 @@ from agentark.types import (
 PUBLISHED = "published"
 """Method name of records made from rows of other code."""
 UNKNOWN = "unknown"
-"""Source of a row that nobody has graded and that does not say its own."""
+"""Source of a row that was not graded and does not name its own."""
 
 _HEADINGS = (
     re.compile(r"^[ \t]*={3,}[ \t]*Solution[ \t]+\d+[ \t]*={3,}[ \t]*$", re.M),
@@ -54,7 +54,7 @@ def split_response(response: str) -> list[str]:
 
 
 def own_id(row: Mapping[str, Any]) -> str | None:
-    """What a row says its id is; 0 is one, and blank is none."""
+    """The id that a row gives itself; 0 counts as one, a blank does not."""
     return None if row.get("id") in (None, "") else str(row["id"])
 
 
@@ -64,8 +64,8 @@ def record_of(row: Mapping[str, Any], texts: Sequence[str], number: int, where: 
     Args:
         texts: of its solutions.
         number: of the row, from 0.
-        where: it stands, for error messages.
-        task: whose questions these are; None: what the row itself says.
+        where: place of the row, for error messages.
+        task: dataset of the questions; None: the row itself says.
 
     Raises:
         UserError: no question or no gold answer.
@@ -122,14 +122,14 @@ def _gold(row: Mapping[str, Any], task: Task | None, where: str) -> tuple[str, A
 
 
 def answer_type_of(task: Task, row: Mapping[str, Any]) -> AnswerType:
-    """What answers to a question of a task are. MetaMathQA has two kinds, which its rows tell apart."""
+    """Type of the answers to a task's questions. MetaMathQA has two, and each row tells which."""
     if task.name == "MetaMathQA" and str(row.get("type") or row.get("tag")).startswith("MATH_"):
         return "math"
     return "text" if task.kind == "software" else task.kind
 
 
 def _token_stats(used: Any) -> dict[str, TokenStats]:
-    """Per model, where the row has them in the published form, which does not know of a prefix cache."""
+    """Per model, where the row has them in the published form, which has no prefix cache."""
     try:
         stats = msgspec.convert(used or {}, dict[str, TokenStats])
     except msgspec.ValidationError:

@@ -43,7 +43,7 @@ Items = Sequence[tuple[Sample, int, str]]
 
 
 class Likelihood(Struct, frozen=True):
-    """Of one solution under a model."""
+    """Likelihood of one solution under a model."""
 
     state: State
     nll: float = 0.0
@@ -140,7 +140,7 @@ class Criterion(Config):
     asks: str = Field(min_length=1)
     """The question that the score answers."""
     anchors: dict[int, str]
-    """What scores mean; at least 1, 3 and 5."""
+    """Meanings of the scores; at least of 1, 3 and 5."""
 
     @model_validator(mode="after")
     def _anchored(self) -> "Criterion":
@@ -150,7 +150,7 @@ class Criterion(Config):
 
 
 class Rubric(Config):
-    """What a judge is asked about a solution."""
+    """The questions to a judge about a solution."""
 
     system: str = Field(min_length=1)
     """The judge's instruction."""
@@ -159,7 +159,7 @@ class Rubric(Config):
 
 
 def load_rubric(path: Path) -> Rubric:
-    """Raises UserError for a file that is no rubric."""
+    """Read a rubric. Raises UserError for a file that does not hold one."""
     return build(Rubric, read_yaml(path), str(path))
 
 
@@ -209,7 +209,7 @@ def _score(turn: Turn) -> int | None:
     return int(text) if text in SCORES else None
 
 
-# ---------------------------------------------------------------- what is judged
+# ---------------------------------------------------------------- the solutions to judge
 
 
 def reasoning_of(turn: Turn) -> str:
@@ -232,7 +232,7 @@ def items_of(records: Sequence[Record], which: str) -> list[tuple[Sample, int, s
 def marks(
     records: Mapping[str, Record], rubric: Rubric, items: Items, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures of the rubric, and what became of every mark: scored + unparsed + error = n, asserted."""
+    """Figures of the rubric, and counts of the marks: scored + unparsed + error = n, asserted."""
     figures: dict[str, Any] = {}
     counts: dict[str, Any] = {}
     rows = [(sample.id, records.get(f"{sample.id}#{number}")) for sample, number, _ in items]

@@ -56,7 +56,7 @@ def pack(
         sent: for each earlier turn, all of its messages with its reply as the last.
 
     Returns:
-        The turn whose dialogue this call goes on, if its last own reply is one, and the messages after it.
+        The turn whose dialogue this call continues (None without one), and the messages after it.
     """
     for position in range(len(messages) - 1, -1, -1):
         parts = messages[position].parts
@@ -137,7 +137,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """The records of a file, one per id (its last row), in the order of the file.
 
     Raises:
-        UserError: file missing, a row that is no record, or a schema this version cannot read.
+        UserError: file missing, a row that is not a record, or a schema this version cannot read.
     """
     last = {offset for offset, _ in index(path).values()}
     for line in lines(path):
@@ -237,7 +237,7 @@ class JournalEntry(Struct, frozen=True, omit_defaults=True):
 
 
 TRIAL = "prepare/"
-"""Before the id of a sample whose calls belong to what the method decides once for the run."""
+"""Comes before a sample's id where its calls serve the method's one decision for the run."""
 
 
 class Store:
@@ -352,7 +352,7 @@ class Store:
         return self._journalled.pop(sample_id, {})
 
     def noted(self, key: str) -> Any:
-        """What `note` kept under this key, in this session or an earlier one; None: nothing."""
+        """The value that `note` kept under this key, in this session or an earlier one; None: nothing."""
         return self._manifest.get(key)
 
     def note(self, key: str, value: Any) -> None:

@@ -36,18 +36,18 @@ Row = Mapping[str, Any]
 QUERY = ("query", "question", "problem", "prompt")
 """Where a row holds its question; the first that is a text counts."""
 ENDINGS = (".jsonl", ".json")
-"""Of names that are files and not datasets on the hub."""
+"""Endings of names that are files and not datasets on the hub."""
 AGGREGATORS = {"aggregator", "moderator", "judge", "extractor"}
-"""Agents whose solution, after those of others, is the method's own answer."""
+"""Agents who make the method's own answer from the solutions of others."""
 UNKNOWN = -100
-"""The label of what nobody knows; null means the same."""
+"""Label of an unknown verdict; null means the same."""
 
 
 # ---------------------------------------------------------------- recognising
 
 
 def kind_of(row: Row, where: str) -> Kind | None:
-    """What a row is; None: nothing of ours. Raises UserError for a schema that this version does not know."""
+    """The kind of a row; None: not one of ours. Raises UserError for a schema that this version does not know."""
     if "trajectory" in row and "schema" in row:
         check_schema(where, "schema", row["schema"], SCHEMA)
         return "results"
@@ -68,7 +68,7 @@ def _query(row: Row) -> str | None:
 
 
 def kind(path: Path, flag: str) -> Kind | None:
-    """What the first row of a file is; see `kind_of`.
+    """The kind of a file's first row; see `kind_of`.
 
     Raises:
         UserError: no such file, nothing in it, or no JSON lines.
@@ -107,7 +107,7 @@ class Source(Struct, frozen=True):
     sha256: str
     records: list[Record]
     manifest: dict[str, Any]
-    """Of the run that wrote it; empty where there is none."""
+    """Manifest of the run that wrote it; empty where there is none."""
 
     @property
     def manifest_path(self) -> Path:
@@ -166,9 +166,9 @@ class Candidate(Struct, frozen=True):
     answer: str | None = None
     verdict: bool | None = None
     aggregate: bool = False
-    """The method's own answer, made of the others': to be scored, but not to be chosen among them."""
+    """The method's own answer, made from the others: it is scored, but never chosen as the best."""
     steps: tuple[str, ...] | None = None
-    """As the row gives them; None: the text has to be split."""
+    """As in the row; None: the text has to be split."""
     step_labels: list[bool | None] | None = None
     """A verdict per step; None: the row has none."""
 
@@ -177,7 +177,7 @@ class Question(Struct, frozen=True):
     """A question with its solutions."""
 
     where: str
-    """It stands, for error messages."""
+    """Place of the row, for error messages."""
     id: str | None
     """None: the row has none."""
     prompt: str
@@ -291,11 +291,11 @@ def _verdicts(
 ) -> list[bool | None] | None:
     """Labels as verdicts; None where there are none.
 
-    They are checked to be exactly true, false, 0, 1, null or -100 (nobody knows) before they become verdicts: a cast to
+    They are checked to be exactly true, false, 0, 1, null or -100 (unknown) before they become verdicts: a cast to
     bool would turn -100 into true.
 
     Args:
-        what: they are, for error messages.
+        what: name of the labels, for error messages.
         count: how many there must be; one per `unit`.
     """
     if values is None:

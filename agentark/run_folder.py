@@ -25,25 +25,25 @@ WRITTEN = (
     *("checkpoint-*", "checkpoints", "completions", "features", "nan", "stage_[12]", "runs", "wandb"),
     *("global_step*", "latest", "zero_to_fp32.py", ".*"),
 )  # fmt: skip
-"""What trainings, and the libraries below them, write into their folder."""
+"""Names that trainings, and the libraries below them, write into their folder."""
 
 
 @dataclass
 class RunFolder:
-    """An output folder, and whether the run that it is for is new, to be continued, or finished."""
+    """An output folder, and whether its run is new, to be continued, or finished."""
 
     record: ClassVar[tuple[str, str]] = (MANIFEST, "config")
     """File with the identity of the run, and its key there."""
     all_settings: ClassVar[bool] = False
-    """Whether the identity names every setting; what only an older version knows does not count then."""
+    """Whether the identity names every setting; settings that only an older version knows are then ignored."""
 
     folder: Path
     """As `flag` names it."""
     identity: dict[str, Any]
-    """What decides the run."""
+    """All that decides the run."""
     _: KW_ONLY
     kind: str
-    """Of the run, as manifest.json has it."""
+    """Kind of the run, as in manifest.json."""
     flag: str
     replace: str = "--overwrite"
     """Flag that replaces another run."""
@@ -52,9 +52,9 @@ class RunFolder:
     elsewhere: Sequence[Path] = ()
     """Further folders of the run."""
     continued: bool = field(default=False, init=False)
-    """Whether there is a session of this run to go on from."""
+    """Whether an earlier session of this run can go on."""
     values: dict[str, Any] = field(default_factory=dict, init=False)
-    """Of manifest.json."""
+    """Content of manifest.json."""
 
     def __post_init__(self) -> None:
         self.identity = json.loads(json.dumps(self.identity, default=str))
@@ -99,7 +99,7 @@ class RunFolder:
         """Take the folder for this run, once everything is loaded; the first call counts.
 
         Args:
-            say: told where the run is kept that was here.
+            say: is told where the folder's earlier run is kept.
             values: of manifest.json.
         """
         if self._claimed or not self._main:
@@ -114,7 +114,7 @@ class RunFolder:
             self.write(**values)
 
     def write(self, **values: Any) -> None:
-        """Add to manifest.json (first process only). What the run replaces goes when that says that it is complete."""
+        """Add to manifest.json (first process only). Once that says complete, the replaced run is deleted."""
         self.values |= values
         if not self._main:
             return
@@ -134,7 +134,7 @@ def is_complete(manifest: dict[str, Any]) -> bool:
 
 
 def entries(folder: Path, name: str) -> list[Path]:
-    """What a folder holds, apart from locks; nothing where there is none.
+    """The content of a folder, apart from locks; empty if it does not exist.
 
     Args:
         name: of the folder in the error message.
@@ -167,10 +167,10 @@ def aside(folder: Path) -> Path:
 
 
 def set_aside(folder: Path, complete: bool) -> Path | None:
-    """Empty a folder, but for its locks. Returns where its content is kept, if it had some.
+    """Empty a folder, except for its locks. Returns where its content is kept, if it had any.
 
     Args:
-        complete: whether its content is; if not, it is what was to replace the content that is kept already, and goes.
+        complete: whether its content is a complete run; if not, and an older content is kept, the new is deleted.
     """
     kept = aside(folder)
     if kept.exists() and not complete:

@@ -45,7 +45,7 @@ TOTALS = "totals"
 """Key of the manifest: the method's figures over all records of the run."""
 
 MAX_FAULTS_IN_A_ROW = 10
-"""So many samples failing one after the other, with none done between, stop the run."""
+"""A run stops after this many failed samples in a row, with none done in between."""
 
 Row = Callable[[Episode, MethodInfo, str, Guarantee, Outcome | None, str | None], Struct]
 """(episode, method, model, guarantee, outcome, error) -> one line of the results; it has `id`, `schema` and `error`."""

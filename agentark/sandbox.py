@@ -3,7 +3,7 @@
 A program gets a fresh interpreter under an unprivileged user id, in user, mount, process, network, IPC, cgroup and
 host-name namespaces of its own. It sees the standard library and the system's shared libraries, read-only, a private
 folder of bounded size, four harmless devices, and nothing else: no home, no repository, no /proc, no shell, no network,
-no variable of our environment. Where that cannot be had nothing runs, unless `unsafe_no_isolation` asks for it.
+no variable of our environment. Without such isolation nothing runs, unless `unsafe_no_isolation` asks for it.
 
 Tests of a solution run in two processes: the solution in one, the tests in another one that it can neither read nor
 trace. Only plain data crosses between them, so nothing a solution prints, patches, raises or overloads makes a wrong
@@ -48,7 +48,7 @@ class SandboxUnavailable(UserError):
 
 
 class Limits(Struct, frozen=True):
-    """What one run may use. CPU time is bounded by the wall time: each process gets that many seconds and one more."""
+    """Limits of one run. CPU time is bounded by the wall time: each process gets that many seconds and one more."""
 
     memory: int = 1 << 30
     """Bytes of address space of each process; all of them together: times `processes`."""
@@ -68,10 +68,10 @@ DEFAULT_LIMITS = Limits()
 
 
 class Execution(Struct, frozen=True):
-    """What came of running one program."""
+    """The result of running one program."""
 
     status: Status
-    """`ok`: it ended with code 0, which any program can bring about; `run_tests` is what says whether code is right."""
+    """`ok`: it ended with code 0, which any program can bring about; only `run_tests` says whether code is right."""
     returncode: int | None
     """Exit code, minus the signal that killed it, or None when we ended it."""
     stdout: str
@@ -111,7 +111,7 @@ async def run_python(
         unsafe_no_isolation: go on without isolation where there is none; the result says so.
 
     Raises:
-        SandboxUnavailable: isolation cannot be had here.
+        SandboxUnavailable: nothing here can isolate code.
         RunError: the sandbox cannot be ended.
         UserError: a file's path leaves the working folder.
     """
@@ -148,7 +148,7 @@ async def run_tests(
         limits: of each process; the tests have two.
 
     Raises:
-        SandboxUnavailable: isolation cannot be had here.
+        SandboxUnavailable: nothing here can isolate code.
     """
     spec = {
         "solution": solution,
@@ -204,7 +204,7 @@ async def _level(unsafe_no_isolation: bool) -> Isolation:
 
 @functools.cache
 def _probe() -> tuple[Isolation, str]:
-    """The first level that works, and why not an earlier one."""
+    """The first level that works, and why the earlier ones do not."""
     if sys.platform != "linux":
         return "none", f"{sys.platform} has no namespaces"
     reasons: list[str] = []
@@ -219,7 +219,7 @@ def _probe() -> tuple[Isolation, str]:
 
 @functools.cache
 def _try(level: Isolation) -> str | None:
-    """Run a program at this level and ask it what it sees; None when that is a closed world, else what is wrong."""
+    """Run a program at this level that reports what it sees; None if it is closed in, else the fault."""
     if level == "bwrap" and shutil.which("bwrap") is None:
         return "not installed"
     try:
@@ -286,7 +286,7 @@ async def _watch(
     limits: Limits,
     level: Isolation,
 ) -> tuple[bytes, bytes, bytes, Status | None]:
-    """Feed a sandbox and see to it that it ends: (stdout, stderr, what its inside reports, why it was stopped)."""
+    """Feed a sandbox and make sure that it ends: (stdout, stderr, what its inside reports, why it was stopped)."""
     stopped: list[Status] = []
 
     def stop(why: Status) -> None:
@@ -324,7 +324,7 @@ async def _watch(
 def _tasks_of_user() -> int:
     """Processes and threads that the kernel counts with a program's when it has no user namespace of its own.
 
-    Other sandboxes that are about to start count as well, hence the margin.
+    The margin is for other sandboxes that are about to start.
     """
     tasks = 0
     for process in glob.glob("/proc/[0-9]*"):
@@ -394,7 +394,7 @@ def _python() -> str:
 
 @functools.cache
 def _view() -> list[tuple[str, str | None]]:
-    """What a program may see: paths, each with its target where it is a symbolic link."""
+    """The paths that a program may see, each with its target where it is a symbolic link."""
     prefix = os.path.realpath(sys.base_prefix)
     folders = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", f"{prefix}/lib", f"{prefix}/lib64", "/etc/ld.so.cache"]
     devices = [f"/dev/{name}" for name in ("null", "zero", "random", "urandom")]

@@ -69,7 +69,7 @@ class SandboxEngine:
         unsafe_no_isolation: run code even where nothing isolates it.
 
     Raises:
-        SandboxUnavailable: when entered where isolation cannot be had, and it was not allowed to go on without.
+        SandboxUnavailable: when entered where nothing can isolate code, unless that is allowed.
     """
 
     name = SANDBOX

@@ -1,4 +1,4 @@
-"""What runs inside a sandbox, and never in this process: `agentark/sandbox.py` sends the source of these functions.
+"""Code that runs inside a sandbox, never in this process: `agentark/sandbox.py` sends the source of these functions.
 
 The launched interpreter has nothing but the standard library, and the functions see each other there and nothing else
 of this file: each imports what it uses.
@@ -30,7 +30,7 @@ def launch() -> None:
     try:
         proc = os.open("/proc", os.O_PATH)
         alive = enter(spec) if spec["level"] == "namespaces" else None
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until we know whom to kill
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until we know which process to kill
         drop(isolated, proc)
         if alive is not None and select.select([alive], [], [], 0)[0]:
             os._exit(1)  # the launcher died before it could take this process along
@@ -92,7 +92,7 @@ def launch() -> None:
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
             os.wait()
-        if not isolated:  # whoever made it may be gone
+        if not isolated:  # its maker may be gone
             import shutil  # slow to load
 
             shutil.rmtree(spec["place"], ignore_errors=True)
@@ -106,7 +106,7 @@ def enter(spec: dict[str, Any]) -> int:
     """Come back in new namespaces, as process 1 over a closed file tree, with the rights that `drop` gives up.
 
     Returns:
-        A pipe at whose other end the launcher waits; it is readable when the launcher has died.
+        A pipe whose other end the launcher holds; it is readable when the launcher has died.
     """
     import ctypes
     import os

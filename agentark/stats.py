@@ -1,4 +1,4 @@
-"""What stands beside every reported number: standard errors, intervals, and tests of paired differences.
+"""Shown beside every reported number: standard errors, intervals, and tests of paired differences.
 
 Several values of one question (samples, solutions) are not independent: `clusters` names the question of each value.
 """
@@ -12,9 +12,9 @@ from typing import Literal
 from msgspec import Struct
 
 RESAMPLES = 2000
-"""Of a bootstrap or permutation: the third digit of a p around 0.05 is then noise, which the seed fixes."""
+"""Draws of a bootstrap or permutation: the third digit of a p around 0.05 is then noise, which the seed fixes."""
 EXACT_UP_TO = 12
-"""Questions that differ, up to which all sign flips are counted (4,096) instead of sampled."""
+"""For at most this many differing questions all sign flips are counted (4,096) instead of sampled."""
 
 
 def mean_and_se(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> tuple[float, float | None]:
@@ -153,12 +153,12 @@ class Paired(Struct, frozen=True):
     difference: float
     """b - a."""
     se: float | None
-    """Of the difference; None for one question."""
+    """Standard error of the difference; None for one question."""
     low: float
     high: float
     """95% bootstrap interval of the difference."""
     p: float
-    """Two-sided."""
+    """Two-sided p-value."""
     test: Literal["mcnemar", "permutation"]
     """McNemar's exact test where both sides are 0 or 1, else random sign flips of the differences."""
 
@@ -204,7 +204,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def sign_flip(differences: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> float:
     """Two-sided p of the paired permutation test: how often the mean is as far from 0 when signs are flipped.
 
-    All 2^n flips are counted for few differences; else `resamples` of them, the one at hand among them, so p is
+    All 2^n flips are counted for few differences; else `resamples` of them, the observed one included, so p is
     never 0.
 
     Args:

@@ -1,4 +1,4 @@
-"""The one rule by which a solution falls into steps. prm/steps.py goes on from here to token ids."""
+"""The one rule that splits a solution into steps. prm/steps.py goes on from here to token ids."""
 
 import re
 
@@ -11,7 +11,7 @@ Span = tuple[int, int]
 
 
 def step_spans(text: str) -> list[Span]:
-    """Where the steps of a solution stand in it, in characters: what lies between blank lines, none of them empty."""
+    """Character spans of a solution's steps: the texts between blank lines, none of them empty."""
     start, end = len(text) - len(text.lstrip()), len(text.rstrip())
     spans = []
     for gap in _BLANK_LINES.finditer(text, start, end):
@@ -21,7 +21,7 @@ def step_spans(text: str) -> list[Span]:
 
 
 def split_steps(text: str) -> list[str]:
-    """Steps of a solution: what stands between blank lines, none of them empty."""
+    """Steps of a solution: the texts between blank lines, none of them empty."""
     return [text[start:end] for start, end in step_spans(text)]
 
 

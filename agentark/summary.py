@@ -1,4 +1,4 @@
-"""What a results file says: the table of a run and the readable form of one debate.
+"""Views of a results file: the table of a run and the readable form of one debate.
 
     python -m agentark.summary FILE...           the table
     python -m agentark.summary FILE --show N     the N-th sample in full
@@ -88,7 +88,7 @@ def table(paths: Sequence[Path]) -> str:
 
 
 def run_notes(path: Path) -> list[str]:
-    """What the manifest says of the whole run: what the method decided once, at what cost, and its totals."""
+    """The manifest's notes on the whole run: the method's one decision, its cost, and the totals."""
     manifest = manifest_of(path)
     said = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
     notes = []

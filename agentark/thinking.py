@@ -23,7 +23,7 @@ _ENDS_OPEN = re.compile(rf"(?:{_OPEN.pattern})\s*\Z", re.S)
 
 
 def visible(text: str) -> str | None:
-    """What follows the last mark that closes a thought, a suffix of the text; None when the thinking never ends."""
+    """The text after the last mark that closes a thought, a suffix; None when the thinking never ends."""
     reply = text[_last_close(text) :]
     return None if _OPEN.search(reply) else reply
 

@@ -9,8 +9,8 @@ Errors. Whoever expects a failure raises one of four; anything else is a fault i
     UserError    bad input: one line that names file, key or flag, its value and what would be right. Anyone may raise
                  it before the work begins. The script ends with exit code 2.
     SampleError  this sample cannot be done (its prompt does not fit). Engines and methods raise it; it becomes a row
-                 with `error`, and the sample is run again on resume. So does an exception that nobody expected, with
-                 its type and line.
+                 with `error`, and the sample is run again on resume. An exception that nobody expected becomes such
+                 a row too, with its type and line.
     EngineFault  a SampleError of an engine: a call failed after its retries. Engines alone raise it. Several samples
                  in a row that end so, or in an unexpected exception, become a RunError.
     RunError     the run cannot go on (dead engine, disk full, bad credentials, a journal that does not match). What
@@ -36,7 +36,7 @@ ANSWER_LINE = '"Answer: "'
 Role = Literal["system", "user", "assistant"]
 AnswerType = Literal["number", "math", "choice", "text", "code"]
 Kind = Literal["number", "math", "choice", "text", "code", "software"]
-"""What a task is to a method: its type of answer, or `software` for code that no test grades."""
+"""Kind of a task, for methods: its type of answer, or `software` for code that no test grades."""
 Guarantee = Literal["exact", "seeded", "engine"]
 FinishReason = Literal["stop", "length"]
 
@@ -62,7 +62,7 @@ class Part(Struct, frozen=True, omit_defaults=True):
 
     text: str
     truncate: Literal["middle"] | None = None
-    """`middle`: this text yields, from its middle, when the prompt does not fit the context."""
+    """`middle`: this text is cut in its middle when the prompt does not fit the context."""
     ref: str | None = None
     """Where the text comes from: the id of an earlier turn (its reply), or `document`."""
 
@@ -106,7 +106,7 @@ class SamplingParams(Struct, frozen=True, omit_defaults=True):
 
 
 class Completion(Struct, frozen=True, omit_defaults=True):
-    """What an engine answers to one call."""
+    """An engine's answer to one call."""
 
     text: str
     """The reply without thinking text."""
@@ -134,7 +134,7 @@ class Engine(Protocol):
 
     name: str
     guarantee: Guarantee
-    """What repeats on a second run: `exact`, `seeded` (sampling, not logits) or `engine` (nothing promised)."""
+    """Says what repeats on a second run: `exact`, `seeded` (sampling, not logits) or `engine` (nothing promised)."""
     capacity: int
     """Calls that are worth having in flight at once."""
     context_length: int
@@ -179,7 +179,7 @@ class Sample(Struct, frozen=True, omit_defaults=True, kw_only=True):
     instruction: str = ""
     """How the answer is to be written."""
     document: str | None = None
-    """Long context the question is about; its middle yields when the model's context is short."""
+    """Long context the question is about; it is cut in its middle when the model's context is short."""
     choices: tuple[str, ...] | None = None
     """Texts of the options; the letters are A, B, C, ... in this order."""
     references: tuple[str, ...] | None = None
@@ -187,7 +187,7 @@ class Sample(Struct, frozen=True, omit_defaults=True, kw_only=True):
     tag: str | None = None
     """Subject, level or type of question, for breakdowns."""
     preamble: str | None = None
-    """Code tasks: what stands before a solution when it runs (imports and helpers that the question gives)."""
+    """Code tasks: code put before a solution when it runs (imports and helpers that the question gives)."""
     entry_point: str | None = None
     """Code tasks: name of the function that the tests call."""
     tests: tuple[str, ...] | None = None
@@ -227,7 +227,7 @@ class Sample(Struct, frozen=True, omit_defaults=True, kw_only=True):
         return "line" if ANSWER_LINE in self.instruction else None
 
     def fields(self) -> dict[str, Any]:
-        """What every sample has, without what a record or a labelled row adds to it."""
+        """The fields that every sample has, without those that a record or a labelled row adds."""
         return {name: getattr(self, name) for name in Sample.__struct_fields__}
 
     def sample(self) -> "Sample":
@@ -249,7 +249,7 @@ class Turn(Struct, frozen=True, omit_defaults=True, kw_only=True):
     round: int
     role: str
     messages: tuple[Message, ...]
-    """What was sent, less what `continues` brings."""
+    """The messages sent, without those that `continues` brings."""
     completion: Completion
     continues: str | None = None
     """Id of an earlier turn whose messages and reply come before `messages`."""
@@ -273,18 +273,18 @@ class Solution(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What a method returns for one sample."""
+    """A method's result for one sample."""
 
     solutions: list[Solution]
     """Candidates first, the aggregate (the method's own answer) last."""
     parse_failures: int = 0
     """Replies that had to be parsed and could not be."""
     info: dict[str, Any] = {}
-    """What a method wants kept beside the trajectory (votes, scores, early stop)."""
+    """Facts that a method keeps beside the trajectory (votes, scores, early stop)."""
 
 
 SANDBOX = "sandbox"
-"""The model that runs code instead of thinking (agentark/sandbox_engine.py)."""
+"""Name of the model that runs code (agentark/sandbox_engine.py)."""
 
 
 class Chat(Protocol):
@@ -292,7 +292,7 @@ class Chat(Protocol):
 
     @property
     def models(self) -> frozenset[str]:
-        """What can be called: `main`, named models of the run, and `sandbox` where code may be executed."""
+        """Models that can be called: `main`, named models of the run, and `sandbox` where code may be executed."""
         ...
 
     def __call__(
@@ -401,7 +401,7 @@ class Record(Sample, frozen=True, kw_only=True, omit_defaults=False):
     parse_failures: int = 0
     info: dict[str, Any] = {}
     models: tuple[str, ...] = ("main",)
-    """What the method could call (see Chat)."""
+    """Models that the method could call (see Chat)."""
     started: float = 0.0
     """Unix time at which the episode began."""
     seconds: float = 0.0

@@ -33,9 +33,9 @@ def grade(args: Namespace, task: Task, given: Sequence[Attempt]) -> tuple[list[G
 def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     parser = common.new_parser("code_eval", __doc__)
     parser.add_argument("--allow_code_execution", action="store_true", help="run model-written code, in the sandbox")
-    parser.add_argument("--unsafe_no_isolation", action="store_true", help="run it even where nothing isolates it")
+    parser.add_argument("--unsafe_no_isolation", action="store_true", help="run code even without isolation")
     parser.add_argument("--test_timeout", type=cli.number(0.1), default=10.0, help="seconds for each test")
-    parser.add_argument("--k", type=cli.integer(1), nargs="+", default=[1], help="report pass@k for these")
+    parser.add_argument("--k", type=cli.integer(1), nargs="+", default=[1], help="values of k for pass@k")
     return common.run("code_eval", parser, argv, grade, choose_engine, check)
 
 

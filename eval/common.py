@@ -1,11 +1,11 @@
-"""What the evaluation scripts share: their flags, the run that makes answers, and the report.
+"""Shared by the evaluation scripts: their flags, the run that makes answers, and the report.
 
     python -m eval.<name> --dataset_name D --input_file results/.../<method>_infer.jsonl
     python -m eval.<name> --dataset_name D --model_name_or_path M --use_vllm
 
 The first form grades a results file and writes beside it; the second asks the model every question once (or
-`--num_samples` times) with method vanilla, through the same runner as inference.py, so that it resumes, journals and
-seeds alike, and then grades what it wrote.
+`--num_samples` times) with method vanilla, through the same runner as inference.py, so it resumes, journals and seeds
+in the same way, and then grades the answers.
 """
 
 import sys
@@ -29,7 +29,7 @@ from agentark.types import Chat, Method, Outcome, Sample, UserError
 from methods import load_method
 
 Grade = Callable[[Namespace, Task, Sequence[Attempt]], tuple[list[Graded], dict[str, Any]]]
-"""(flags, task, attempts) -> their grades, and what metrics.json says beside the figures."""
+"""(flags, task, attempts) -> the grades, and further keys of metrics.json."""
 
 MODEL_FLAG = "--model_name_or_path"
 RESULTS = "vanilla_infer.jsonl"
@@ -58,7 +58,7 @@ def new_parser(name: str, description: str | None) -> cli.Parser:
     parser.add_argument("--dataset_name", required=True, help="dataset, e.g. GSM8K")
     parser.add_argument("--input_file", type=Path, help="results file to grade; figures are written beside it")
     parser.add_argument(MODEL_FLAG, help="ask this model instead: hub id, local folder, or smollm2-135m-instruct")
-    parser.add_argument("--allow_contamination", action="store_true", help="score a model on what it was trained on")
+    parser.add_argument("--allow_contamination", action="store_true", help="score a model on its training questions")
     run = parser.add_argument_group(f"answers of a model (with {MODEL_FLAG})")
     run.add_argument("--output_dir", type=Path, default=Path("outputs"), help="folder of all evaluations")
     run.add_argument("--temperature", type=cli.number(0, 10), default=0.5, help="sampling temperature")

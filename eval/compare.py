@@ -17,9 +17,9 @@ def main(argv: list[str] | None = None) -> int:
 
     parser = cli.Parser(prog="python -m eval.compare", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--a", type=Path, required=True, help="baseline: a per_sample.jsonl or metrics.json")
-    parser.add_argument("--b", type=Path, required=True, help="what is compared with it")
+    parser.add_argument("--b", type=Path, required=True, help="system to compare with the baseline")
     parser.add_argument("--metric", help="figure to compare (default: the dataset's own)")
-    parser.add_argument("--seed", type=cli.integer(0), default=0, help="of the bootstrap and the permutation test")
+    parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of bootstrap and permutation test")
     parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
     args: Namespace = parser.parse_args(argv)
     compared = compare(read_graded(args.a), read_graded(args.b), args.metric, (args.a, args.b), args.seed)

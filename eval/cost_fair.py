@@ -1,8 +1,8 @@
-"""Methods at equal cost: each one's accuracy beside its tokens, and beside plain voting given as many tokens.
+"""Methods at equal cost: each one's accuracy beside its tokens, and beside plain voting with as many tokens.
 
     python -m eval.cost_fair --dataset_name GSMSymbolic ChainSum --model_name smollm2-135m-instruct --use_vllm
 
-Every method answers the same questions through inference.py (any flag of it can be given here too, and a study that was
+Every method answers the same questions through inference.py (all its flags work here too, and a study that was
 stopped goes on with the same command). Self-consistency is sampled once with `--parallel_num` replies; its first k
 replies are a run of self-consistency with k, so the cost of every other method has its own k: the most replies that
 cost no more. Difference and p are paired, question by question.
@@ -53,15 +53,15 @@ class Point(Struct, frozen=True, kw_only=True):
     votes: int | None = None
     """Replies of self-consistency at the same cost; None for self-consistency itself."""
     voting: float | None = None
-    """The accuracy of self-consistency with that many."""
+    """The accuracy of self-consistency with that number of replies."""
     difference: float | None = None
-    """The method's accuracy less that."""
+    """The method's accuracy minus that of self-consistency."""
     low: float | None = None
     high: float | None = None
     """95% bootstrap interval of the difference."""
     p: float | None = None
     p_holm: float | None = None
-    """Adjusted for all p values of the table."""
+    """`p` adjusted for all p values of the table."""
     beyond: bool = False
     """The method costs more than all replies of the voting run."""
 
@@ -114,7 +114,7 @@ def read(path: Path, task: Task) -> Scored:
 
 
 def means(records: Sequence[Record], candidates: int | None = None) -> dict[str, float]:
-    """What a question costs: in whole episodes, or for its first `candidates` replies."""
+    """Mean costs of a question: of whole episodes, or of its first `candidates` replies."""
     done = []
     for record in records:
         kept = {solution.turn for solution in record.solutions[:candidates]}

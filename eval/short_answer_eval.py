@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
     parser = common.new_parser("short_answer_eval", __doc__)
     parser.add_argument("--bertscore_model", default="roberta-large", help="encoder: hub id or folder; none: no score")
     parser.add_argument("--bertscore_layers", type=cli.integer(1), help="layer (default: bert_score's for that model)")
-    parser.add_argument("--bertscore_device", help="e.g. cpu (default: CUDA where there is one)")
+    parser.add_argument("--bertscore_device", help="e.g. cpu (default: CUDA if there is one)")
     return common.run("short_answer_eval", parser, argv, grade, choose_engine)
 
 

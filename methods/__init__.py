@@ -39,7 +39,7 @@ METHODS = {
     "mapcoder_mbpp": "methods.mapcoder.mapcoder:MapCoder@config_mbpp",
     "chatdev_srdd": "methods.chatdev.chatdev:ChatDev@config_srdd",
 }
-"""Name -> `module:class`, and `@config` where its configuration is not config_main of the module's folder."""
+"""Name -> `module:class`, with `@config` unless its configuration is config_main of the module's folder."""
 
 VARIANTS: dict[str, dict[str, str]] = {
     "dylan": {
@@ -67,7 +67,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "macnet": {"SRDD": "macnet_srdd"},
     "mapcoder": {"HumanEval": "mapcoder_humaneval", "MBPP": "mapcoder_mbpp"},
 }
-"""Method -> dataset -> the name it runs as there, unless --method_config_name says otherwise."""
+"""Method -> dataset -> name of the method that runs there, unless --method_config_name says otherwise."""
 
 DEFAULT_VARIANT = "config_main"
 
@@ -91,17 +91,17 @@ def configs_of(name: str) -> dict[str, Path]:
 
 
 def default_config(name: str) -> str:
-    """The configuration that a registered name stands for."""
+    """The configuration of a registered name."""
     return METHODS[name].partition("@")[2] or DEFAULT_VARIANT
 
 
 def resolve(name: str, variant: str | None, dataset: str | None) -> tuple[str, str]:
-    """(registered name, name of its configuration file) of what is asked for.
+    """The method to run: (registered name, name of its configuration file).
 
     Args:
-        variant: a configuration; None: the one made for the dataset, else the name's own. A configuration that has a
-            name of its own is run under it (`dylan` with config_math is dylan_math).
-        dataset: what it will run on; None: not known.
+        variant: a configuration; None: the one made for the dataset, else the name's own. A configuration that is
+            registered by name runs under that name (`dylan` with config_math is dylan_math).
+        dataset: name of the dataset it will run on; None: not known.
     """
     config.lookup("method", name, METHODS)
     if variant is None:
@@ -131,7 +131,7 @@ def load_method(
 
 
 def check_kind(method: Method, name: str, dataset: str, kind: str) -> None:
-    """Raises UserError when a dataset of this kind is not for the method, with the datasets that are."""
+    """Raises UserError when the method cannot do a dataset of this kind; the message lists those it can."""
     able: frozenset[str] = type(method).TASKS  # type: ignore[attr-defined]
     if kind not in able:
         datasets = ", ".join(name for name in TASKS if get_task(name).kind in able)

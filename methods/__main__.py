@@ -21,7 +21,7 @@ WIDTH = 110
 
 
 def sources() -> dict[str, list[str]]:
-    """Class of a method -> its registered names, the one that is the class's own first."""
+    """Class of a method -> its registered names, the class's own name first."""
     names: dict[str, list[str]] = {}
     for name, target in METHODS.items():
         names.setdefault(target.partition("@")[0], []).append(name)
@@ -29,12 +29,12 @@ def sources() -> dict[str, list[str]]:
 
 
 def about(cls: Any) -> str:
-    """What the docstring of a method's module says; its first line names the paper."""
+    """The docstring of a method's module; its first line names the paper."""
     return inspect.cleandoc(inspect.getmodule(cls).__doc__ or "")
 
 
 def facts(name: str) -> list[str]:
-    """What a listing says of the method behind a name."""
+    """The lines of a listing about the method of this name."""
     cls = method_class(name)
     names = sources()[METHODS[name].partition("@")[0]]
     chosen = VARIANTS.get(names[0], {})
@@ -51,7 +51,7 @@ def facts(name: str) -> list[str]:
 
 
 def _variants(others: list[str], chosen: dict[str, str]) -> str:
-    """`dylan_math (MATH, MATH-500)`: the further names, and the datasets on which they are picked."""
+    """`dylan_math (MATH, MATH-500)`: the further names, and the datasets that pick them."""
     picked = {name: [dataset for dataset, other in chosen.items() if other == name] for name in others}
     return ", ".join(f"{name} ({', '.join(datasets)})" if datasets else name for name, datasets in picked.items())
 

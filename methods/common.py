@@ -1,4 +1,4 @@
-"""What methods do with replies: name agents, make solutions, ask for replies of a form, run code, read code blocks."""
+"""Tools for methods: name agents, make solutions, ask for replies of a given form, run code, read code blocks."""
 
 import json
 import re
@@ -19,9 +19,9 @@ T = TypeVar("T")
 C = TypeVar("C", bound=Config)
 
 ALL_TASKS = frozenset({"number", "math", "choice", "text", "code", "software"})
-"""For the `TASKS` of a method that any question suits. `software` is code that no test grades (SRDD)."""
+"""`TASKS` of a method that can do any question. `software` is code that no test grades (SRDD)."""
 REASONING = frozenset({"number", "math", "choice", "text"})
-"""For the `TASKS` of a method whose agents discuss an answer."""
+"""`TASKS` of a method whose agents discuss an answer."""
 
 REPAIR = "Your reply could not be read. {form} Reply again, in that form and with nothing else."
 FORM_CHOICES = "Wanted is exactly one of: {choices}."
@@ -45,7 +45,7 @@ def solution(sample: Sample, turn: Turn, number: int, agent: str | None = None, 
 
     Args:
         agent: whose solution it is; None: the turn's agent.
-        text: what of the reply may hold the answer; None: all of it.
+        text: the part of the reply that may hold the answer; None: all of it.
     """
     answer = extract(turn.text if text is None else text, sample.answer_type, sample.choices)
     value = answer.value if answer else None
@@ -66,7 +66,7 @@ def numbered(header: str, turns: Sequence[Turn]) -> list[str | Part | Turn]:
 
 
 class Asked(Struct, Generic[T], frozen=True):
-    """What came of asking for a reply of some form."""
+    """The result of asking for a reply of a given form."""
 
     value: T | None
     """None: neither the reply nor its repair could be read."""
@@ -93,7 +93,7 @@ async def ask(
     """Ask for a reply that `parse` can read; where it cannot, ask once more in the same dialogue, then give up.
 
     Args:
-        messages: what asks for the form in words as well: not every engine can be guided.
+        messages: they ask for the form in words as well, since not every engine can be guided.
         parse: the value of a reply, or None.
         guided: decode under `schema` or `choices` where the engine can; otherwise they only word the repair. With
             both, the first reply follows the schema (it may reason) and its repair is one of the choices.
@@ -188,7 +188,7 @@ async def run_program(
         The turn, and the execution with `seconds` 0.
 
     Raises:
-        SampleError: this run may not execute code; look whether `sandbox` is in `chat.models` first.
+        SampleError: this run may not execute code; first check that `sandbox` is in `chat.models`.
     """
     turn = await _execute(chat, RunProgram(code, stdin, timeout, dict(files)), agent, round, role)
     ran = msgspec.json.decode(turn.text, type=Ran)
@@ -208,7 +208,7 @@ async def run_tests(
     """Run tests against a solution, after the preamble the question gives.
 
     Args:
-        tests: None: the sample's visible tests. A method has no business with the others.
+        tests: None: the sample's visible tests. A method must not use the others.
 
     Returns:
         The turn (a `Tested` as JSON), and one verdict per test, in order; none when the question shows no test.

@@ -1,4 +1,4 @@
-"""What agents are told of code that ran: the output of a program, the tests that failed."""
+"""Reports to agents on code that ran: the output of a program, the tests that failed."""
 
 from collections.abc import Sequence
 

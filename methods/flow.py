@@ -1,4 +1,4 @@
-"""Work along a directed acyclic graph: every node starts as soon as what it waits for is there."""
+"""Work along a directed acyclic graph: every node starts as soon as its inputs are ready."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence

@@ -37,12 +37,12 @@ from agentark.types import Message, Part, RunError, SamplingParams  # noqa: E402
 PORT = 8000
 WEIGHTS = "/weights"
 LIGHT = ("msgspec", "pydantic", "pyyaml", "psutil", "openai")
-"""What agentark needs to be imported."""
+"""Packages that importing agentark needs."""
 SERVING = ("vllm", "transformers", "huggingface_hub")
 
 
 def settings() -> ModalConfig:
-    """As deployed, inside a container; from configs/modal.yaml and the environment else."""
+    """Inside a container, the settings as deployed; else from configs/modal.yaml and the environment."""
     if deployed := os.environ.get(SETTINGS):
         return build(ModalConfig, json.loads(deployed), f"${SETTINGS}")
     return read_config()
@@ -92,7 +92,7 @@ app = modal.App(CONFIG.app)
 
 @app.function(image=light_image)
 def describe() -> dict[str, Any]:
-    """What is deployed, for a run to check before it starts a GPU."""
+    """Says what is deployed, so that a run can check it before a GPU starts."""
     return CONFIG.model_dump(include={"model", "gpu", "gpu_count", "max_containers", "max_inputs"})
 
 
@@ -106,7 +106,7 @@ class Model:
         await self._engine()
 
     async def _engine(self) -> Any:
-        """The engine, started by the first who asks (`.local()` runs no asynchronous enter)."""
+        """The engine, started by the first call (`.local()` runs no asynchronous enter)."""
         import asyncio
 
         from agentark.engines.vllm import VLLMConfig, VLLMEngine
@@ -119,7 +119,7 @@ class Model:
                 dtype=CONFIG.dtype,
                 max_model_len=CONFIG.max_model_len,
                 enable_thinking=CONFIG.enable_thinking,
-                reproducible=True,  # a seed is used when a call brings one
+                reproducible=True,  # a call's seed is used, if it has one
                 timeout=float(CONFIG.call_seconds),
                 quiet=False,
             )
@@ -158,7 +158,7 @@ class Model:
     async def measure(self, messages: list[dict[str, str]]) -> dict[str, int]:
         """Tokens of a dialogue, template included, and of the context."""
         engine = await self._engine()
-        probe = SamplingParams(temperature=0.0, max_tokens=1, choices=("", " "))  # choices: refuses no length
+        probe = SamplingParams(temperature=0.0, max_tokens=1, choices=("", " "))  # with choices, no length is refused
         prompt = await engine.prompter.build(_messages(messages), probe)
         return {"tokens": len(prompt.token_ids), "context_length": engine.context_length}
 

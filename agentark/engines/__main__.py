@@ -41,7 +41,7 @@ def version(*packages: str) -> str | None:
 
 
 def missing(*modules: str) -> str | None:
-    """What to say of modules that are not there."""
+    """The message about missing modules."""
     absent = [module for module in modules if find_spec(module) is None]
     return f"no: not installed: {', '.join(absent)}" if absent else None
 

@@ -24,10 +24,10 @@ BESIDE = {
 def add_engine_flags(parser: Parser) -> None:
     """The flags that choose and tune an engine; the same in every script that calls a model."""
     group = parser.add_argument_group("engine")
-    group.add_argument("--use_vllm", action="store_true", help="run the model in vLLM, in this process's care")
+    group.add_argument("--use_vllm", action="store_true", help="run the model in vLLM, started by this process")
     group.add_argument("--use_modal_batch", action="store_true", help="run the model in a deployed Modal app")
-    group.add_argument("--launch", choices=["ray"], help="run the model in vLLM servers that Ray places")
-    group.add_argument("--num_replicas", type=integer(1), default=1, help="with --launch: servers")
+    group.add_argument("--launch", choices=["ray"], help="run the model in vLLM servers started by Ray")
+    group.add_argument("--num_replicas", type=integer(1), default=1, help="servers with --launch")
     group.add_argument("--ray_address", help="with --launch ray: a running cluster (default: Ray on this machine)")
     group.add_argument("--tensor_parallel_size", type=integer(1), default=1, help="GPUs per model replica")
     group.add_argument("--data_parallel_size", type=integer(1), default=1, help="replicas of the model")
@@ -38,8 +38,8 @@ def add_engine_flags(parser: Parser) -> None:
     group.add_argument("--lora_path", type=Path, help="folder of a PEFT adapter")
     group.add_argument("--model_timeout", type=number(1), help="seconds one call may take")
     group.add_argument("--model_api_config", type=Path, help="file of model endpoints")
-    group.add_argument("--enable_thinking", action="store_true", default=None, help="ask the template for thinking")
-    group.add_argument("--no_enable_thinking", action="store_false", dest="enable_thinking", help="ask for none")
+    group.add_argument("--enable_thinking", action="store_true", default=None, help="turn thinking on")
+    group.add_argument("--no_enable_thinking", action="store_false", dest="enable_thinking", help="turn it off")
     group.add_argument("--reproducible", action="store_true", help="seed requests (slower: agentark/engines/README.md)")
     parser.set_defaults(chat_template=True)  # scripts for base models have a flag for it
 
@@ -48,12 +48,12 @@ class Choice(NamedTuple):
     """The engine a command line asks for."""
 
     label: str
-    """What records and output paths call the model."""
+    """Name of the model in records and output paths."""
     make: Callable[[RunLock], Engine]
 
 
 def choose_engine(args: argparse.Namespace, model_name: str, flag: str = "--model_name") -> Choice:
-    """Launched servers or vLLM when asked for; a served model when the endpoint file names it; transformers else.
+    """Launched servers or vLLM when asked for; a served model when the endpoint file names it; else transformers.
 
     Args:
         model_name: the model that `flag` names.
@@ -131,6 +131,6 @@ def other_engine_args(args: argparse.Namespace, model_name: str) -> argparse.Nam
 
 
 def _settings(args: argparse.Namespace, cls: type[ConfigT], **values: Any) -> ConfigT:
-    """An engine's config: the flags it has fields for, where they were given."""
+    """An engine's config, from those given flags that it has fields for."""
     flags = {ENGINE_FIELDS.get(name, name): value for name, value in vars(args).items() if value is not None}
     return build(cls, {name: value for name, value in flags.items() if name in cls.model_fields} | values, "flags")

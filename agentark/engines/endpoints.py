@@ -32,7 +32,7 @@ class Endpoint(Config):
     """One server that answers for a model."""
 
     model_name: str = Field(min_length=1)
-    """What this server calls the model (an adapter, if that is what is wanted)."""
+    """Name of the model on this server (or of an adapter there)."""
     model_url: str
     """Base URL of the API, as the openai client takes it; mostly ends in `/v1`."""
     api_key_env: str | None = None
@@ -40,7 +40,7 @@ class Endpoint(Config):
     max_workers: int = Field(16, ge=1)
     """Calls in flight there at once."""
     context_length: int | None = Field(None, ge=1)
-    """Tokens of prompt and reply together, where the server does not tell (vLLM does)."""
+    """Tokens of prompt and reply together, where the server does not say (vLLM does)."""
     api_key: SecretStr | None = None
     """From a file of the published layout only."""
 
@@ -124,7 +124,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _endpoint(entry: Any, shared: Mapping[str, Any], where: str, published: bool) -> Endpoint:
-    """One entry; whatever might be a secret is looked at here, where no message repeats it."""
+    """One entry; anything that may be a secret is checked here, where no message repeats it."""
     if not isinstance(entry, dict):
         raise UserError(f"{where}: expected `key: value` lines, found a {type(entry).__name__}")
     values = {**shared, **entry}

@@ -1,8 +1,8 @@
 """Fitting a prompt into the context of a server that holds the tokenizer.
 
-The same rules as `agentark.engines.prompt.Prompter`, which has the tokenizer at hand: documents yield from their
-middle, the reply keeps at least `MIN_NEW_TOKENS`. Here the length of a prompt is asked of the server (`/tokenize`)
-or estimated from its characters, and a server's refusal corrects the estimate.
+The same rules as `agentark.engines.prompt.Prompter`, which has the tokenizer at hand: documents are cut in their
+middle, the reply keeps at least `MIN_NEW_TOKENS`. Here the server counts a prompt (`/tokenize`), or its length is
+estimated from its characters; a server's refusal corrects the estimate.
 """
 
 import re
@@ -20,16 +20,16 @@ CHARS_PER_TOKEN = (300.0, 100.0)
 """Characters and tokens to begin with; what servers report is added to them."""
 
 CHARS_A_TOKEN = 4
-"""Of English text, roughly; only sets how coarsely documents are cut in calls with choices."""
+"""Characters per token of English text, roughly; only sets how coarsely calls with choices cut documents."""
 
 MARGIN = 1.15
-"""An estimated length is taken as so much more."""
+"""Factor on an estimated length, to be safe."""
 
 ROUNDS = 6
-"""Counts at most, to find how much of a document fits."""
+"""Most counts made to find how much of a document fits."""
 
 GOOD_ENOUGH = 0.97
-"""Share of the room that ends the search earlier."""
+"""Once this share of the room is used, the search ends."""
 
 _COMPLAINT = re.compile(
     r"context.{0,5}(length|size|window)|maximum (sequence|model) length|max_model_len|too (long|many tokens)"
@@ -70,7 +70,7 @@ class TooLong(SampleError):
 
 
 def complaint(text: str) -> TooLong | None:
-    """A server's refusal as a TooLong, if length is what it is about."""
+    """A server's refusal as a TooLong, if it is about length."""
     if not _COMPLAINT.search(text):
         return None
     context, prompt = _CONTEXT.search(text), _PROMPT.search(text)
@@ -106,7 +106,7 @@ class Fitter:
         count: Count | None,
         refused: tuple[Plan, TooLong] | None,
     ) -> Plan:
-        """The call as it fits into `context` tokens.
+        """The call, cut to fit into `context` tokens.
 
         Args:
             count: length of a dialogue in tokens, where the server tells.

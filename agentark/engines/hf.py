@@ -24,7 +24,7 @@ CAPACITY = {"cpu": 32, "cuda": 128}
 """Calls in flight, unless told."""
 
 CACHE_SHARE = {"cpu": 0.1, "cuda": 0.8}
-"""Of the device's memory left beside the weights, for keys and values."""
+"""Share of the memory left beside the weights that keys and values get."""
 
 STEP_TOKENS = {"cpu": 512, "cuda": 4096}
 """Tokens of one forward pass, at most."""
@@ -33,16 +33,16 @@ BLOCK = 32
 """Tokens per cache block; a prefix is shared in whole blocks."""
 
 SMALLEST = 1 / 8
-"""Share of batch and cache below which running out of memory ends the run."""
+"""If less than this share of batch and cache would be left, running out of memory ends the run."""
 
 WATCH_SECONDS = 1.0
-"""How often a waiting call looks whether the model's thread still lives."""
+"""A waiting call checks this often that the model's thread still lives."""
 
 T = TypeVar("T")
 
 
 class HFConfig(LocalConfig):
-    """What the transformers engine needs to know; the flags of inference.py."""
+    """Settings of the transformers engine; the flags of inference.py."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """auto: bfloat16 on the GPU, float32 on the CPU."""
@@ -53,8 +53,8 @@ class HFConfig(LocalConfig):
 class HFEngine:
     """See `agentark.types.Engine`. A worker thread loads, restarts and stops; transformers' own runs the batch.
 
-    Who goes first is the gate's business. Only after running out of memory are there more calls than rows; they go in
-    order of arrival.
+    The gate decides which call goes first. There are more calls than rows only after running out of memory; they then
+    go in order of arrival.
     """
 
     name = "hf"
@@ -75,7 +75,7 @@ class HFEngine:
     async def __aenter__(self) -> "HFEngine":
         try:
             await self._run(self._open)
-        except BaseException:  # a cancellation, too: what the worker is loading it then stops by itself
+        except BaseException:  # a cancellation, too: the worker then stops loading by itself
             self._worker.submit(self._stop)
             self._worker.shutdown(wait=False)
             raise
@@ -125,7 +125,7 @@ class HFEngine:
         return Row(params.temperature, seed, len(prompt.token_ids), tuple(paths), first)
 
     async def _generate(self, prompt: Prompt, row: Row) -> list[int]:
-        """The tokens of a reply, its end included. Begins again where memory ran out."""
+        """The tokens of a reply, its end included. Starts again after running out of memory."""
         while True:
             manager = self._manager
             output = await self._submit(manager, prompt, row)
@@ -205,9 +205,9 @@ class HFEngine:
             max_memory_percent=CACHE_SHARE[device] * self._share,
             max_batch_tokens=max(rows, int(STEP_TOKENS[device] * self._share)),
             max_requests_per_batch=rows,
-            max_blocks_per_request=0,  # block tables want flash-attn,
-            use_cuda_graph=False,  # and a graph a sampler that decides nothing in Python,
-            use_async_batching=False,  # nor waits for the token before
+            max_blocks_per_request=0,  # block tables need flash-attn,
+            use_cuda_graph=False,  # a graph needs a sampler without decisions in Python,
+            use_async_batching=False,  # and async batching one that needs no earlier token
         )
         generation = GenerationConfig(do_sample=False, eos_token_id=self._ends)
         self._manager = manager = self._model.init_continuous_batching(generation, settings)

@@ -1,11 +1,11 @@
-"""What each row of a transformers batch has for itself: its attention and its sampling.
+"""Each row of a transformers batch has its own attention and its own sampling.
 
-transformers' continuous batching runs on the CPU too, but two of its pieces do not serve and are replaced here:
+transformers' continuous batching runs on the CPU too, but two of its parts do not suit us and are replaced here:
 
-- attention: without flash-attn a batch is one dense mask over everyone's keys, so 16 prompts of 600 tokens went half as
-  fast together as with `generate` one by one. `attend` shows each request its own keys only.
+- attention: without flash-attn a batch is one dense mask over everyone's keys, so 16 prompts of 600 tokens took twice
+  as long together as with `generate` one by one. `attend` shows each request its own keys only.
 - sampling: all rows draw from one generator, and all sample or none. `RowSampler` gives each row its temperature, its
-  choices, and noise that follows from its seed and position alone, whoever else is in the batch.
+  choices, and noise that follows from its seed and position alone, whatever else is in the batch.
 """
 
 import itertools
@@ -26,7 +26,7 @@ class Row(Struct, frozen=True):
     paths: tuple[tuple[int, ...], ...] = ()
     """Guided decoding: the only token sequences that may follow the prompt."""
     first: tuple[int, ...] = ()
-    """Tokens whose log-probability as the first of the reply is asked for."""
+    """The log-probability of each of these tokens as the first of the reply is wanted."""
     logprobs: dict[int, float] = {}
     """Filled in by the sampler, before guidance and temperature."""
 

@@ -1,4 +1,4 @@
-"""A key blanked out of what a server sends back, in whatever form it comes."""
+"""Blanks a key out of what a server sends back, in every form that it may take."""
 
 import base64
 import json
@@ -21,8 +21,8 @@ def masking(key: str) -> Callable[[str], str]:
 
 def _spellings(key: str) -> Iterator[str]:
     yield from (key, json.dumps(key)[1:-1], key.replace("/", "\\/"), quote(key, safe=""))
-    for offset, skipped in enumerate((0, 2, 3)):  # signs that hold bits of what stands before the key
+    for offset, skipped in enumerate((0, 2, 3)):  # characters that hold bits of the text before the key
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
             encoded = encode(b"\0" * offset + key.encode()).decode()
-            shared = (offset + len(key)) % 3  # bytes of the key in a last group that what follows takes part in
+            shared = (offset + len(key)) % 3  # bytes of the key in a last group shared with the text after it
             yield encoded[skipped : len(encoded) - (4 - shared if shared else 0)]

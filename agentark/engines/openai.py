@@ -13,8 +13,8 @@ and then EngineFault naming endpoint and tries, or RunError where every endpoint
 with rests between. Retry-After is honoured (agentark/engines/pool.py has the endpoints' side of this).
 
 Guided choice is asked for with `structured_outputs`, which servers other than vLLM may ignore or refuse; a probe
-before an endpoint's first choice call tells. Where it is not honoured, CHOICE_REQUEST stands after the last message
-(so what is sent is what the record says plus this constant), and the reply must be one of the choices but for case
+before an endpoint's first choice call finds out. Where it is not honoured, CHOICE_REQUEST stands after the last message
+(so the text sent is that of the record plus this constant), and the reply must be one of the choices, apart from case
 and punctuation around it. Any other reply is a SampleError, never a guess. A JSON schema is asked for with
 `response_format`, after a probe of its own; where that is not honoured it is left out, and the caller reads the reply.
 
@@ -71,7 +71,7 @@ CHOICE_REQUEST = "\n\nAnswer with exactly one of the following, and nothing else
 
 
 class OpenAIConfig(Config):
-    """What the openai engine needs to know; the flags of inference.py."""
+    """Settings of the openai engine; the flags of inference.py."""
 
     model: str
     """The model's name in the endpoint file and in records."""
@@ -81,7 +81,7 @@ class OpenAIConfig(Config):
     enable_thinking: bool | None = None
     """None: the template's own default (nothing is sent)."""
     reproducible: bool = False
-    """Send a seed with each call. What it is worth is up to the server; `seeded` is claimed for vLLM's like only."""
+    """Send a seed with each call. Not every server honours it; `seeded` is claimed only for those like vLLM."""
     max_concurrency: int | None = Field(None, ge=1)
     """Calls in flight; None: the sum of the endpoints' max_workers."""
     timeout: float = Field(600.0, gt=0)
@@ -91,7 +91,7 @@ class OpenAIConfig(Config):
     rest: float = Field(1.0, ge=0)
     """Seconds: first rest of a failing endpoint, and bound of the first backoff of a call; doubles each time."""
     max_rest: float = Field(30.0, ge=0)
-    """Seconds: bound of both."""
+    """Seconds: upper bound of both."""
 
 
 class OpenAIEngine:
@@ -241,8 +241,8 @@ class OpenAIEngine:
         """The reply as a Completion; one that was decoded under guidance holds no thinking.
 
         Args:
-            params: what was asked for.
-            sent: what of that the server was asked for.
+            params: of the call.
+            sent: those of them that the server was sent.
         """
         guided = sent.choices is not None
         text, reasoning = reply.content.strip(), reply.reasoning
@@ -291,10 +291,10 @@ def _asking(messages: Sequence[Message], choices: Sequence[str]) -> list[Message
 
 
 def _match(text: str, choices: Sequence[str], *, exactly: bool, begun: bool = False) -> str | None:
-    """The one choice that the reply is, but for case and punctuation around it unless `exactly`.
+    """The one choice that the reply gives; case and punctuation around it don't count unless `exactly`.
 
     Args:
-        begun: or that it is the beginning of.
+        begun: the beginning of a choice counts as well.
     """
 
     def bare(text: str) -> str:

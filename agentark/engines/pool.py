@@ -90,7 +90,7 @@ class Pool(Generic[SlotT]):
 
     @asynccontextmanager
     async def lease(self, session: str, priority: int) -> AsyncIterator[SlotT]:
-        """A place on an endpoint; how the block ends is what the endpoint is judged by."""
+        """A place on an endpoint; the endpoint is judged by how the block ends."""
         loop = asyncio.get_running_loop()
         slot = await self._acquire(session, priority)
         started = loop.time()

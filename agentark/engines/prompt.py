@@ -1,7 +1,7 @@
 """Messages -> token ids, for the engines that hold the tokenizer themselves (vllm, hf).
 
 When a prompt does not fit, the parts marked
-`truncate="middle"` yield; the cut is recorded so that the text as sent can be rebuilt.
+`truncate="middle"` are shortened; the cut is recorded so that the text as sent can be rebuilt.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class LocalConfig(Config):
-    """What every engine that holds the model itself needs to know."""
+    """Settings of every engine that holds the model itself."""
 
     model: str
     """Hub id or local folder."""
@@ -134,7 +134,7 @@ class Prompter:
         return Prompt(token_ids, min(params.max_tokens, left), truncation, ends_open(text), ids)
 
     def completion(self, text: str, prompt: Prompt, params: SamplingParams, **fields: Any) -> Completion:
-        """A Completion from the model's raw text, with what this prompt's building decided.
+        """A Completion from the model's raw text, with the cuts and bounds of its prompt.
 
         Raises:
             EngineFault: it is none of the choices that decoding was guided to.

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
 START_SECONDS = 20.0
-"""For the small requests at the start."""
+"""Limit of the small requests at the start."""
 
 FINISHED: dict[str, FinishReason] = {
     "stop": "stop",
@@ -46,13 +46,13 @@ PROBE_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 TOP_LOGPROBS = 20
-"""The most that vLLM and OpenAI give."""
+"""The most that vLLM and OpenAI return."""
 MAX_BYTES = 1 << 24
-"""Of an answer's body; a reply of 100,000 tokens is half a megabyte."""
+"""Limit of an answer's body; a reply of 100,000 tokens is half a megabyte."""
 MAX_PACKED_BYTES = 1 << 18
-"""Of a compressed body, which may grow a thousandfold."""
+"""Limit of a compressed body, which may grow a thousandfold."""
 MAX_TOKENS_TOLD = 1 << 31
-"""A usage figure above this is no count of tokens."""
+"""A usage figure above this cannot be a count of tokens."""
 REMOVED_BY = {
     "temperature": "--model_temperature 1 (of an evaluation: --temperature 1)",
     "seed": "a run without --reproducible",
@@ -124,7 +124,7 @@ class _ChatCompletion(Struct):
 
 
 class Reply(Struct, frozen=True):
-    """What a server answered to one call."""
+    """A server's answer to one call."""
 
     content: str
     reasoning: str | None
@@ -137,7 +137,7 @@ class Reply(Struct, frozen=True):
 
 
 class Nonsense(Fault):
-    """A good status, and a body that no such server would send."""
+    """The status is good, but no such server would send this body."""
 
 
 class Denied(RunError):
@@ -405,7 +405,7 @@ class Server(Slot):
             raise Nonsense(f"{self.label} sent something else than a chat API would: {start!r} ({error})") from None
 
     def _meaning(self, error: "APIStatusError") -> Exception:
-        """What an HTTP error status says about this call and the others."""
+        """The meaning of an HTTP error status for this call and the others."""
         status, text = error.status_code, self._clean(error.message)
         text = text.removeprefix(f"Error code: {status}").removeprefix(" - ") or "no message"
         if status == 429 and "insufficient_quota" not in (error.code, error.type):

@@ -29,13 +29,13 @@ CPU_ENVIRONMENT = {
     # the model in the engine's own process: in one of its own it needs another import and spins on a core between steps
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-"""What the CPU build reads at its import, where nothing else is set."""
+"""Defaults of the variables that the CPU build reads at its import."""
 
 GUIDANCE: dict[str, Any] = {"backend": "xgrammar", "disable_any_whitespace": True}
 """Small models fill the whitespace that JSON allows until their tokens run out."""
 
 SURE = 100.0
-"""Bias on the logits of tokens of which one must come; the most vLLM takes. Unlike guidance it is added after the
+"""Bias on the logits of tokens if one of them must come; the most vLLM takes. Unlike guidance it is added after the
 log-probabilities are taken. (`allowed_token_ids` would be, too, but vLLM 0.29 gives one request's to another when it
 reorders its batch: `InputBatch.swap_states`.)"""
 
@@ -43,7 +43,7 @@ SHUTDOWN_SECONDS = 10.0
 
 
 class VLLMConfig(LocalConfig):
-    """What the vLLM engine needs to know; the flags of inference.py."""
+    """Settings of the vLLM engine; the flags of inference.py."""
 
     tensor_parallel_size: int = 1
     data_parallel_size: int = 1
@@ -219,7 +219,7 @@ def _prepare_environment(log_level: str) -> bool:
 
 @contextmanager
 def _engine_log(quiet: bool) -> Iterator[Path | None]:
-    """Send what the engine process writes to a log file, so that a failed start can be told in one line.
+    """Send the engine process's output to a log file, so that a failed start can be explained in one line.
 
     The engine process inherits the redirected stderr and keeps it; this process gets its own back.
     """

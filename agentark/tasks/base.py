@@ -1,4 +1,4 @@
-"""What every dataset shares: finding its rows, turning them into samples, scoring a reply."""
+"""Shared by all datasets: finding the rows, turning them into samples, scoring a reply."""
 
 import contextlib
 import csv
@@ -47,7 +47,7 @@ GRADERS: dict[Kind, Grader | None] = {
     "software": None,
 }
 LETTERS = ascii_uppercase[:10]
-"""Of options; what answers.py reads as an option's letter in running text."""
+"""Letters of options; answers.py reads them as such in running text."""
 
 
 class BadRow(Exception):
@@ -64,7 +64,7 @@ class ChoiceOptions(Config):
     shuffle_options: bool = False
     """Whether each sample's options stand in an order drawn from `seed` and its id; the gold letter follows."""
     seed: int = Field(0, ge=0)
-    """Of that order, >= 0; without effect unless `shuffle_options`."""
+    """Seed of that order, >= 0; without effect unless `shuffle_options`."""
 
 
 class Hub(Struct, frozen=True):
@@ -99,7 +99,7 @@ class Loaded(Struct, frozen=True):
     origin: str
     """Path of the file, hub id, or the generator and its seed."""
     sha256: str | None = None
-    """Of the file's bytes; None when there is no file."""
+    """Hash of the file's bytes; None when there is no file."""
 
 
 class Task(Struct, frozen=True, kw_only=True):
@@ -111,9 +111,9 @@ class Task(Struct, frozen=True, kw_only=True):
     """The split that results are reported on, and the default."""
     metric: Metric
     kind: Kind
-    """Of its samples, or of most of them."""
+    """Kind of its samples, or of most of them."""
     licence: str
-    """Of the data, as its publishers state it."""
+    """Licence of the data, as its publishers state it."""
     to_samples: Callable[[Row, int, str, Any], Iterable[Sample]]
     """(row, its 0-based index, split, options) -> its samples; raises BadRow."""
     file_patterns: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ class Task(Struct, frozen=True, kw_only=True):
 
     @property
     def grader(self) -> Grader | None:
-        """What evaluates records of this task; None: there is nothing to compare them with."""
+        """The evaluation for records of this task; None: there is nothing to compare them with."""
         return GRADERS[self.kind]
 
     @property
@@ -347,7 +347,7 @@ def choice_sample(
     Args:
         choices: the options, in upstream order.
         gold: 0-based index of the right one in that order.
-        options: what says whether to shuffle; None: never.
+        options: they say whether to shuffle; None: never.
 
     Raises:
         BadRow: fewer than two options with text, more than there are letters, gold outside them or blank.

@@ -5,7 +5,7 @@ Problems of chosen difficulty for experiments with small models. An entry as it 
     {"question": "State the final answer to the following arithmetic problem: 4 + 3 =", "answer": "7",
      "metadata": {"expression": "4 + 3", "num_terms": 2, "num_digits": 1, ...}}
 
-An expression is in `train` or in `test` whatever the seed, the wording and the parameters are, so that no question of
+An expression is in `train` or in `test` for every seed, wording and choice of parameters, so that no question of
 one split can be known from the other.
 """
 
@@ -25,7 +25,7 @@ INSTRUCTIONS = {"steps": BOXED_NUMBER_INSTRUCTION, "result": "Give the result in
 SEED_STEP = 1_000_003
 """The generator's problem i of seed s is problem i + 1 of seed s - 1; ours are that far apart."""
 TRIES = 50
-"""Problems drawn per distinct one asked for, before we say that there are no more."""
+"""Problems drawn per distinct one asked for, before giving up."""
 WORDINGS = {
     "generator": "{question}",
     "plain": "Write down the final answer of this calculation: {expression} =",
@@ -36,7 +36,7 @@ WORDINGS = {
 
 class ChainSumOptions(Config):
     seed: int = Field(0, ge=0)
-    """Of the generator, >= 0; another seed is another draw of problems."""
+    """Seed of the generator, >= 0; another seed is another draw of problems."""
     size: int = Field(200, ge=1)
     """Distinct problems, >= 1; about half of them belong to each split."""
     min_terms: int = Field(2, ge=2)
@@ -50,7 +50,7 @@ class ChainSumOptions(Config):
     wording: Literal["generator", "plain", "spoken", "story"] = "generator"
     """How a problem is put: the generator's sentence, or one of ours."""
     instruction: Literal["steps", "result"] = "steps"
-    """What is asked for: working it out and the result, or the result."""
+    """`steps` asks for the working and the result, `result` for the result alone."""
 
 
 def generate(options: ChainSumOptions) -> tuple[str, Iterable[Row]]:

@@ -32,7 +32,7 @@ WARNING = (
 
 class GPQAOptions(ChoiceOptions):
     subset: Literal["diamond", "main", "extended"] = "diamond"
-    """Of the questions: the 198 that experts agree on, 448 of good quality, all 546. Each contains the one before."""
+    """Which questions: the 198 that experts agree on, 448 of good quality, all 546. Each contains the one before."""
 
 
 def to_samples(row: Row, index: int, split: str, options: GPQAOptions) -> Iterator[Sample]:

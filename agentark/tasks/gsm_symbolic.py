@@ -24,7 +24,7 @@ from agentark.types import Sample, UserError
 
 class GSMSymbolicOptions(Config):
     seed: int = Field(0, ge=0)
-    """Of the generator, >= 0; another seed is another set of problems."""
+    """Seed of the generator, >= 0; another seed is another set of problems."""
     size: int = Field(100, ge=1)
     """Number of problems, >= 1."""
 

@@ -7,7 +7,7 @@ google-research-datasets/mbpp (config full):
      "code": "def similar_elements(test_tup1, test_tup2):\r\n  ...", "test_setup_code": "",
      "test_list": ["assert similar_elements((3, 4, 5, 6),(5, 7, 4, 10)) == (4, 5)", ...], "challenge_test_list": []}
 
-Splits are the authors', by `task_id` and whatever the file is called: 1-10 prompt, 11-510 test, 511-600 validation,
+Splits are the authors', by `task_id`, whatever the file's name is: 1-10 prompt, 11-510 test, 511-600 validation,
 601-974 train. The setup code uses names of the solution, so it opens each test. The challenge tests (11 problems have
 any) are left out, as in the paper's figures.
 

@@ -29,7 +29,7 @@ WRITTEN = (MARKER, "*.html", "*.csv", "tables.md", "assets", "samples", ".*")
 
 
 class Built(Struct, kw_only=True):
-    """What was made, for the last lines of the command."""
+    """Counts for the last lines of the command."""
 
     rows: list[Row]
     debates: dict[int, Debate]
@@ -43,7 +43,7 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
 
     Args:
         results: folders with everything to be reported.
-        output: the site's folder; made anew when it is a report already.
+        output: the site's folder; an earlier report there is replaced.
         title: of the pages.
         base: model that everything is compared with; None: see `overview.find_base`.
 
@@ -96,7 +96,7 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
 
 
 def _check(output: Path) -> None:
-    """Raises UserError where something else would be lost."""
+    """Raises UserError where files that are no report would be lost."""
     name = f"--output {output}"
     if entries(output, name) and not (output / MARKER).is_file():
         raise UserError(f"{name}: holds files that are no report of ours; choose an empty or a new folder")
@@ -104,7 +104,7 @@ def _check(output: Path) -> None:
 
 
 def _claim(output: Path) -> None:
-    """An empty folder that is marked as a report; what an earlier one held stays aside until this one is finished."""
+    """Make an empty folder, marked as a report; an earlier report is set aside until this one is finished."""
     try:
         old = json_if_there(output / MARKER)
         set_aside(output, "written" in old)
@@ -129,7 +129,7 @@ def _about(run: Run) -> dict[str, Any]:
 
 
 def _read_run(run: Run, writer: Writer) -> tuple[Costs, Debate, Scored | None]:
-    """Every record once: its costs, its verdicts, its place on the samples page."""
+    """Read every record once: its costs, its verdicts, its place on the samples page."""
     costs, debate = Costs(), Debate()
     labels, grades = run.label_rows(), run.grades()
     steps = training.read_scores(run)
@@ -148,7 +148,7 @@ def _read_run(run: Run, writer: Writer) -> tuple[Costs, Debate, Scored | None]:
 
 
 def _flags(record: Record, seen: Sampled | None) -> int:
-    """The bits of what happened in a sample."""
+    """Bits for the events of a sample."""
     kinds = set(seen.paths.values()) if seen else set()
     flags = CORRECTIVE * ("corrective" in kinds) + CORRUPTED * ("corrupted" in kinds)
     flags += TRUNCATED * any(turn.completion.finish_reason == "length" for turn in record.trajectory)
@@ -215,7 +215,7 @@ def _debate(study: Study, debates: Mapping[int, Debate]) -> dict[str, Any]:
 
 
 def _selections(study: Study) -> list[dict[str, Any]]:
-    """Training sets of distill.select: what was found and what was chosen."""
+    """Training sets of distill.select: the paths found and the rows chosen."""
     sets = []
     for path in study.found.manifests:
         content = json_of(path)

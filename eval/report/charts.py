@@ -18,12 +18,12 @@ SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x")
 
 
 class Chart(Struct, frozen=True, kw_only=True):
-    """A figure and what stands around it."""
+    """A figure with its title, text and sources."""
 
     id: str
     title: str
     text: str
-    """What it shows, in a sentence; also its description for screen readers."""
+    """Says in a sentence what it shows; also its description for screen readers."""
     data: list[dict[str, Any]]
     layout: dict[str, Any]
     origins: list[Origin]
@@ -31,7 +31,7 @@ class Chart(Struct, frozen=True, kw_only=True):
 
 
 def safe(text: str) -> str:
-    """A name as plotly shows it literally: it reads some HTML in labels."""
+    """A name escaped for plotly, which reads some HTML in labels."""
     return html.escape(text, quote=False)
 
 
@@ -69,7 +69,7 @@ def accuracy(dataset: str, rows: Sequence[Row]) -> Chart | None:
     return Chart(
         id=f"accuracy-{dataset}",
         title=f"{dataset}: {known[0].metric}",
-        text="Mean over all answers that are no error, with its 95% interval; unanswered counts as 0.",
+        text="Mean over all answers except errors, with its 95% interval; unanswered counts as 0.",
         data=data,
         layout={
             "xaxis": axis(known[0].metric or "", range=[-0.02, 1.02]),
@@ -82,7 +82,7 @@ def accuracy(dataset: str, rows: Sequence[Row]) -> Chart | None:
 
 
 def _interval(rows: Sequence[Row], colour: str) -> dict[str, Any]:
-    """Error bars: from each value to the ends of its interval, nothing where there is none."""
+    """Error bars from each value to the ends of its interval; none where it has no interval."""
     values = [row.value or 0.0 for row in rows]
     return {
         "type": "data",
@@ -100,7 +100,7 @@ def cost(dataset: str, rows: Sequence[Row]) -> Chart | None:
     if len(known) < 2:
         return None
     methods = list(dict.fromkeys(row.method for row in known))
-    ticks = [factor * 10**power for power in range(8) for factor in (1, 2, 5)]  # those out of range are not drawn
+    ticks = [factor * 10**power for power in range(8) for factor in (1, 2, 5)]  # plotly leaves out those out of range
     data = []
     for number, method in enumerate(methods):
         of = [row for row in known if row.method == method]
@@ -228,7 +228,7 @@ def importance(name: str, key: str, debate: Debate, origins: list[Origin]) -> Ch
 
 
 def panels(kind: str, runs: Sequence[Curves]) -> list[Chart]:
-    """One chart a figure, all runs of a kind in it; then guard hits and what no panel shows."""
+    """One chart per figure, with all runs of a kind; then guard hits and the figures without a panel."""
     panels = []
     for title, unit, keys in PANELS[kind]:  # type: ignore[index]
         data = [line for number, run in enumerate(runs) for line in _lines(number, run, keys, len(runs) > 1)]

@@ -1,6 +1,6 @@
-"""What a debate did: who was right in which round, how far they agreed, and what voting alone would have reached.
+"""The course of a debate: who was right in which round, how far agents agreed, and how voting alone would have done.
 
-Verdicts are the labels' where there are labels of all rounds, else the rules' where rules can tell
+Verdicts come from the labels where these cover all rounds, else from rules where these can decide
 (distill/select/trajectories.py). No verdict is made up, so every count has its own n.
 """
 
@@ -36,7 +36,7 @@ class Sampled(Struct, kw_only=True):
     paths: dict[str, str]
     """Agent -> class of its path."""
     final: bool | None
-    """Of the method's own answer."""
+    """Verdict on the method's own answer."""
     rounds: list[int]
     agreed: dict[int, tuple[bool, float]]
     """Round -> (all gave one answer, share of the agents behind the most frequent one)."""
@@ -49,7 +49,7 @@ def look(record: Record, row: LabelRow | None, grade: Graded | None) -> Sampled:
 
     Args:
         row: its labels, if there are any.
-        grade: of its final answer; it goes before the labels.
+        grade: of its final answer; it overrides the labels.
     """
     given = answered(record, all_rounds=True).answers
     verdicts = dict(round_verdicts(record, row or _bare(record)))
@@ -80,7 +80,7 @@ def look(record: Record, row: LabelRow | None, grade: Graded | None) -> Sampled:
 
 
 def _bare(record: Record) -> LabelRow:
-    """Labels that say nothing: rules decide where they can."""
+    """Labels without a verdict: rules decide where they can."""
     return LabelRow(**record.fields(), solutions=[], labels=[], judge="rules", input="", token_stats={})
 
 
@@ -110,11 +110,11 @@ async def _votes(
     rounds: Sequence[int],
     verdicts: Mapping[tuple[str, int], bool | None],
 ) -> tuple[dict[int, tuple[bool, float]], dict[int, bool | None]]:
-    """Agreement and majority of every round; rounds in which one agent spoke alone have neither."""
+    """Agreement and majority of every round; a round with a single agent has neither."""
     agreed: dict[int, tuple[bool, float]] = {}
     votes: dict[int, bool | None] = {}
     if record.answer_type in ("code", "text"):
-        return agreed, votes  # whole replies are no answers that could be equal
+        return agreed, votes  # whole replies are not answers that could be equal
     for round in rounds:
         agents = [agent for agent, own in extracted if own == round]
         if len(agents) < 2:

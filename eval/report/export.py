@@ -14,7 +14,7 @@ from eval.report.study import Run, Study
 from eval.report.training import Curves
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that a spreadsheet would run."""
+"""A spreadsheet would run a cell that begins like this."""
 MARKDOWN = "tables.md"
 
 
@@ -178,7 +178,7 @@ def _delta(row: Row) -> str:
 
 
 def _holm(row: Row, of: int) -> str:
-    """`0.012, 3`: the adjusted p, and for how many p values of its dataset."""
+    """`0.012, 3`: the adjusted p, and the number of p values of its dataset."""
     return "–" if row.delta is None or row.delta.p_holm is None else f"{row.delta.p_holm:.3g}, {of}"
 
 
@@ -199,7 +199,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[int]) -> str:
-    """A Markdown table; names are escaped, so that none can end its cell."""
+    """A Markdown table; names are escaped, so none can end its cell."""
 
     def line(cells: Sequence[str]) -> str:
         escaped = (text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for text in cells)

@@ -1,6 +1,6 @@
-"""What lies in a folder of results: told apart by content, never by the folder's name.
+"""The files in a folder of results, told apart by content, never by the folder's name.
 
-Nothing here fails on a file that is none of ours; a file that claims to be ours and cannot be read is a problem that
+Nothing here fails on a file that is not ours; a file that claims to be ours but cannot be read is a problem that
 the report names.
 """
 
@@ -21,20 +21,20 @@ MARKER = "agentark-report.json"
 METRICS = "metrics.json"
 CURVES = "metrics.jsonl"
 CHECKS = "evaluation.json"
-"""Of prm.evaluate, in the reward model's folder."""
+"""Output of prm.evaluate, in the reward model's folder."""
 SCORED = "_scored"
-"""End of the name of what prm.score writes beside its input."""
+"""End of the name of the file that prm.score writes beside its input."""
 
 
 class Origin(Struct, frozen=True):
-    """Where figures come from; stands below every table and chart."""
+    """The source of figures; it stands below every table and chart."""
 
     file: str
     """Path below the results folder."""
     sha256: str
     command: str | None
     commit: str | None
-    """Of the code that ran the command."""
+    """Commit of the code that ran the command."""
 
 
 class Found(Struct):
@@ -49,9 +49,9 @@ class Found(Struct):
     cards: list[Path] = field(default_factory=list)
     """Label cards."""
     manifests: list[Path] = field(default_factory=list)
-    """Of training sets and of model folders."""
+    """Manifests of training sets and of model folders."""
     checks: list[Path] = field(default_factory=list)
-    """What prm.evaluate wrote."""
+    """Output of prm.evaluate."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -59,7 +59,7 @@ def find(folders: Sequence[Path]) -> Found:
     """The files below the folders.
 
     Raises:
-        UserError: a folder that is none.
+        UserError: one of them is not a folder.
     """
     found = Found()
     for folder in folders:

@@ -28,7 +28,7 @@ class Delta(Struct, frozen=True, kw_only=True):
     high: float
     p: float
     p_holm: float | None = None
-    """Adjusted for all p values of this dataset; None where it has no other."""
+    """`p` adjusted for all p values of this dataset; None where it has no other."""
     test: str
     n: int
 
@@ -53,7 +53,7 @@ class Row(Struct, kw_only=True):
     truncated: int | None = None
     contaminated: int = 0
     calls: float | None = None
-    """Per question, like the other costs."""
+    """Mean per question, like the other costs."""
     prompt_tokens: float | None = None
     completion_tokens: float | None = None
     seconds: float | None = None
@@ -73,7 +73,7 @@ class Row(Struct, kw_only=True):
 
 
 class Costs:
-    """Adds up what the records of a run took."""
+    """Adds up the costs of a run's records."""
 
     def __init__(self) -> None:
         self.questions = self.errors = self.calls = self.prompt = self.completion = 0
@@ -101,11 +101,11 @@ class Costs:
 
 
 def rows(study: Study, costs: Mapping[int, Costs], base: str | None, seed: int = 0) -> list[Row]:
-    """The table: all evaluations that grade answers, then runs that nobody graded.
+    """The table: all evaluations that grade answers, then runs without an evaluation.
 
     Args:
         costs: by number of the run.
-        base: model whose single-model answers everything is compared with; None: see `find_base`.
+        base: model whose single-model answers are the baseline of all; None: see `find_base`.
     """
     graded = [evaluation for evaluation in study.evaluations if evaluation.graded]
     paper = load_paper()
@@ -199,7 +199,7 @@ def _ungraded(run: Run, cost: Costs | None) -> Row:
 def find_base(
     evaluation: Evaluation, all_of: Sequence[Evaluation], base: str | None, students: Mapping[str, Student]
 ) -> Evaluation | None:
-    """What a figure is compared with: the single-model answers (method vanilla) of its base model, on this dataset.
+    """The figure to compare with: the single-model answers (method vanilla) of the base model, on this dataset.
 
     The base model is the one asked for; else, for a student, the model it was trained from (through several stages),
     or the only untrained model there is; else the model itself.
@@ -239,7 +239,7 @@ def _delta(base: Evaluation, evaluation: Evaluation, seed: int) -> Delta | None:
 
 
 def names(rows: Sequence[Row]) -> list[str]:
-    """What charts call the rows: method and model; for equal ones the setting too, and if need be a number."""
+    """Names of the rows in charts: method and model; for equal ones the setting too, and if need be a number."""
     plain = Counter((row.method, row.model) for row in rows)
     seen: Counter[str] = Counter()
     named = []
@@ -252,7 +252,7 @@ def names(rows: Sequence[Row]) -> list[str]:
 
 
 def reasoning_rows(study: Study) -> list[dict[str, Any]]:
-    """Evaluations of reasoning quality: what they are of, and every figure they have."""
+    """Evaluations of reasoning quality: their subject, and every figure they have."""
     return [
         {
             "dataset": rated.dataset,

@@ -1,4 +1,4 @@
-"""The site: templates filled, static files and the two libraries laid beside them."""
+"""The site: filled templates beside static files and the two libraries."""
 
 import importlib.util
 import re
@@ -17,7 +17,7 @@ LIBRARIES = {
     "plotly.min.js": ("plotly", "package_data/plotly.min.js"),
     "katex.min.js": ("sphinxcontrib", "katex.min.js"),
 }
-"""File of the site -> (package, path in it). Of the second only the file is used: it is KaTeX."""
+"""File of the site -> (package, path in it). Only this file of the second package is used: it is KaTeX."""
 PAGES = {
     "index.html": "Overview",
     "debate.html": "Debate",
@@ -29,12 +29,12 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "connect-src 'none'; base-uri 'none'; form-action 'none'"
 )
-"""Nothing from outside, no inline script, no eval, no requests. Inline styles are open because plotly and KaTeX set
+"""Nothing from outside, no inline script, no eval, no requests. Inline styles are allowed because plotly and KaTeX set
 them; model text never becomes markup, so it cannot bring any."""
 
 
 def environment() -> jinja2.Environment:
-    """Templates with everything escaped, and an unknown name an error."""
+    """Templates that escape everything and treat an unknown name as an error."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -78,7 +78,7 @@ def short(digest: str | None) -> str:
 
 
 def library(name: str) -> Path:
-    """Where an installed package keeps a file of the site.
+    """Path of a site file in its installed package.
 
     Raises:
         UserError: the package is not installed.
@@ -94,7 +94,7 @@ def library(name: str) -> Path:
 
 
 def write(output: Path, pages: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any]) -> None:
-    """Fill the templates into `output` and copy what they load.
+    """Fill the templates into `output` and copy the files they load.
 
     Args:
         pages: file -> variables of its template.

@@ -1,4 +1,4 @@
-"""The paper's figures (paper.yaml), and which of ours they may stand beside."""
+"""The paper's figures (paper.yaml), and our figures that they may stand beside."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,14 +20,14 @@ class Paper(Struct, frozen=True, kw_only=True):
     value: float
     what: str
     differs: list[str]
-    """What is known to differ in the setting; the paper's decoding settings and its prompts always may."""
+    """Known differences in the setting; the paper's decoding settings and prompts may always differ."""
 
 
 class Cell(Config):
     """A published figure and its setting."""
 
     dataset: str
-    """As registered here."""
+    """Dataset name, as registered here."""
     model: str
     """Hub id; its last part is compared."""
     strategy: Literal["single", "rsft", "da", "pad", "rsft+pad"]
@@ -40,7 +40,7 @@ class Cell(Config):
 
 
 class PaperFigures(Config):
-    """configs of eval/report/paper.yaml."""
+    """The content of eval/report/paper.yaml."""
 
     source: str
     note: str

@@ -1,6 +1,6 @@
 """The samples as files that a page opened from disk can load piece by piece.
 
-    samples/index.js          one short row a sample, by columns: what lists and filters need
+    samples/index.js          one short row a sample, by columns, for lists and filters
     samples/chunk-<n>.js      the samples in full, some CHUNK bytes together
     samples/words-<key>.js    word -> samples it occurs in, by the word's beginning: the search
 
@@ -38,7 +38,7 @@ WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 
 VERDICTS = ("right", "wrong", "null", "error")
 CORRECTIVE, CORRUPTED, TRUNCATED, VOTE_ENOUGH, VOTE_LOST = 1, 2, 4, 8, 16
-"""Bits of a row's flags. The last two: the vote of the first round was right, and so is the answer, or not."""
+"""Bits of a row's flags. The last two: the first round's vote was right, and the answer is right or wrong."""
 
 
 def words(text: str) -> set[str]:
@@ -54,7 +54,7 @@ def shard(word: str) -> str:
 
 
 def script(name: str, value: Any) -> bytes:
-    """A piece as a script. JSON has no raw line ends; what a string in single quotes needs escaped is escaped."""
+    """A piece as a script. JSON has no raw line ends; the rest is escaped for a string in single quotes."""
     text = msgspec.json.encode(value).replace(b"\\", b"\\\\").replace(b"'", b"\\'")
     return b"AgentArk.receive('" + name.encode() + b"','" + text + b"');\n"
 
@@ -83,7 +83,7 @@ class Writer:
         """One sample.
 
         Args:
-            full: what `detail` made of it.
+            full: the result of `detail`.
             verdict: one of VERDICTS.
         """
         number = len(self)
@@ -116,7 +116,7 @@ class Writer:
         self._open, self._size, self._chunks = {}, 0, self._chunks + 1
 
     def finish(self, runs: Sequence[Mapping[str, Any]]) -> None:
-        """Write what is left, and the index."""
+        """Write the last pieces, and the index."""
         self._close_chunk()
         shards: dict[str, dict[str, list[int]]] = defaultdict(dict)
         for word, numbers in self._words.items():  # rising: their differences are shorter
@@ -145,16 +145,16 @@ class StepScores(Struct, frozen=True):
     solution: int
     scores: list[float]
     verdict: bool | None = None
-    """On the solution, as the scorer's input had it."""
+    """Verdict on the solution, as in the scorer's input."""
 
 
 def detail(
     record: Record, row: LabelRow | None, seen: Sampled | None, grade: Graded | None, scores: Sequence[StepScores] = ()
 ) -> dict[str, Any]:
-    """Everything the page shows of a sample. Texts are carried once; what a turn was shown refers to other turns.
+    """Everything the page shows of a sample. Each text is stored once; a turn's messages refer to other turns.
 
     Args:
-        row, seen, grade, scores: what is known of it beside the record.
+        row, seen, grade, scores: facts about it beside the record.
     """
     labelled = {solution.id: solution for solution in row.solutions} if row else {}
     by_turn = {solution.turn: solution for solution in record.solutions}
@@ -223,7 +223,7 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _verdict(turn: Turn, seen: Sampled | None, label: LabelledSolution | None, is_last: bool) -> bool | None:
-    """Of a turn: its label's; else the round's; for the method's own answer what that answer was found to be."""
+    """The verdict on a turn: of its label, else of the round; for the method's own answer, the verdict on that."""
     if label is not None:
         return label.verdict
     if seen is None:
@@ -233,9 +233,9 @@ def _verdict(turn: Turn, seen: Sampled | None, label: LabelledSolution | None, i
 
 
 def _marks(text: str, scores: Sequence[float] | None, label: LabelledSolution | None) -> list[dict[str, Any]]:
-    """Steps to be coloured: where they stand (in UTF-16 units, as the page counts), p(right), and the judge's label.
+    """Steps to be coloured: their spans (in UTF-16 units, as the page counts), p(right), and the judge's label.
 
-    Empty where nobody scored the steps, or where the scores are of another text.
+    Empty without scores of the steps, or where the scores are of another text.
     """
     labels = label.step_labels if label is not None and label.step_labels is not msgspec.UNSET else None
     if scores is None and labels is None:

@@ -1,4 +1,4 @@
-"""Students: the models that were trained in this study, and what from."""
+"""Students: the models that were trained in this study, and their sources."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +8,11 @@ from msgspec import Struct
 from agentark.files import json_of
 
 BASE_METHOD = "vanilla"
-"""One call a question: what a single model does."""
+"""One call per question, as a single model answers."""
 
 
 class Student(Struct, frozen=True):
-    """What a model folder's manifest says of its making."""
+    """How a model was trained, by its folder's manifest."""
 
     base: str | None
     strategy: str | None
@@ -21,7 +21,7 @@ class Student(Struct, frozen=True):
 
 
 def read_students(manifests: Sequence[Path]) -> dict[str, Student]:
-    """Folder name -> student, of all model folders in the study. Other manifests are passed over."""
+    """Folder name -> student, of all model folders in the study. Other manifests are skipped."""
     students = {}
     for path in manifests:
         content = json_of(path)

@@ -19,7 +19,7 @@ from eval.report.files import Found, Origin
 
 
 class Evaluation(Struct, kw_only=True):
-    """A metrics.json and what belongs to it."""
+    """A metrics.json and its context."""
 
     path: Path
     report: dict[str, Any]
@@ -29,9 +29,9 @@ class Evaluation(Struct, kw_only=True):
     run: "Run | None" = None
     """The results that were graded; None: not in the study, or changed since."""
     trained: bool = False
-    """Whether its model is known to be trained on some questions: a student."""
+    """Whether its model is a student, known to be trained on some questions."""
     setting: str = ""
-    """Which questions: split and options of the dataset."""
+    """Its questions: split and options of the dataset."""
 
     @property
     def dataset(self) -> str:
@@ -53,7 +53,7 @@ class Run(Struct, kw_only=True):
     path: Path
     origin: Origin
     task: Task | None = None
-    """What it was graded as: rows of the published code do not say."""
+    """Dataset that it was graded as: rows of the published code do not name theirs."""
     labels: Path | None = None
     scores: Path | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Run(Struct, kw_only=True):
 
     @property
     def name(self) -> str:
-        """What charts and lists call it."""
+        """Its name in charts and lists."""
         return f"{self.dataset} · {self.method} · {self.model}"
 
     def records(self) -> Iterator[Record]:
@@ -97,7 +97,7 @@ class Study(Struct, kw_only=True):
 
 
 def read(folders: Sequence[Path]) -> Study:
-    """Everything below the folders but the records themselves.
+    """Everything below the folders except the records themselves.
 
     Raises:
         UserError: a folder does not exist, or there is nothing in them to report.
@@ -144,7 +144,7 @@ def _name(run: Run, problems: list[str]) -> None:
 
 
 def _setting(manifest: Path) -> str:
-    """Split and options as a run's manifest has them; empty where nobody knows."""
+    """Split and options as a run's manifest has them; empty where unknown."""
     config = json_of(manifest).get("config") if manifest.is_file() else None
     if not isinstance(config, dict):
         return ""
@@ -154,7 +154,7 @@ def _setting(manifest: Path) -> str:
 
 
 def _join_labels(path: Path, by_hash: Mapping[str, Run], folders: Sequence[Path], problems: list[str]) -> None:
-    """Labels belong to the file whose hash their manifest names. Of several, those with a judge go first."""
+    """Labels belong to the file whose hash their manifest names. Labels by a judge are preferred."""
     inputs = [session["input"] for session in files.sessions(path) if isinstance(session.get("input"), dict)]
     run = by_hash.get(str(inputs[-1].get("sha256"))) if inputs else None
     if run is None:
@@ -164,7 +164,7 @@ def _join_labels(path: Path, by_hash: Mapping[str, Run], folders: Sequence[Path]
 
 
 def _join_scores(path: Path, runs: Sequence[Run], folders: Sequence[Path], problems: list[str]) -> None:
-    """Step scores carry no hash of what they score: they are found by name, and dropped where steps don't fit."""
+    """Step scores carry no hash of their input: they are matched by name, and dropped where steps don't fit."""
     scored = path.with_name(path.stem.removesuffix(files.SCORED) + ".jsonl")
     run = next((run for run in runs if scored in (run.path, run.labels)), None)
     if run is None:

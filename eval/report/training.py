@@ -1,4 +1,4 @@
-"""Training curves: reward model, RL, fine-tuning; told apart by what a metrics.jsonl measures."""
+"""Training curves: reward model, RL, fine-tuning; told apart by the figures in a metrics.jsonl."""
 
 import math
 from collections import defaultdict
@@ -58,7 +58,7 @@ class Curves(Struct, frozen=True, kw_only=True):
     rows: list[dict[str, Any]]
     origins: list[Origin]
     about: dict[str, Any]
-    """From its manifest, where there is one."""
+    """Facts from its manifest, where there is one."""
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and values of a figure where it is known."""
@@ -122,7 +122,7 @@ def _curves(path: Path, folder: Path, kind: Kind, rows: list[dict[str, Any]], st
 
 
 def _dev(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of dev.jsonl with its standard error under the name that goes with the figure."""
+    """A row of dev.jsonl with its standard error under the name that matches the figure."""
     return {f"accuracy{SE}" if key == "se" else key: value for key, value in row.items()}
 
 
@@ -177,10 +177,10 @@ class Scored(Struct, frozen=True, kw_only=True):
 
 
 def read_scores(run: Run) -> dict[str, list[StepScores]]:
-    """Id -> what prm.score says of the solutions of a question; those it could not score are left out.
+    """Id -> step scores by prm.score of a question's solutions; those it could not score are left out.
 
     Raises:
-        UserError: a row of something else.
+        UserError: a row of another kind.
     """
     if run.scores is None:
         return {}
@@ -234,7 +234,7 @@ def score_figures(
     )
 
 
-# ---------------------------------------------------------------- what prm.evaluate found
+# ---------------------------------------------------------------- results of prm.evaluate
 
 
 def check_tables(study: Study) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from methods.common import ALL_TASKS, Asked, Configured, ask, object_schema, run
 from methods.executed import failures_of
 
 SOLVER_READS, CRITIC_READS = 5, 3
-"""Items of the history that each is shown (published code)."""
+"""Items of the history that each agent sees (published code)."""
 
 
 class AgentVerseConfig(Config):
@@ -116,7 +116,7 @@ class AgentVerse(Configured[AgentVerseConfig]):
         history: list[tuple[str, Turn]],
         turn: int,
     ) -> tuple[Turn, int]:
-        """The solution after criticism, and the critics that said nothing; both add to the history."""
+        """The solution after criticism, and the number of empty criticisms; both add to the history."""
 
         async def solve(role: str, request: str) -> Turn:
             parts = [*sample.parts(), *_said(history[-SOLVER_READS:]), _advice(advice), request]
@@ -148,7 +148,7 @@ class AgentVerse(Configured[AgentVerseConfig]):
     async def _evaluate(
         self, sample: Sample, chat: Chat, proposal: Turn, turn: int
     ) -> tuple[Asked[Verdict], bool, str]:
-        """The verdict, whether no visible test fails, and what was said of the tests."""
+        """The verdict, whether all visible tests pass, and the report on the tests."""
         holds, tested = True, ""
         if sample.visible_tests and SANDBOX in chat.models:
             code = code_of(sample, proposal.text)

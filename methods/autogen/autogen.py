@@ -1,11 +1,11 @@
 """AutoGen's two-agent chat (Wu et al. 2023, arXiv 2308.08155): an assistant and a user proxy.
 
 The assistant works on the task; the user proxy answers each of its messages until one of them says the termination
-word. With `code_execute` the proxy's reply to a message with Python blocks is what running them gave.
+word. With `code_execute` the proxy runs the Python blocks of a message and replies with their output.
 
 Differs from the published code: code runs in the sandbox and nowhere else (there: a container or this machine); each
-block is a script of its own, and the first that fails ends the list. The answer is that of the assistant's last message
-that gives one, since its last message is often the termination word alone.
+block is a script of its own, and the first that fails ends the list. The answer comes from the assistant's last message
+that gives one, since its very last is often the termination word alone.
 """
 
 from msgspec import structs
@@ -30,7 +30,7 @@ class AutoGenConfig(Config):
 
 
 class AutoGen(Configured[AutoGenConfig]):
-    """calls: 1 to 2T - 1 (T = max_turn); critical path: the same. A reply made of program output is no call."""
+    """calls: 1 to 2T - 1 (T = max_turn); critical path: the same. A reply of program output is not a call."""
 
     Config = AutoGenConfig
     TASKS = ALL_TASKS
@@ -69,7 +69,7 @@ class AutoGen(Configured[AutoGenConfig]):
         return text.rstrip(" \t\r\n.!*_`\"'").endswith(self.config.is_termination_msg)
 
     def _outcome(self, sample: Sample, said: list[Turn], runs: bool) -> Outcome:
-        """Every message of the assistant, and as the result its last one that gives an answer."""
+        """Every message of the assistant; the result is the last one that gives an answer."""
         bare = self.config.is_termination_msg
         messages = [solution(sample, turn, number) for number, turn in enumerate(said, 1)]
         told = [turn.text.strip(" \r\n.!*_`\"'") != bare for turn in said]
@@ -82,7 +82,7 @@ class AutoGen(Configured[AutoGenConfig]):
 
 
 async def _run(chat: Chat, turn: Turn, round: int) -> str | None:
-    """What running the blocks of a message gives, in their order, up to the first that fails; None: it has none."""
+    """Output of a message's blocks, run in order up to the first that fails; None: it has no block."""
     outputs = []
     for language, code in fenced(turn.text):
         if language not in PYTHON:

@@ -5,8 +5,8 @@ says the task is done; with a critic, each message of either is chosen among sev
 answer from the assistant's solutions.
 
 Differs from the published code: the critic chooses among the proposals of the user as well as of the assistant; the
-specifier is told to add no facts, and both roles see the task as it was given beside its restatement; a number of the
-critic that cannot be read is a counted parse failure (the first proposal stands), never a random choice.
+specifier is told to add no facts, and both roles see the original task beside its restatement; if the critic's number
+cannot be read, it counts as a parse failure (the first proposal stands), never a random choice.
 """
 
 import re
@@ -24,17 +24,17 @@ class CAMELConfig(Config):
     chat_turn_limit: int = Field(3, ge=1)
     """T, pairs of instruction and solution, at most (published README: 3)."""
     assistant_role: str = Field("expert problem solver", min_length=1)
-    """Who solves."""
+    """Role of the agent who solves."""
     user_role: str = Field("project manager", min_length=1)
-    """Who instructs."""
+    """Role of the agent who instructs."""
     with_critic: bool = False
     """Choose every message among `option_num` proposals (the paper's critic in the loop)."""
     option_num: int = Field(2, ge=2, le=9)
     """k, proposals per message when there is a critic."""
     critic_role: str = Field("critical reviewer", min_length=1)
-    """Who chooses."""
+    """Role of the agent who chooses."""
     criteria: str = Field("it brings the task closest to a correct and complete solution", min_length=1)
-    """What the critic chooses by."""
+    """The critic's measure of a proposal."""
     guided: bool = True
     """The critic's number by guided choice where the engine can; false: free text."""
 
@@ -83,7 +83,7 @@ class CAMEL(Configured[CAMELConfig]):
     async def _next(
         self, sample: Sample, chat: Chat, dialogue: list[Message], agent: str, round: int, said: list[Turn]
     ) -> tuple[Turn, int]:
-        """The next message of a role, and how many replies of the critic could not be read."""
+        """The next message of a role, and the number of the critic's replies that could not be read."""
         count = self.config.option_num if self.config.with_critic else 1
         options = await gather(*(chat(dialogue, agent=agent, round=round, role=agent) for _ in range(count)))
         if count == 1:

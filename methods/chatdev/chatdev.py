@@ -7,9 +7,9 @@ for all of them in full).
 
 Differs from the published code: each phase is one instruction and one reply instead of a dialogue of open length, with
 one repair call where the reply cannot be read; the program is started in the sandbox only, where it has the standard
-library, no network and no display; packages a model names are never installed. A program that needs more than the
-sandbox has is not called wrong: the test phase ends, and `info["off"]` says what it needs. Without a sandbox the test
-phase is left out.
+library, no network and no display; packages that a model names are never installed. A program that needs more than
+the sandbox has is not called wrong: the test phase ends, and `info["off"]` says what it needs. Without a sandbox there
+is no test phase.
 """
 
 import re
@@ -48,8 +48,8 @@ class ChatDevConfig(Config):
 class ChatDev(Configured[ChatDevConfig]):
     """calls: 6 (nothing to complete, to change or to fix) to 5 + C + 2R + 2T; critical path: the same.
 
-    What cannot be read costs one repair call; then: form or language stay open, a change of the software is not made,
-    and if no file was ever written there is nothing to go on with: the first reply is the solution.
+    A reply that cannot be read costs one repair call. After that, form or language stay open, and a change of the
+    software is not made; if no file was ever written, the first reply is the solution.
     """
 
     Config = ChatDevConfig
@@ -135,7 +135,7 @@ class Company:
             await self._write("fix", prompts.FIX, shown, prompts.REPORT, report, prompts.FIX_NOW)
 
     async def _run(self) -> str | None:
-        """What starting main.py gave; None: it started well."""
+        """Report on starting main.py; None: it started well."""
         if "main.py" not in self.files:
             return prompts.NO_MAIN
         others = {name: text for name, text in self.files.items() if name != "main.py"}
@@ -176,7 +176,7 @@ class Company:
         return asked.value
 
     async def _write(self, phase: str, opening: str, *request: str | Part | Turn) -> Turn:
-        """Let the programmer write files, and take them over."""
+        """Let the programmer write files, and add them to the software."""
         self.step += 1
         asked = await ask(
             self.chat,
@@ -200,7 +200,7 @@ class Company:
         return await self.chat([prompt], agent=role.replace(" ", "_"), round=self.step, role=phase)
 
     def _brief(self, role: str, opening: str) -> list[str | Part]:
-        """What every message begins with: who is asked what, the customer's wish, what is settled, the files."""
+        """The opening of every message: role and request, the customer's wish, earlier decisions, the files."""
         known = ["\n\n" + "\n".join(self.settled)] if self.settled else []
         if self.files:
             known.append(prompts.FILES.format(files=listing(self.files)))
@@ -208,7 +208,7 @@ class Company:
 
 
 def parse_choice(text: str, choices: tuple[str, ...]) -> str | None:
-    """The one choice a reply is; case, quotes, emphasis and a full stop aside."""
+    """The one choice that a reply gives; case, quotes, emphasis and a full stop don't count."""
     quotes, said = "[*_`\"']{0,2}", text.strip()
     named = (choice for choice in choices if re.fullmatch(quotes + re.escape(choice) + quotes + "[.!]?", said, re.I))
     return next(named, None)

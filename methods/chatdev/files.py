@@ -1,4 +1,4 @@
-"""Software as a set of files: reading it from a reply, showing it, finding what is not written yet."""
+"""Software as a set of files: reading it from a reply, showing it, finding the parts not written yet."""
 
 import ast
 import re

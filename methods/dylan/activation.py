@@ -1,6 +1,6 @@
-"""Who stays active: the ways in which DyLAN picks the best two replies of a layer.
+"""Which agents stay active: the ways in which DyLAN picks the best two replies of a layer.
 
-`listwise` is the paper's. The published code names `window` and `trueskill` without having them; here `window` is
+`listwise` is the paper's. The published code names `window` and `trueskill` but lacks them; here `window` is
 sliding-window ranking (Sun et al. 2023, arXiv 2304.09542) and `trueskill` rates replies by their pairwise comparisons
 (Herbrich et al. 2006, the two-player update without draws).
 """
@@ -34,11 +34,11 @@ BETA = SIGMA / 2
 async def survivors(
     kind: Activation, sample: Sample, chat: Chat, nodes: Sequence[Node], raters: Sequence[Node], seed: int, guided: bool
 ) -> tuple[list[str], int]:
-    """The two agents that go on, and how many replies of the ranker could not be read.
+    """The two agents that go on, and the number of the ranker's replies that could not be read.
 
     Args:
         nodes: all of a layer.
-        raters: the last layer so far; where the ranker gave no ranks, the ratings that these gave decide.
+        raters: the last layer so far; if the ranker gives no ranks, their ratings decide.
     """
     order = shuffled(nodes, draw(seed, "ranker", sample.id))
     replies = [node.turn for node in order]

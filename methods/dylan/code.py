@@ -5,7 +5,7 @@ best writers read the reviews and the outcome of the tester's assertions, rate t
 layer's programs the one that passes most tests is the result: the assertions of the testers and the question's own.
 
 Differs from the published code: the tester's assertions really run, in the sandbox (without --allow_code_execution
-none run, and the most frequent program is the result); the ranked writers go on; the Agent Importance Score is there.
+none run, and the most frequent program is the result); the ranked writers go on; there is an Agent Importance Score.
 No team optimisation: the paper's code experiments fix the team.
 """
 
@@ -151,7 +151,7 @@ class DyLANCode:
     async def _review(
         self, sample: Sample, chat: Chat, programs: Sequence[Node], round: int
     ) -> tuple[list[Node], list[str], int]:
-        """A layer of judges, the assertions its testers wrote, and how often those could not be read."""
+        """A layer of judges, the assertions its testers wrote, and the number that could not be read."""
 
         async def judge(name: str) -> tuple[Node, list[str], int]:
             role, text = self._judges[name]
@@ -174,7 +174,7 @@ class DyLANCode:
         return [node for node, _, _ in judged], written, sum(unread for _, _, unread in judged)
 
     async def _tested(self, sample: Sample, chat: Chat, node: Node, tests: Sequence[str], round: int) -> str:
-        """What a writer is told of the testers' assertions; empty where none ran."""
+        """The report to a writer on the testers' assertions; empty where none ran."""
         if SANDBOX not in chat.models or node.answer is None or not tests:
             return ""
         _, passed = await run_tests(chat, sample, node.answer, agent=node.agent, round=round, tests=tests)

@@ -6,7 +6,7 @@ replies a ranker finds best. Credit then flows back from the result along the ra
 
 Differs from the published code: the ranked agents act (there, loop positions of a shuffled list are compared with
 ranks, so that two random agents act); consensus is equivalence of answers, and real BLEU where they are free text;
-the Agent Importance Score and team optimisation, the paper's point, are there; ratings come before the answer, so that
+the Agent Importance Score and team optimisation, the paper's point, are added; ratings come before the answer, so that
 a reply ends with it; all four activations exist (methods/dylan/activation.py).
 """
 
@@ -26,7 +26,7 @@ from methods.dylan.network import Node, draw, importance, shuffled, weigh
 
 
 class TeamOptimization(Config):
-    """Solve a few samples with everybody, then keep those who mattered."""
+    """Solve a few samples with all agents, then keep those that mattered."""
 
     top_k: int = Field(2, ge=1)
     """Agents kept, those of the highest summed Agent Importance Score."""
@@ -44,7 +44,7 @@ class DyLANConfig(Config):
     num_rounds: int = Field(3, ge=1)
     """R, layers at most, the independent one included (published README: 3)."""
     activation: Activation = "listwise"
-    """How the two agents of the later layers are chosen: listwise | trueskill | window | none (everybody goes on)."""
+    """How the two agents of the later layers are chosen: listwise | trueskill | window | none (all go on)."""
     roles: list[str] = Field(["Assistant"] * 4)
     """One role per agent, of methods/dylan/prompts.py (published README: four assistants)."""
     examples: bool = False
@@ -73,7 +73,7 @@ def roles_of(roles: list[str], known: Mapping[str, str], info: ValidationInfo | 
 class DyLAN:
     """calls: floor(2N/3) + 1 (consensus at once) to 2N + 1 + 2(R - 2), with N the team's size; the window ranker takes
     N - 2 calls instead of 1, trueskill N(N - 1)/2, without activation it is N*R; N <= 2 needs no ranker. One more for
-    each reply that cannot be read: then the ranks are those of the ratings received, ratings are uniform.
+    each reply that cannot be read; if that fails too, the ratings give the ranks, and ratings are uniform.
     critical path: as a layer waits for its first floor(2N/3) + 1 replies before the others may be needed, at most
     W(N) + W(N) + 1 + R - 2 with W(N) = N - floor(2N/3) (trueskill the same; window N - 2 in place of the 1).
     """
@@ -157,5 +157,5 @@ class DyLAN:
 
 
 def _solution(sample: Sample, turn: Turn, number: int, agent: str | None = None) -> Solution:
-    """A reply as a solution; the numbers of its ratings are no answer."""
+    """A reply as a solution; the numbers of its ratings don't count as an answer."""
     return solution(sample, turn, number, agent, network.without_rating(turn.text))

@@ -22,7 +22,7 @@ from methods.dylan import prompts
 T = TypeVar("T")
 
 SAME_TEXT = 0.9
-"""Sentence BLEU from which on two texts count as one answer."""
+"""With at least this sentence BLEU, two texts count as one answer."""
 BEST_SCORE = 5
 
 _RATING = re.compile(r"\[\[\s*([\d\s,]*?)\s*\]\]")
@@ -60,7 +60,7 @@ async def grow(
 ) -> tuple[list[Node], bool]:
     """The nodes of one layer, and whether they agree.
 
-    As many act at once as consensus needs; it is then tested after each further one, which acts only if it must.
+    First, as many agents as consensus needs act at once. The others act one by one until there is consensus.
     """
     enough = quorum(len(acts))
     nodes = await gather(*(act() for act in acts[:enough]))
@@ -72,7 +72,7 @@ async def grow(
 
 
 async def groups(given: Sequence[str | None], answer_type: AnswerType) -> list[int | None]:
-    """For each answer the first one that says the same: equivalent, or for text and code BLEU >= SAME_TEXT."""
+    """For each answer the index of the first that agrees: equivalent, or for text and code BLEU >= SAME_TEXT."""
     if answer_type not in ("text", "code"):
         return await answers.group(given, answer_type)
     grouped: list[int | None] = []
@@ -84,7 +84,7 @@ async def groups(given: Sequence[str | None], answer_type: AnswerType) -> list[i
 
 
 def most_frequent(grouped: Sequence[int | None]) -> tuple[int | None, int]:
-    """(leader of the largest group, its size), ties to the first; (None, 0) where nobody answered."""
+    """(leader of the largest group, its size), ties to the first; (None, 0) where there is no answer."""
     votes = Counter(leader for leader in grouped if leader is not None)
     return votes.most_common(1)[0] if votes else (None, 0)
 
@@ -107,7 +107,7 @@ def without_rating(text: str) -> str:
 
 
 def edge_weights(shown: Sequence[str], scores: Sequence[int] | None) -> dict[str, float]:
-    """The edges into a node: its scores for the replies it was shown, normalised; uniform where it gave none."""
+    """The edges into a node: its scores for the replies it was shown, normalised; uniform without scores."""
     given = scores or [BEST_SCORE] * len(shown)
     return {agent: score / sum(given) for agent, score in zip(shown, given, strict=True)}
 
@@ -115,7 +115,7 @@ def edge_weights(shown: Sequence[str], scores: Sequence[int] | None) -> dict[str
 async def weigh(
     chat: Chat, messages: Sequence[Message], turn: Turn, shown: Sequence[str], guided: bool
 ) -> tuple[dict[str, float], int]:
-    """The edges into the node of `turn`, and how often its ratings could not be read.
+    """The edges into the node of `turn`, and the number of its replies whose ratings could not be read.
 
     Args:
         messages: what `turn` replied to.
@@ -146,7 +146,7 @@ def _last_scores(pattern: re.Pattern[str], text: str, count: int) -> list[int] |
 
 
 def received(layer: Sequence[Node], agents: Sequence[str]) -> list[str]:
-    """The agents by the weight that this layer gave them, most first."""
+    """The agents by the weight that this layer gave them, highest first."""
     total = {agent: sum(node.weights.get(agent, 0.0) for node in layer) for agent in agents}
     return sorted(agents, key=lambda agent: -total[agent])
 

@@ -41,7 +41,7 @@ class EvoMACConfig(Config):
     iteration: int = Field(5, ge=0)
     """I, updates of the coding team, at most (published README: 5)."""
     language: Literal["Python"] = "Python"
-    """Of the program; the sandbox runs no other."""
+    """Language of the program; the sandbox runs no other."""
     max_coders: int = Field(5, ge=1)
     """Subtasks of the coding team, at most."""
     max_testers: int = Field(3, ge=1)
@@ -51,11 +51,11 @@ class EvoMACConfig(Config):
 
 
 class Forward(Struct, frozen=True):
-    """What a pass of the coding team brought."""
+    """The result of a pass of the coding team."""
 
     coded: list[Turn]
     turn: Turn
-    """Of the whole program."""
+    """The turn that gave the whole program."""
     program: str | None
     failures: int
 
@@ -65,8 +65,8 @@ class EvoMAC(Configured[EvoMACConfig]):
 
     critical path: 1 + depth of the coders' graph, and per update 2 + its depth; +1 wherever programs are joined.
 
-    What cannot be read costs one repair call; then: no team of coders or testers, one member with the whole
-    requirement; no edited team, it stays as it is; no program, it passes no test; no assertions, no test.
+    A reply that cannot be read costs one repair call. If that fails too: for a team, one member gets the whole
+    requirement; an edited team stays as it was; a missing program passes no test; without assertions there is no test.
     """
 
     Config = EvoMACConfig
@@ -160,7 +160,7 @@ class EvoMAC(Configured[EvoMACConfig]):
         return Forward([written.turn for written in coded], whole.turn, whole.value, failures)
 
     async def _tests(self, sample: Sample, chat: Chat) -> tuple[list[str], int]:
-        """The testers' assertions, one text each, and how many replies could not be read."""
+        """The testers' assertions, one text each, and the number of replies that could not be read."""
         most, language = self.config.max_testers, self.config.language
         opening = prompts.ORGANISE_TESTS.format(language=language)
         form = prompts.TESTS_FORM.replace("{most}", str(most))

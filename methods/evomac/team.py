@@ -1,4 +1,4 @@
-"""The two teams of EvoMAC: what their organisers' replies hold, and the testers' assertions."""
+"""The two teams of EvoMAC, as read from their organisers' replies, and the testers' assertions."""
 
 import ast
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
 
 
 class Subtask(Struct, frozen=True):
-    """What one coder does."""
+    """The task of one coder."""
 
     task: Line
     after: list[int] = []

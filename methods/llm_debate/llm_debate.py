@@ -4,7 +4,7 @@ Round 1: each agent answers alone. Round r: each agent goes on with its own dial
 answers of all other agents, and answers again. An aggregator call (or a vote) reads the last answers.
 
 Differs from the published code: the first round is in the trajectory; thinking text is not shown to peers;
-a single agent is asked to verify itself; nobody is limited to the letters A to D. A document stands in each
+a single agent is asked to verify itself; no agent is limited to the letters A to D. A document stands in each
 agent's first message only; the aggregator reads the answers without it.
 """
 
@@ -31,7 +31,7 @@ class LLMDebateConfig(Config):
     early_stop: bool = False
     """End the debate after a round in which all answers are equivalent (the paper's data generation: true)."""
     aggregate: Literal["llm", "vote"] = "llm"
-    """Who settles the final answer: one more call, or a majority vote over the last answers."""
+    """How the final answer is settled: by one more call, or by a majority vote over the last answers."""
     shared_order: bool = False
     """Show all agents the same list of answers, their own included, ahead of the agent's own part, so that
     one prompt prefix serves them all (5 x 3: a seventh of the uncached prompt tokens). Changes the prompts."""

@@ -1,9 +1,9 @@
 """MacNet: agents on a directed acyclic graph (Qian et al. 2024, arXiv 2406.07155).
 
 A node without inputs solves the task. On every edge u -> v an instructor criticises u's solution and v's assistant
-refines it; a node with several inputs merges the refined solutions once all of them are there. Only solutions travel,
+refines it; a node with several inputs merges the refined solutions once it has all of them. Only solutions travel,
 not dialogues. Where several nodes have no successor, their solutions are merged in the same way. Every call starts as
-soon as what it reads is there, so independent nodes act at once.
+soon as its inputs are ready, so independent nodes act at once.
 
 Differs from the published code: there, no text ever flows along an edge; here it does, and the last node's text is the
 answer. The random graph is connected and drawn once from `random_seed`.
@@ -38,20 +38,20 @@ class MacNetConfig(Config):
     """Edges run from lower to higher nodes: chain; star (the first to all others); tree (binary); net (all pairs); mlp
     (floor(log2 V) full layers, at least two); random (connected, with V - 1 to V(V - 1)/2 edges)."""
     reverse: bool = False
-    """Turn every edge round: stars and trees then converge (the paper's divergent and convergent forms)."""
+    """Reverse every edge: stars and trees then converge (the paper's divergent and convergent forms)."""
     random_seed: int = 0
-    """Of the random topology."""
+    """Seed of the random topology."""
     aggregate_unit_num: int = Field(3, ge=2)
     """Solutions merged by one call; more of them are merged in a tree of such calls (published code: 3)."""
     profiles: list[str] = Field(default_factory=list)
-    """Who the agents are, given out in turn; empty: nobody in particular."""
+    """Roles, given to the agents in turn; empty: no roles."""
 
 
 class MacNet(Configured[MacNetConfig]):
     """calls: sources + 2 * edges + merges; critical path: that of the last node.
 
     A source takes 1 call. A node with m inputs ends 2 + d(m) calls after the last of them, d(m) = ceil(log_unit(m))
-    levels of merging; m inputs take M(m) merges: groups of `unit`, again until one is left, a group of one costing
+    levels of merging; m inputs take M(m) merges: groups of `unit`, until one is left; a group of one costs
     nothing. Several nodes without successor add M and d of their number. Chain: 2V - 1 calls, all in a row.
     """
 
@@ -88,7 +88,7 @@ class MacNet(Configured[MacNetConfig]):
     async def _edge(
         self, sample: Sample, chat: Chat, source: int, task: asyncio.Task[Turn], node: int, round: int
     ) -> Turn:
-        """Criticise the solution of `source`, once it is there, and refine it."""
+        """Wait for the solution of `source`, criticise it and refine it."""
         prior = await task
         profile = self._profile(node)
         reviewing = message(

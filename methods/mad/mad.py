@@ -5,8 +5,8 @@ whether that settles the question (the paper's adaptive break). When no round do
 lists the candidate answers and chooses one.
 
 Differs from the published code: replies are parsed as JSON and never evaluated as Python; the judge reads every round
-(the published code shows it each side's first argument only); an answer to which the moderator's or the judge's JSON
-cannot be read is a counted parse failure and not an empty string.
+(the published code shows it each side's first argument only); a reply of moderator or judge whose JSON cannot be
+read counts as a parse failure and is not an empty answer.
 """
 
 from typing import Any
@@ -37,14 +37,14 @@ class MADConfig(Config):
 
 
 class Reply(Struct, frozen=True):
-    """The JSON of a moderator or judge, as far as it is used."""
+    """The used part of a moderator's or judge's JSON."""
 
     debate_answer: str
     side: str = ""
 
 
 class Ruling(Struct, frozen=True):
-    """What a moderator or judge decided."""
+    """The decision of a moderator or judge."""
 
     answer: str | None
     """None: the debate goes on."""
@@ -54,8 +54,8 @@ class Ruling(Struct, frozen=True):
 class MAD(Configured[MADConfig]):
     """calls: 3 per round, and 2 of the judge when no round settles it: 3 to 3R + 2; critical path: the same.
 
-    A ruling that cannot be parsed costs one repair call. Still unparsed, the moderator's leaves the question open, and
-    the judge's stands as it was written: its answer is read like that of any reply. The solution is the last argument
+    A ruling that cannot be parsed costs one repair call. If that fails too, the moderator's leaves the question open,
+    and the judge's stands as written: its answer is read like that of any reply. The solution is the last argument
     of a side that gave the decided answer (of the preferred side where answers are free text), else the ruling itself.
     """
 
@@ -139,7 +139,7 @@ def _shown(round: int, affirmed: Turn, negated: Turn, gap: str = "") -> list[str
 
 
 def parse_ruling(text: str, sample: Sample) -> Ruling | None:
-    """The moderator's JSON; None when it cannot be read, or its debate_answer is no answer of this task's kind."""
+    """The moderator's JSON; None when it cannot be read, or its debate_answer does not fit the task."""
     reply = read_json(text, Reply)
     if reply is None:
         return None
@@ -155,7 +155,7 @@ def parse_decision(text: str, sample: Sample) -> Ruling | None:
 
 
 def _read(value: str, sample: Sample) -> str | None:
-    """A bare answer, read as if it stood in a box. Words are no number (small models copy the form's own)."""
+    """A bare answer, read as if it stood in a box. Words don't count as a number (small models copy the form's own)."""
     if sample.answer_type == "number" and not any(map(str.isdigit, value)):
         return None
     for text in (f"\\boxed{{{value}}}", value):

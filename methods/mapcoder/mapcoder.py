@@ -1,9 +1,9 @@
 """MapCoder (Islam et al. 2024, arXiv 2405.11403): recall, plan, code, debug.
 
 A retrieval agent recalls k similar problems. For each of them a planning agent writes a plan for the problem and says
-how sure it is of it. Plans are tried from the surest on: a coding agent implements the plan, the sample tests run in
+how sure it is of it. The surest plan is tried first: a coding agent implements the plan, the sample tests run in
 the sandbox, and a debugging agent repairs the program up to t times. The first program that passes ends it; else the
-one that passed most tests (the earliest of those) is returned.
+program that passed most tests is returned, the earliest of equals.
 
 Differs from the published code: the last repair is tested too, and the best program is returned instead of the last;
 exemplars are JSON instead of XML; tests run in the sandbox only. Without a sandbox, or where the question shows no
@@ -46,7 +46,7 @@ class Exemplar(Struct, frozen=True):
 
 
 class Recalled(Struct, frozen=True):
-    """What the retrieval agent recalled."""
+    """The exemplars that the retrieval agent recalled."""
 
     exemplars: list[Exemplar]
     algorithm: str = ""
@@ -62,9 +62,9 @@ class MapCoder(Configured[MapCoderConfig]):
     """calls: 1 + 2k + 1 (the surest plan's program passes at once) to 1 + 2k + k(1 + t).
     critical path: 3 + the programs tried.
 
-    Plans and confidences of the k exemplars are independent. What cannot be read costs one repair call; then: recalled
-    nothing, one plan is made from the problem alone; no confidence, the plan is tried after those that have one; no
-    program in a reply, it is the last choice.
+    Plans and confidences of the k exemplars are independent. A reply that cannot be read costs one repair call. If
+    that fails too: without exemplars, one plan is made from the problem alone; a plan without confidence is tried
+    after the others; a reply without program is the last choice.
     """
 
     Config = MapCoderConfig
@@ -121,7 +121,7 @@ class MapCoder(Configured[MapCoderConfig]):
     async def _plan(
         self, sample: Sample, chat: Chat, recalled: Recalled | None, number: int
     ) -> tuple[Turn, Asked[Rating]]:
-        """The plan after exemplar `number`, and how sure the agent is of it."""
+        """The plan made from exemplar `number`, and the agent's confidence in it."""
         hints: list[str] = []
         if recalled is not None:
             exemplar = recalled.exemplars[number]
@@ -147,7 +147,7 @@ class MapCoder(Configured[MapCoderConfig]):
     async def _program(
         self, sample: Sample, chat: Chat, plan: Turn, number: int, repairs: bool
     ) -> tuple[list[tuple[int, Turn]], int]:
-        """What was written after one plan, each with the tests it passed (-1: no program), and the parse failures."""
+        """The programs for one plan, each with the tests it passed (-1: no program), and the parse failures."""
         agent = f"coder_{number + 1}"
         tests = sample.visible_tests or ()
         task: list[str | Part | Turn] = [prompts.PROBLEM, *sample.parts(), prompts.PLANNED, plan]

@@ -1,11 +1,11 @@
 """BoN-MAV, best of n with multi-agent verification (Lifshitz et al. 2025, arXiv 2502.20379).
 
 n candidates; M aspect verifiers each reason about each candidate, then say True or False; the candidate with the most
-approvals wins, the first one among equals.
+approvals wins, the first of equals.
 
 Differs from the published code: the verifiers are the same for the whole run; `vera_temp: 0` is a temperature; the
 approval is a guided choice instead of a search for "True" in prose; verifiers may be other models than the generator.
-A verdict that cannot be read is no approval.
+A verdict that cannot be read does not count as approval.
 """
 
 import random
@@ -34,7 +34,7 @@ class MAVConfig(Config):
     verifiers: list[str] = Field(list(prompts.ASPECTS))
     """Aspects to choose from, of methods/mav/prompts.py; if there are more than M, `random_seed` draws M of them."""
     random_seed: int = Field(0, ge=0)
-    """Seed of that draw: one and the same for all samples of a run."""
+    """Seed of that draw, which is the same for all samples of a run."""
     verifier_models: list[str] = Field([])
     """Models that verify, given to the verifiers in turn; empty: the generator. Also --verifier_models."""
     guided: bool = True
@@ -103,6 +103,6 @@ class MAV:
 
 
 def verdict_of(text: str) -> bool | None:
-    """True or False, whichever the last line of a reply says; None when it says neither or both."""
+    """True or False, as the last line of a reply says; None when it says neither or both."""
     words = {word.lower() for word in re.findall(r"\b(true|false)\b", text.rstrip().rpartition("\n")[2], re.I)}
     return words == {"true"} if len(words) == 1 else None

@@ -1,10 +1,10 @@
 """Self-consistency (Wang et al. 2022, arXiv 2203.11171): sample several reasonings, take the majority answer.
 
-Free-text tasks have nothing to vote on; there one more call reads all answers and settles on one (universal
+Free-text tasks have nothing to vote on, so one more call reads all answers and settles on one (universal
 self-consistency, Chen et al. 2023, arXiv 2311.17311).
 
-Differs from the published code: it always asks a judge, limited to the letters A to D; the paper takes a
-majority vote, over equivalent answers here ("1/2" and "0.5" vote together).
+Differs from the published code: that always asks a judge, limited to the letters A to D; the paper and we take a
+majority vote, here over equivalent answers ("1/2" and "0.5" vote together).
 """
 
 from typing import ClassVar

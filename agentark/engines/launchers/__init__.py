@@ -1,1 +1,1 @@
-"""What brings up OpenAI-compatible servers for a run: the engine that talks to them is always `openai`."""
+"""Launchers start OpenAI-compatible servers for a run; the engine that talks to them is always `openai`."""

@@ -1,4 +1,4 @@
-"""An engine over servers that a launcher brings up, minds and ends: `OpenAIEngine` with a life around it."""
+"""An engine over servers that a launcher starts, watches and ends: `OpenAIEngine` with their life around it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -29,11 +29,11 @@ class Launcher(Protocol):
         ...
 
     async def watch(self, engine: OpenAIEngine) -> None:
-        """Mind the servers until cancelled. Raises RunError when there is nothing left to mind."""
+        """Watch the servers until cancelled. Raises RunError when none is left."""
         ...
 
     async def stop(self) -> None:
-        """End whatever `start` began, also where it failed halfway."""
+        """End all that `start` began, even if it failed halfway."""
         ...
 
 

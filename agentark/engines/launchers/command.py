@@ -13,7 +13,7 @@ MODULE = "vllm.entrypoints.openai.api_server"
 
 
 class Serving(Config):
-    """A model as servers of it share it."""
+    """The settings that all servers of a model share."""
 
     model: str
     """Hub id, or a folder that every node sees."""
@@ -31,9 +31,9 @@ def server_command(
     """The command that serves a model.
 
     Args:
-        port: a number, or what the one who starts it will put there.
+        port: a number, or a placeholder that the caller fills in.
         max_num_seqs: calls in one batch at most.
-        on_cpu: it is the CPU build.
+        on_cpu: the vLLM installed is the CPU build.
     """
     dtype = "float32" if on_cpu and serving.dtype == "auto" else serving.dtype
     command = [

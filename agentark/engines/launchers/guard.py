@@ -1,6 +1,6 @@
-"""A key for every path of a server that stands in the open.
+"""Asks for a key on every path of a server that anybody can reach.
 
-vLLM's own `--api-key` guards `/v1` and leaves `/tokenize`, `/invocations` and more to anybody who finds the address.
+vLLM's own `--api-key` guards `/v1` and leaves `/tokenize`, `/invocations` and more open to anybody with the address.
 Given to vLLM as `--middleware agentark.engines.launchers.guard.Guard`.
 """
 
@@ -15,14 +15,14 @@ KEY_ENV = "AGENTARK_ENDPOINT_KEY"
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 OPEN = {"/health"}
-"""What a load balancer may ask without a key."""
+"""Paths that a load balancer may ask for without a key."""
 
 
 class Guard:
     """ASGI middleware: `Authorization: Bearer <key>`, or 401.
 
     Raises:
-        RuntimeError: there is no key to ask for; a server that would serve everybody does not start.
+        RuntimeError: no key is set; the server does not start, as it would serve everybody.
     """
 
     def __init__(self, app: App) -> None:

@@ -38,13 +38,13 @@ FLAG = "--use_modal_batch"
 DEPLOY = "modal deploy modal/launch_modal.py"
 HEALTH_SECONDS = 60.0
 WAKE_SECONDS = 5.0
-"""Between two looks at an endpoint that is waking."""
+"""Seconds between two checks of an endpoint that is waking up."""
 COUNT_SECONDS = 15.0
-"""Between two looks at how many containers run."""
+"""Seconds between two counts of the running containers."""
 
 CLASS, CHAT, MEASURE = "Model", "chat", "measure"
 SERVE, DESCRIBE = "serve", "describe"
-"""What modal/launch_modal.py calls its parts."""
+"""Names of the parts of modal/launch_modal.py."""
 
 
 class ModalConfig(Config):
@@ -64,9 +64,9 @@ class ModalConfig(Config):
     scaledown_window: int = Field(300, ge=2, le=1200)
     """Seconds that an idle container stays."""
     startup_seconds: int = Field(1800, ge=60)
-    """For a container to be ready, download of the weights included."""
+    """Seconds in which a container must be ready, download of the weights included."""
     call_seconds: int = Field(1800, ge=10)
-    """One call, at most."""
+    """Seconds that one call may take."""
     weights_volume: str = Field(min_length=1)
     """Modal volume that keeps the weights between containers."""
     key_secret: str = Field(min_length=1)
@@ -81,11 +81,11 @@ class ModalConfig(Config):
     enable_thinking: bool | None = None
     """For calls to the class (a web call says it itself); None: the template's default."""
     image: str = "nvidia/cuda:13.0.1-devel-ubuntu24.04"
-    """What the container starts from; vLLM compiles kernels with the CUDA compiler in it."""
+    """Base image of the container; vLLM compiles kernels with the CUDA compiler in it."""
     prices: dict[str, float] = Field(default_factory=dict)
     """US dollars per GPU-hour, by GPU type."""
     prices_date: str = ""
-    """When these were the prices."""
+    """Date of these prices."""
 
     def dollars(self, container_seconds: float) -> float | None:
         """Cost of container time; None where the price of the GPU is not in the file."""
@@ -94,7 +94,7 @@ class ModalConfig(Config):
 
 
 def read_config(path: Path = CONFIG_FILE, environment: Mapping[str, str] = os.environ) -> ModalConfig:
-    """The file, with what the environment says instead.
+    """The settings of the file; variables of the environment come first.
 
     Raises:
         UserError: naming file or variable, and key.
@@ -109,7 +109,7 @@ def read_config(path: Path = CONFIG_FILE, environment: Mapping[str, str] = os.en
 
 
 class Description(Struct, frozen=True):
-    """What the deployed app says of itself."""
+    """The deployed app's description of itself."""
 
     model: str
     gpu: str
@@ -134,7 +134,7 @@ class Deployment:
         self._sdk = sdk
 
     async def describe(self) -> Description:
-        """What is deployed. Raises UserError: not logged in, or no such app."""
+        """Description of the deployed app. Raises UserError: not logged in, or no such app."""
         try:
             found = await self._sdk.Function.from_name(self.app, DESCRIBE).remote.aio()
         except self._sdk.exception.Error as error:
@@ -213,7 +213,7 @@ class RemoteServer(Server):
         """There is no connection to open: the SDK keeps its own."""
 
     async def close(self) -> None:
-        """Nor one to close."""
+        """There is no connection to close."""
 
     async def introduce(self, thinking: bool | None) -> None:
         found = await self._within(self._start_seconds, MEASURE, _plain([message("user", "Hi")]))
@@ -300,7 +300,7 @@ class ModalLauncher:
             return OpenAIEngine(self._engine_config((endpoint,)))
         if self.config.transport == "web":
             raise UserError(f"{FLAG}: the app {self.config.app!r} has no web endpoint; run `{DEPLOY}` again")
-        # never called: the class stands where an address would
+        # never called: calls go to the class, not to an address
         stand_in = Endpoint(model_name=found.model, model_url="http://modal.invalid", max_workers=workers)
         config = self._engine_config((stand_in,))
         server = RemoteServer(stand_in, config, self.deployment, self.config.startup_seconds)
@@ -340,7 +340,7 @@ class ModalLauncher:
 
 
 def _health(url: str) -> str:
-    """What an address answers, in short."""
+    """The answer of an address, in short."""
     try:
         with urllib.request.urlopen(url, timeout=HEALTH_SECONDS) as reply:
             return f"HTTP {reply.status}"

@@ -1,7 +1,7 @@
 """vLLM servers as plain Ray actors, on this machine or a cluster.
 
 One placement-group bundle a replica: its tensor-parallel GPUs lie on one node. Each actor owns one server process;
-a server that dies is started again on the same port, an actor whose node is lost is placed anew, and everything ends
+a server that dies is started again on the same port, an actor whose node is lost is placed again, and everything ends
 with the run. The results are written by the one runner that asked for the servers.
 """
 
@@ -33,21 +33,21 @@ GPU_CAPACITY = 256
 """Calls in one batch of a replica on GPUs."""
 POLL_SECONDS = 1.0
 ASK_SECONDS = 30.0
-"""An actor that does not answer for so long is taken for lost."""
+"""An actor that has not answered after this time counts as lost."""
 OBJECT_STORE = 80 << 20
 """Bytes; nothing large travels through Ray here."""
 
 
 class RayConfig(Serving):
-    """What the Ray launcher needs to know; the flags of `--launch ray`."""
+    """Settings of the Ray launcher; the flags of `--launch ray`."""
 
     num_replicas: int = Field(1, ge=1)
     ray_address: str | None = None
-    """Of a running cluster (`auto`, host:port or ray://...); None: Ray is started on this machine."""
+    """Address of a running cluster (`auto`, host:port or ray://...); None: Ray is started on this machine."""
     start_seconds: float = Field(1800.0, gt=0)
-    """For the cluster to have room, and for a server to be healthy."""
+    """Seconds to wait for room in the cluster, and for a server to be healthy."""
     max_restarts: int = Field(5, ge=0)
-    """Per replica, over the run."""
+    """Restarts of one replica, over the run."""
 
 
 @dataclass
@@ -218,7 +218,7 @@ class RayLauncher:
         ), pid
 
     async def _ask(self, method: Any, seconds: float = ASK_SECONDS) -> Any:
-        """What an actor's method returns. Raises RayError or TimeoutError."""
+        """The result of an actor's method. Raises RayError or TimeoutError."""
         async with asyncio.timeout(seconds):
             return await asyncio.wrap_future(method.remote().future())
 

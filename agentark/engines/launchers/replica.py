@@ -1,4 +1,4 @@
-"""One server process and its life, on whatever machine this runs on.
+"""Starts, checks and ends one server process on the machine that this runs on.
 
 Ray sends this module to its workers by value, so it needs nothing but the standard library: a node of a cluster must
 have vLLM, not this project.
@@ -63,7 +63,7 @@ class Replica:
         """(`starting`, `healthy` or `dead`, last words of a dead one)."""
         if self._process is None or self._process.poll() is not None:
             return "dead", self._last_words()
-        self._healthy = self._healthy or self._answers()  # later, a busy server may be slow to say that it is well
+        self._healthy = self._healthy or self._answers()  # later, a busy server may be slow to answer
         return ("healthy" if self._healthy else "starting"), ""
 
     def stop(self, patience: float = STOP_SECONDS) -> None:
@@ -106,7 +106,7 @@ class Replica:
 
 
 def _end_with_parent() -> Callable[[], None]:
-    """For the child, before it becomes the server: get SIGTERM when this process dies, however it dies."""
+    """Runs in the child before it becomes the server: it will get SIGTERM when this process dies, however it dies."""
     libc = ctypes.CDLL(None)
     end = int(signal.SIGTERM)
 
