@@ -64,7 +64,7 @@ class PRMConfig(Config):
     loss: Literal[LOSSES] = LOSSES[0]  # type: ignore[valid-type]
     """Objective."""
     contrastive_weight: float = Field(0.5, ge=0, le=1e6)
-    """Weight of supcon beside the cross entropy."""
+    """Weight of supcon next to the cross entropy."""
     tau: float = Field(0.1, ge=1e-4, le=1e4)
     """Temperature of supcon and ranking."""
     fix_llm: bool | None = None

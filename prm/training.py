@@ -203,7 +203,7 @@ class Training:
             raise UserError(f"flags: {' '.join(str(error).split())}") from None
         engine = str(trainer.accelerator.distributed_type).rpartition(".")[2]
         if args.deepspeed and engine != "DEEPSPEED":
-            raise RunError(f"--deepspeed {args.deepspeed}: asked for, but the run would be {engine}")
+            raise RunError(f"--deepspeed {args.deepspeed}: was asked for, but the run would use {engine}")
         weights = [weight for weight in reward.parameters() if weight.requires_grad]
         trained = sum(getattr(weight, "ds_numel", weight.numel()) for weight in weights)
         tell(f"stage {stage}: {trained} parameters are trained with {prm.loss}, {args.world_size} processes ({engine})")

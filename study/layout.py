@@ -58,9 +58,9 @@ class Layout:
                 if slug(name) in map(slug, names[:index]):
                     raise UserError(f"{kind} {name!r}: another one would be written to the same place")
         if not self.teachers:
-            raise UserError("teachers: none has train: true, so there is nothing to learn from")
+            raise UserError("teachers: none has train: true, so students have nothing to learn from")
         if self._is_folder(study.model) and PurePosixPath(study.model).name in map(slug, rows[1:]):
-            raise UserError(f"model: {study.model}: a system has the same name; call the folder otherwise")
+            raise UserError(f"model: {study.model}: a system has the same name; rename the folder")
         for teacher in study.teachers.values():
             method_class(teacher.method)
         get_task(study.train.dataset)

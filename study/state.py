@@ -172,7 +172,7 @@ class Memory:
             now_runs, now_made = self._age(name)
             if name in ahead:
                 more = ahead[name].keep and (runs, made) == (now_runs, now_made)
-                changes.append(Change(f"{name} is to run before it", more and step.absorbs))
+                changes.append(Change(f"{name} has to run first", more and step.absorbs))
             elif (runs, made) != (now_runs, now_made):
                 changes.append(Change(f"{name} has run again", step.absorbs and made == now_made))
         return changes

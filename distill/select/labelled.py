@@ -41,7 +41,7 @@ def read_labelled(labels: Path, trajectories: Path | None = None) -> Labelled:
     """A labelled file with the records it was made from.
 
     Args:
-        labels: written by label.py, its manifest beside it.
+        labels: file written by label.py, with its manifest beside it.
         trajectories: the results file; None: the file that the label manifest names.
 
     Raises:

@@ -31,7 +31,7 @@ def train(ours: SFTFlags, training: Any) -> int:
     identity["data_sha256"] = sha256
     run = RunFolder(Path(training.output_dir), identity, kind="sft", flag="--output_dir", replaces=ours.overwrite)
     if run.open(training.process_index == 0):
-        print(f"{run.folder} is finished; --overwrite trains it anew")
+        print(f"{run.folder} is finished; --overwrite trains it again")
         return 0
     model, label = cli.resolve_model(ours.model_name_or_path, "--model_name_or_path")
     tokenizer = _tokenizer(model, training)

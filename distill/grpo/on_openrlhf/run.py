@@ -85,7 +85,7 @@ def main_block(source: str) -> list[ast.stmt]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.If) and "__main__" in ast.dump(node.test):
             return node.body
-    raise UserError(f"{UPSTREAM_MAIN}: has no main block; this version of OpenRLHF is built otherwise")
+    raise UserError(f"{UPSTREAM_MAIN}: has no main block; this OpenRLHF is built differently")
 
 
 def parse_upstream(config: GRPOConfig, layout: Layout) -> str:
@@ -126,7 +126,7 @@ def train(config: GRPOConfig) -> int:
     run = Run(config)
     with RunLock(run.folder / "run"):
         if run.open():
-            say(f"{run.folder}: already trained with these settings; --overwrite trains anew")
+            say(f"{run.folder}: already trained with these settings; --overwrite trains again")
             return 0
         inputs = prepare(config)
         run.claim(say)

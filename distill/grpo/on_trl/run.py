@@ -36,7 +36,7 @@ def train(config: GRPOConfig) -> int:
     run = Run(config)
     with RunLock(run.folder / "run") if main else nullcontext():
         if run.open(main):
-            say(f"{run.folder}: already trained with these settings; --overwrite trains anew")
+            say(f"{run.folder}: already trained with these settings; --overwrite trains again")
             return 0
         inputs = prepare(config)
         trainer = build(config, inputs, run, local_scorer(config, inputs), world)
@@ -279,7 +279,7 @@ def save(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> None:
     if trainer.accelerator.is_main_process:
         inputs.tokenizer.save_pretrained(folder)
         for saved in (folder, folder / "adapter"):
-            (saved / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nobody needs it
+            (saved / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing needs
     trainer.accelerator.wait_for_everyone()
 
 
