@@ -1,12 +1,12 @@
-"""How fast answers are graded, and what a comparison that hangs costs.
+"""Measure how fast answers are graded, and the cost of comparisons that hang.
 
     python bench/grading_bench.py [--pairs 10000] [--hangs 20] [--data_dir ../shared/data]
 
 Prints a markdown table and writes the ratios to results/bench/grading.json.
 
-Pairs: gold answers of MATH-500 (simple formulas without --data_dir) against rewritings of themselves: as they are,
-spaced differently, plus and minus a number, and plus a number. The last two need algebra in a worker process. Then
-the same pairs with comparisons planted among them that sympy never finishes: no other verdict may change.
+Pairs: gold answers of MATH-500 (simple formulas without --data_dir) against versions of themselves: unchanged, spaced
+differently, plus and minus a number, and plus a number. The last two need algebra in a worker process. Then the same
+pairs mixed with comparisons that sympy never finishes: no other verdict may change.
 """
 
 import random
@@ -42,7 +42,7 @@ def make_pairs(count: int, data_dir: Path | None) -> list[Pair]:
 
 
 def timed(pairs: Sequence[Pair], workers: int) -> tuple[list[bool], float]:
-    """Verdicts and seconds, the start of the workers included."""
+    """Verdicts and seconds, including the start of the workers."""
     answers.close_pool()
     answers._WORKERS = workers
     answers.normalize.cache_clear()
@@ -54,7 +54,7 @@ def timed(pairs: Sequence[Pair], workers: int) -> tuple[list[bool], float]:
 
 
 def plant(pairs: Sequence[Pair], hangs: int) -> tuple[list[Pair], set[int]]:
-    """The pairs with hanging ones spread evenly among them, and the indices of those."""
+    """The pairs with hanging pairs spread evenly among them, and the indices of the hanging pairs."""
     planted, hanging_at = list(pairs), set()
     for number in range(hangs):
         index = (number * (len(pairs) + hangs)) // hangs

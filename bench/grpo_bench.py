@@ -1,9 +1,9 @@
-"""Where a GRPO step's time goes, and what scoring costs: batched against one call per step, and what is not hidden.
+"""Measure the parts of a GRPO step, and the cost of scoring: batched or one call per step, and the part not hidden.
 
     python bench/grpo_bench.py --model smollm2-135m-instruct
 
-Trains a few rollouts with the TRL backend on GSMSymbolic questions, with a reward model of the policy's own size and
-untrained head (its scores mean nothing, its cost is real). Prints markdown tables, writes results/bench/grpo.json.
+Trains a few rollouts with the TRL backend on GSMSymbolic questions, with a reward model of the policy's own size and an
+untrained head (its scores mean nothing, but its cost is real). Prints markdown tables, writes results/bench/grpo.json.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from prm.steps import StepCodec, load_tokenizer
 
 PARTS = ("rollout", "reward", "reference", "credit", "update")
 GOALS = {"cpu": 0.10, "cuda": 0.05}
-"""Most of a step that waiting for the reward model may be."""
+"""Largest share of a step that may be spent waiting for the reward model."""
 
 
 def make_reward_model(base: str, folder: Path) -> Path:
@@ -46,7 +46,7 @@ def make_reward_model(base: str, folder: Path) -> Path:
 
 
 def steps_of_training(args: argparse.Namespace, base: str, prm: Path, folder: Path) -> list[dict[str, float]]:
-    """Seconds of each part, per rollout, the first one left out."""
+    """Seconds of each part per rollout, without the first rollout."""
     total = args.prompts * args.samples
     config = GRPOConfig(
         pretrain=base, save_path=str(folder), reward_pretrain=str(prm), rollout_batch_size=args.prompts,
@@ -72,7 +72,7 @@ def steps_of_training(args: argparse.Namespace, base: str, prm: Path, folder: Pa
 
 
 def scoring(args: argparse.Namespace, prm: Path) -> list[tuple[float, float]]:
-    """(seconds of one batched call, seconds of one call per step) for the same solutions, in turn."""
+    """(seconds of one batched call, seconds with one call per step) for the same solutions, alternating."""
     scorer = LocalScorer.load(prm, grpo_trl.device(), False, 1 << 14)
     codec = scorer.scorer.codec
     made = chains(args.solutions, 4, (3, 6), 0)
@@ -118,10 +118,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default=EMBEDDED, help="folder, hub id, or `small` for the random one of the tests")
     parser.add_argument("--prompts", type=int, default=4, help="of a rollout")
     parser.add_argument("--samples", type=int, default=4, help="of a prompt")
-    parser.add_argument("--chunk", type=int, default=2, help="prompts rolled out at once")
-    parser.add_argument("--tokens", type=int, default=96, help="new tokens of a response")
-    parser.add_argument("--rollouts", type=int, default=4, help="measured; one more goes before them")
-    parser.add_argument("--solutions", type=int, default=32, help="scored by --repeats times either way")
+    parser.add_argument("--chunk", type=int, default=2, help="prompts per chunk of a rollout")
+    parser.add_argument("--tokens", type=int, default=96, help="most new tokens per response")
+    parser.add_argument("--rollouts", type=int, default=4, help="measured rollouts; another goes first")
+    parser.add_argument("--solutions", type=int, default=32, help="solutions, scored --repeats times each way")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:

@@ -1,12 +1,12 @@
-"""Does GRPO learn, and is it not gamed? VR, PRM and PRMVR from one small policy and one reward model.
+"""Test whether GRPO learns without gaming the reward: VR, PRM and PRMVR from one small policy and reward model.
 
     python bench/grpo_learns.py --output outputs/grpo_learns
 
 The task: chains of one-digit additions and subtractions, a step per operation (bench/parts/chains.py). A model of about
-3M parameters is trained on right solutions: at --base_accuracy of new questions it is the policy, at the end the reward
-model starts from it and learns from planted faults of all kinds. Then the real command for each reward mode. Every
-stage is skipped when it is done, so the same command goes on after a kill. Prints a table, writes table.json and
-accuracy.png.
+3M parameters is trained on right solutions. When it solves --base_accuracy of new questions, it becomes the policy; at
+the end, the reward model starts from it and learns from planted faults of all kinds. Then the real command runs for
+each reward mode. Finished stages are skipped, so the same command continues after a kill. Prints a table, writes
+table.json and accuracy.png.
 """
 
 import sys
@@ -24,7 +24,7 @@ from distill.grpo.run import rows as read_rows
 
 MODES = ("VR", "PRM", "PRMVR")
 HELD_OUT, LABELLED, TAUGHT = 300, 1000, 1500
-"""Questions: held out; of the reward model; of the first training."""
+"""Number of questions: held out; for the reward model; for the first training."""
 Row = dict[str, Any]
 
 
@@ -80,8 +80,8 @@ def plot(out: Path, curves: dict[str, list[Row]]) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = experiment.parser(__doc__)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--questions", type=int, default=800, help="that GRPO trains on")
-    parser.add_argument("--base_accuracy", type=float, default=0.45, help="of the policy before GRPO, about")
+    parser.add_argument("--questions", type=int, default=800, help="questions that GRPO trains on")
+    parser.add_argument("--base_accuracy", type=float, default=0.45, help="about that of the policy before GRPO")
     parser.add_argument("--steps", type=int, default=50, help="optimizer steps of GRPO per mode")
     parser.add_argument("--learning_rate", type=float, default=3e-5)
     args = parser.parse_args(argv)

@@ -1,9 +1,9 @@
-"""Tokens per second of the transformers engine: 16 calls at once, one at a time, and transformers' own `generate`.
+"""Tokens per second of our transformers engine (16 calls at once, one at a time) and of transformers' `generate`.
 
     python bench/hf_bench.py
 
-Prints a markdown table and writes the ratios to results/bench/hf.json. All three take turns in one run, on prompts that
-are new each time; ratios are medians over the repetitions, with their spread.
+Prints a markdown table and writes the ratios to results/bench/hf.json. All three alternate in one run, with new
+prompts each time; ratios are medians over the repetitions, with their spread.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from bench.parts import report
 
 
 class Bench:
-    """One engine, one bare model, and questions that never come twice."""
+    """Our engine, the bare model, and questions that never repeat."""
 
     def __init__(self, engine: HFEngine, model: str, tokens: int, words: int) -> None:
         from transformers import AutoModelForCausalLM
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "hf")
     parser.add_argument("--model_name", default=EMBEDDED)
     parser.add_argument("--calls", type=int, default=16, help="calls at once")
-    parser.add_argument("--alone", type=int, default=4, help="calls one at a time, per repetition")
+    parser.add_argument("--alone", type=int, default=4, help="single calls per repetition")
     parser.add_argument("--tokens", type=int, default=32, help="new tokens per call")
     parser.add_argument("--words", type=int, default=0, help="words before each question, for longer prompts")
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,4 +1,4 @@
-"""How much of the machine inference uses: our schedule, our runner's own cost, and real vLLM.
+"""Measure how much of the machine inference uses: our schedule, our runner's own cost, and real vLLM.
 
     python bench/inference_bench.py                                  all parts
     python bench/inference_bench.py --part virtual | runner | vllm   one of them
@@ -25,9 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     group.add_argument("--per_slot", type=int, nargs="+", default=[2, 20], help="samples per slot, n / B")
     group.add_argument("--seeds", type=int, default=3, help="draws of the reply lengths")
     group = parser.add_argument_group("runner")
-    group.add_argument("--samples", type=int, default=10_000, help="of 16 calls, for the time per call")
-    group.add_argument("--stall_samples", type=int, default=60, help="of 16 calls with 4k-token prompts")
-    group.add_argument("--memory_samples", type=int, default=10_000, help="compared with ten times as many")
+    group.add_argument("--samples", type=int, default=10_000, help="samples of 16 calls, for the time per call")
+    group.add_argument("--stall_samples", type=int, default=60, help="samples of 16 calls with 4k-token prompts")
+    group.add_argument("--memory_samples", type=int, default=10_000, help="samples, compared with ten times as many")
     group = parser.add_argument_group("vllm")
     group.add_argument("--cap", type=int, default=8, help="calls in flight")
     group.add_argument("--vllm_samples", type=int, default=12)
@@ -36,11 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     group.add_argument("--repeats", type=int, default=3)
     group.add_argument("--tokens", type=int, nargs=3, default=[12, 20, 48], metavar=("LOW", "MEDIAN", "HIGH"))
     group.add_argument(
-        "--minutes", type=float, default=10, help="time for the repetitions; fewer are run if it is short"
+        "--minutes", type=float, default=10, help="time limit of the repetitions; fewer run if it is too short"
     )
     group.add_argument("--block", type=int, help="tokens per block of vLLM's prefix cache; unset: vLLM's default")
     args = parser.parse_args(argv)
-    if args.part == "memory":  # the child of the runner part
+    if args.part == "memory":  # the child process of the runner part
         print(json.dumps(runner.memory_child(args.samples)))
         return 0
     rows: list[report.Row] = []

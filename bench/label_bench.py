@@ -1,12 +1,12 @@
-"""How many candidates a judge gets through: ours against the published order.
+"""Measure how many candidates a judge labels per second: our prompt order against the published order.
 
     python bench/label_bench.py --data_dir ../shared/data
 
     ours        document, question and reference first, candidate last, one guided token
     baseline    candidate before the document, up to 16 free tokens
 
-Same engine (vLLM, the embedded model), same questions and candidates, same cap, runs alternated, the prefix cache
-emptied before each. A candidate is the gold answer of this or another question. Prints a markdown table and writes
+Both use the same engine (vLLM, the embedded model), questions, candidates and cap; runs alternate, and the prefix cache
+is emptied before each. A candidate is the gold answer of this or another question. Prints a markdown table and writes
 the ratios to results/bench/label.json.
 """
 
@@ -36,7 +36,7 @@ GOALS = {"QMSum": ">= 3"}
 
 
 class CandidateFirst:
-    """The published order: the candidate, then what it is judged by, then free text."""
+    """The published order: the candidate, then the material it is judged by, then free text."""
 
     def __init__(self, prompts: JudgePrompts) -> None:
         self.prompts = prompts
@@ -61,7 +61,7 @@ class CandidateFirst:
 
 
 def questions(dataset: str, data_dir: Path | None, count: int, candidates: int) -> list[Answered]:
-    """`count` questions, each with its own gold answer and those of the next ones as candidates."""
+    """`count` questions; the candidates of each are its own gold answer and those of the next questions."""
     samples = get_task(dataset).load(None, data_dir).samples[: count + candidates]
     todo = []
     for index, sample in enumerate(samples[:count]):

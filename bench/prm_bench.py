@@ -1,11 +1,11 @@
-"""What training and scoring a reward model cost, against doing it plainly.
+"""Measure the cost of training and scoring a reward model, compared with the plain way.
 
     python bench/prm_bench.py --data_dir ../shared/data
 
-    stage 1   3 epochs over a frozen backbone, each way in a process of its own: `literal` (the published flags taken at
+    stage 1   3 epochs over a frozen backbone, each way in a separate process: `literal` (the published flags taken at
               their word: gradients through the inputs, checkpointing), `frozen` (no gradient below the head), `cached`
               (the backbone runs once)
-    stage 2   forward and backward: batches as our sampler and chunks make them, against padding to the longest sequence
+    stage 2   forward and backward: batches from our sampler and chunks, against padding to the longest sequence
     scorer    `Scorer.score_encoded` against a bare forward of as many tokens without any padding
 
 Solutions are GSM8K's own (each line a step) and spoiled copies; without --data_dir, chains of operations. On a GPU in
@@ -65,7 +65,7 @@ def _row(number: int, raw: dict[str, str], draw: random.Random) -> dict[str, Any
 
 
 def run_arm(args: argparse.Namespace) -> dict[str, Any]:
-    """Train one way in this process: seconds per epoch (the first with what comes before it), peak memory, losses."""
+    """Train one way in this process: seconds per epoch (the first includes the start), peak memory, losses."""
     import torch
     from accelerate import Accelerator
     from transformers import TrainerCallback
@@ -74,7 +74,7 @@ def run_arm(args: argparse.Namespace) -> dict[str, Any]:
     from prm.settings import parse as parse_flags
     from prm.trainer import METRICS, read_curves
 
-    Accelerator()  # what is imported for seconds at its first use would be counted into the first epoch
+    Accelerator()  # its slow first import would otherwise count into the first epoch
     if find_spec("deepspeed") is not None:
         import_module("deepspeed")
     marks: list[float] = []
@@ -253,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data_dir", type=Path, help="folder with gsm8k_train.jsonl")
     parser.add_argument("--solutions", type=int, default=48, help="in all")
     parser.add_argument("--batch_size", type=int, default=16, help="solutions per batch")
-    parser.add_argument("--batches", type=int, default=4, help="of stage 2 and of the scorer, per repetition")
+    parser.add_argument("--batches", type=int, default=4, help="batches of stage 2 and the scorer, per repetition")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)

@@ -1,11 +1,11 @@
-"""Does a reward model learn here? Every loss and stage of prm/finetune2.py on chains with planted errors.
+"""Test whether a reward model learns: every loss and stage of prm/finetune2.py on chains with planted errors.
 
     python bench/prm_learns.py --output outputs/prm_learns
 
 The task: chains of one-digit additions and subtractions (bench/parts/chains.py), most of the solutions with a wrong
-result somewhere. A small model is trained on right solutions of other questions first; from it the
-reward models start. Held out are a tenth of the questions. What is done is not done again. Prints a table,
-writes table.json.
+result somewhere. First a small model is trained on right solutions of other questions; the
+reward models start from it. A tenth of the questions is held out. Finished parts are skipped. Prints a table, writes
+table.json.
 """
 
 import sys
@@ -19,7 +19,7 @@ from bench.parts.chain_model import teach
 from bench.parts.chains import PER_QUESTION, task, write
 
 LABELLED, CHECKED, TAUGHT = 2000 // PER_QUESTION, 100, 1500
-"""Questions: of the reward models, a tenth of them held out; that check the first training; of that training."""
+"""Number of questions: for the reward models (a tenth held out); to check the first training; for that training."""
 ARMS = (("1", "ce+supcon"), ("1", "ce"), ("1", "ranking"), ("2", "ce+supcon"), ("both", "ce+supcon"))
 """Stage and loss of each reward model."""
 STAGES = {"1": {"learning_rate": 1e-3, "num_train_epochs": 10}, "2": {"learning_rate": 5e-4, "num_train_epochs": 8}}

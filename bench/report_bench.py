@@ -1,11 +1,11 @@
-"""How quickly the report's samples page opens and searches, in a real Chromium and from disk.
+"""Measure how fast the report's samples page opens and searches, in a real Chromium and from disk.
 
     python bench/report_bench.py
 
 Records of a debate of 3 agents over 2 rounds with made-up words (few frequent, many rare, as in natural text).
-First view: from the navigation to the list on the screen, in a fresh browser context. Search: from the key stroke's
-event to the filtered list, the pieces of the index loaded from disk when first needed. Prints milliseconds with their
-spread and what many samples cost over few; writes the ratios to results/bench/report.json.
+First view: from navigation until the list is on the screen, in a fresh browser context. Search: from the key stroke's
+event to the filtered list; pieces of the index are loaded from disk when first needed. Prints milliseconds with their
+spread and the cost of many samples over few; writes the ratios to results/bench/report.json.
 """
 
 import os
@@ -42,14 +42,14 @@ def vocabulary() -> list[str]:
 
 
 def queries() -> list[str]:
-    """The most frequent word, a middling one, a rare one, two words, a beginning, an id, a word that is not there."""
+    """The most frequent word, a medium one, a rare one, two words, a prefix, an id, and a missing word."""
     words = vocabulary()
     two = f"{words[250]} {words[31]}"
     return [words[0], words[300], words[20_000], two, "ka", "question 17", "GSM8K/test/77", "xylophone"]
 
 
 def records(count: int, words: int, seed: int = 0) -> Iterator[Record]:
-    """Debates whose replies are `words` words long."""
+    """Debates with replies of `words` words."""
     draw = random.Random(seed)
     names = vocabulary()
     weights = list(accumulate(1 / (rank + 3) for rank in range(len(names))))
@@ -92,7 +92,7 @@ def measure(page_file: Path, repeats: int) -> dict[str, Any]:
     with sync_playwright() as driver:
         browser = launch(driver)
         warm = browser.new_page()
-        warm.goto(page_file.as_uri())  # the browser's own start is not the page's
+        warm.goto(page_file.as_uri())  # do not count the browser's own start
         warm.wait_for_selector("#rows li")
         warm.close()
         for _ in range(repeats):
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "report")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--baseline", type=int, default=100, help="samples of the small report")
-    parser.add_argument("--words", type=int, default=150, help="of each of the 6 replies")
+    parser.add_argument("--words", type=int, default=150, help="words per reply; a sample has 6 replies")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(argv)
     figures = []

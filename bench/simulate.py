@@ -1,7 +1,7 @@
-"""How far it goes: the paper's data generation on 1 to 512 GPUs, by simulation (bench/parts/replicas.py).
+"""Simulate the paper's data generation on 1 to 512 GPUs (bench/parts/replicas.py).
 
     python bench/simulate.py                                      the plan, a table and a JSON of ratios
-    python bench/simulate.py --docs                               and docs/scaling.md, docs/scaling.svg
+    python bench/simulate.py --docs                               also docs/scaling.md and docs/scaling.svg
     python bench/simulate.py --fit A.jsonl --validate B.jsonl     speeds from recorded runs, checked on others
 
 The plan compares our schedule with lockstep rounds, each with and without a shared order of answers, against a lower
@@ -31,17 +31,17 @@ def main(argv: list[str] | None = None) -> int:
     group.add_argument("--question_tokens", type=int, default=150)
     group.add_argument("--reply_tokens", type=float, default=500, help="mean length of a reply")
     group.add_argument("--records", type=Path, help="results file to take debates from")
-    group.add_argument("--hardware", type=Path, default=HARDWARE, help="what a replica is")
+    group.add_argument("--hardware", type=Path, default=HARDWARE, help="file that describes a replica")
     group.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
     group.add_argument("--cap", type=int, default=256, help="calls in flight per replica")
-    group.add_argument("--sample", type=int, default=800, help="questions simulated per replica, and twice as many")
+    group.add_argument("--sample", type=int, default=800, help="simulated questions per replica, and twice as many")
     group.add_argument("--seed", type=int, default=0)
     group.add_argument("--docs", action="store_true", help="write docs/scaling.md and its plot")
     group = parser.add_argument_group("validation")
     group.add_argument("--fit", type=Path, nargs="+", default=[], help="results files to take the speeds from")
     group.add_argument("--validate", type=Path, nargs="+", default=[], help="results files to predict")
     group.add_argument("--replicas", type=int, default=1, help="servers behind these runs")
-    group.add_argument("--kv_tokens", type=int, default=46_000, help="KV memory of one (SmolLM2-135M, 2 GiB, float32)")
+    group.add_argument("--kv_tokens", type=int, default=46_000, help="KV memory of each (SmolLM2-135M, 2 GiB, float32)")
     group.add_argument("--kv_block", type=int, default=32, help="tokens per block of its prefix cache")
     args = parser.parse_args(argv)
     if bool(args.fit) != bool(args.validate):

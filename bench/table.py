@@ -1,9 +1,9 @@
 """The speed table: every ratio in results/bench/*.json as one markdown table.
 
     python bench/table.py                              print it
-    python bench/table.py --into docs/performance.md   and put it between the marks there
+    python bench/table.py --into docs/performance.md   also put it between the marks there
 
-Files without ratios are left out, and named on stderr. The marks are two lines:
+Files without ratios are left out and named on stderr. The marks are two lines:
 `<!-- performance -->` and `<!-- end of performance -->`.
 """
 
@@ -23,11 +23,11 @@ FOLDER = report.ROOT / "results" / "bench"
 MARKS = ("<!-- performance -->", "<!-- end of performance -->")
 FIELDS = {"name", "ratio", "baseline", "ours", "unit", "machine", "commit", "date"}
 Ratio = dict[str, Any]
-"""As `report.save` wrote it."""
+"""A ratio as `report.save` wrote it."""
 
 
 def read(folder: Path) -> tuple[list[Ratio], list[str]]:
-    """(ratios by file and in its order, files that hold none)."""
+    """(ratios in the order of the files and within each, files without ratios)."""
     ratios, others = [], []
     for path in sorted(folder.glob("*.json")):
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -52,8 +52,8 @@ def table(ratios: Sequence[Ratio]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the JSON files")
-    parser.add_argument("--into", type=Path, help="file whose marked part is replaced")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder of the JSON files")
+    parser.add_argument("--into", type=Path, help="file whose marked part to replace")
     args = parser.parse_args(argv)
     ratios, others = read(args.folder)
     if not ratios:

@@ -1,4 +1,4 @@
-"""Labelled solutions become training sequences: deduplicated, filtered, split by question, put into batches."""
+"""Turn labelled solutions into training sequences: deduplicate, filter, split by question, put into batches."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -20,7 +20,7 @@ class Item(Struct, frozen=True):
 
     id: str
     question: int
-    """Number of its question."""
+    """Number of the sequence's question."""
     ids: list[int]
     """(T,)"""
     ends: list[int]
@@ -30,7 +30,7 @@ class Item(Struct, frozen=True):
 
 
 class Card(Struct):
-    """What was kept of a file and what was left out; `text` says it in words."""
+    """Counts of the kept and left-out parts of a file; `text` says them in words."""
 
     name: str
     questions: int = 0
@@ -65,7 +65,7 @@ class Card(Struct):
 class Dataset(NamedTuple):
     items: list[Item]
     questions: list[str]
-    """Ids of the questions, for the guard against contamination; sorted."""
+    """Ids of the questions, sorted; the guard against contamination reads them."""
     card: Card
 
 
@@ -78,7 +78,7 @@ class Questions(NamedTuple):
     solved: dict[str, list[Solved]]
     """Key -> solutions, in the order of the file."""
     names: dict[str, set[str]]
-    """Key -> ids of the rows that ask it."""
+    """Key -> ids of the rows with this question."""
 
 
 def gather(pairs: Iterable[tuple[str, Solved]], dropped: Counter[str]) -> Questions:
@@ -103,7 +103,7 @@ def gather(pairs: Iterable[tuple[str, Solved]], dropped: Counter[str]) -> Questi
 
 
 def divide(questions: Questions, share: float, seed: int) -> tuple[Questions, Questions]:
-    """(for training, held out), split by question; the order of the file does not matter."""
+    """(training data, held-out data), split by question; the order of the file does not matter."""
     keys = sorted(questions.solved, key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
     held = set(keys[: round(len(keys) * share)])
     return without(questions, held), without(questions, questions.solved.keys() - held)
@@ -118,11 +118,11 @@ def build(
     name: str, questions: Questions, codec: StepCodec, dropped: Counter[str], *, mixed: bool, limit: int | None = None,
     overlong: Overlong = "cut",
 ) -> Dataset:  # fmt: skip
-    """Sequences of the questions.
+    """The sequences of the questions.
 
     Args:
         mixed: only questions with right and wrong steps.
-        limit: solutions, at most; whole questions only (but at least one).
+        limit: most solutions; only whole questions are taken (and at least one).
         overlong: `cut` the prompt's middle where a sequence does not fit, or `drop` it.
     """
     card = Card(name, dropped=dropped)
@@ -164,7 +164,7 @@ def _encode(solution: Solved, codec: StepCodec, overlong: Overlong, dropped: Cou
 
 
 def load(flags: Flags, codec: StepCodec) -> tuple[Dataset, Dataset | None]:
-    """(training data, held-out data if any is asked for). No question is in both.
+    """(training data, held-out data if the flags ask for it). No question is in both.
 
     Raises:
         UserError: nothing is left to train on.
@@ -204,8 +204,8 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
     """Tensors of a batch, right-padded to its longest sequence.
 
     Returns:
-        input_ids (B, T), lengths (B,), and flat over the separators of all sequences: rows (S,) and ends (S,) say where
-        they stand, labels (S,), questions (S,).
+        input_ids (B, T), lengths (B,), and flat over the separators of all sequences: rows (S,) and ends (S,), which
+        give their positions, labels (S,), questions (S,).
     """
     import torch
 
@@ -227,10 +227,10 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
 
 
 def check_batch(batch: Mapping[str, Any], codec: StepCodec) -> str:
-    """Assert that labels stand at separators and nowhere else, and return the first sequence in readable form.
+    """Assert that labels are at separators and nowhere else, and return the first sequence in readable form.
 
     Raises:
-        UserError: they do not (an assertion, in words).
+        UserError: a label or a separator is elsewhere (an assertion, in words).
     """
     ids, rows, ends, labels = (batch[name] for name in ("input_ids", "rows", "ends", "labels"))
     at = ids[rows, ends]

@@ -1,8 +1,8 @@
 """Several processes on a machine without a GPU.
 
-accelerate makes a process group on the CPU only where it is told to use the CPU, and being told so switches DeepSpeed
-off without a word. With neither, every process would train alone. So plain runs are told, and for DeepSpeed the state
-that accelerate would find is set up here, on DeepSpeed's own process group.
+accelerate makes a process group on the CPU only if it is told to use the CPU, but then it silently switches DeepSpeed
+off. Without either, every process would train alone. So plain runs tell it, and for DeepSpeed this module prepares the
+state that accelerate looks for, on DeepSpeed's own process group.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def settings(deepspeed: bool) -> dict[str, Any]:
-    """TrainingArguments that this launch needs beside those of the command line; none on a GPU or in one process.
+    """TrainingArguments that this launch needs besides those of the command line; none on a GPU or in a single process.
 
     Args:
         deepspeed: whether `--deepspeed` is given.
@@ -38,7 +38,7 @@ def settings(deepspeed: bool) -> dict[str, Any]:
 
 
 def launch_alone() -> None:
-    """What a launcher tells a process, for one that has none: it is the only one, at a port of its own."""
+    """Set the variables of a launcher in a process without one: it is the only process and takes a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

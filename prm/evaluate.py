@@ -1,12 +1,12 @@
-"""How good a reward model is: benchmarks of first errors, best of n on labelled solutions, and probes.
+"""Evaluate a reward model: benchmarks of step errors, best of n on labelled solutions, and probes.
 
     python -m prm.evaluate --prm outputs/prm_gsm8k --benchmark processbench prmbench --data_dir data
     python -m prm.evaluate --prm outputs/prm_gsm8k --input results/GSM8K/.../labeled.jsonl
 
 Benchmarks come from files of --data_dir (`processbench*.json*`, `prmbench*.json*`) or from the hub.
 
-    ProcessBench   {"id", "problem", "steps": [...], "label": place of the first wrong step or -1}
-    PRMBench       {"question", "modified_process": [...], "error_steps": [places from 1], "classification"}
+    ProcessBench   {"id", "problem", "steps": [...], "label": index of the first wrong step or -1}
+    PRMBench       {"question", "modified_process": [...], "error_steps": [numbers from 1], "classification"}
 """
 
 import asyncio
@@ -37,12 +37,12 @@ HUB = {
     "prmbench": ("hitsmr/PRMBench_Preview", ("train",)),
 }
 SURE = 1.96
-"""How many standard errors a gap must exceed."""
+"""A gap must exceed this many standard errors."""
 Row = dict[str, Any]
 
 
 def benchmark_rows(name: str, data_dir: Path | None) -> dict[str, list[Row]]:
-    """Split -> rows, from files whose names begin with the benchmark's, else from the hub."""
+    """Split -> rows, from files whose names begin with the benchmark's name, else from the hub."""
     if data_dir is None:
         source, splits = HUB[name]
         return {split: list(hub.rows(source, f"--benchmark {name}", split)) for split in splits}
@@ -69,14 +69,14 @@ def _field(row: Row, key: str, kind: type, where: str) -> Any:
 
 
 def score_steps(scorer: Scorer, problems: Sequence[tuple[str, Sequence[str]]]) -> list[list[float] | None]:
-    """p(right) of the given steps, as they are."""
+    """p(right) of the given steps, which are not split again."""
     return scorer.score_encoded(
         [fitting_steps(scorer.codec, prompt, [one_step(step) for step in steps]) for prompt, steps in problems]
     )
 
 
 def processbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, Any]:
-    """Accuracy on solutions with an error (the step named), on right ones (none named), and their harmonic mean.
+    """Accuracy on solutions with an error (its step named), on right solutions (no step named), and the harmonic mean.
 
     Source: Zheng et al. 2024, arXiv 2412.06559, section 2.
     """
@@ -131,11 +131,11 @@ BENCHMARKS: dict[str, Callable[[Scorer, Sequence[Row], str], dict[str, Any]]] = 
 
 
 def best_of_n(scorer: Scorer, asked: Sequence[Question]) -> dict[str, Any]:
-    """Accuracy of the solution that the model picks, against majority vote, a random one and the best there is.
+    """Accuracy of the solution that the model picks, against majority vote, a random solution and the best solution.
 
-    Over questions all of whose solutions have a verdict; the solutions are the agents', without an aggregate of them.
+    Uses questions whose solutions all have a verdict, and only the agents' own solutions, without their aggregate.
     """
-    asked = [structs.replace(one, candidates=tuple(c for c in one.candidates if not c.aggregate)) for one in asked]
+    asked = [structs.replace(q, candidates=tuple(c for c in q.candidates if not c.aggregate)) for q in asked]
     known = [
         question
         for question in asked
@@ -167,10 +167,10 @@ def _answer(question: Question, text: str) -> str | None:
 
 
 def probes(steps: Sequence[str], stranger: str, draw: random.Random) -> dict[str, list[str]]:
-    """Spoiled forms of a right solution of at least two steps.
+    """Spoiled versions of a right solution with at least two steps.
 
     Args:
-        stranger: a step of another question, for a middle without a number to change.
+        stranger: a step of another question, used if the middle steps have no number to change.
     """
     shuffled = list(steps)
     while shuffled == list(steps) and len(set(steps)) > 1:
@@ -188,11 +188,11 @@ def probes(steps: Sequence[str], stranger: str, draw: random.Random) -> dict[str
 
 
 HARMLESS = {"duplicated steps", "truncated"}
-"""Without a wrong step: these must not score above the solution; the others must score below it."""
+"""Probes without a wrong step. They must not score above the solution; the others must score below it."""
 
 
 def probe(scorer: Scorer, asked: Sequence[Question], most: int, seed: int) -> dict[str, Any]:
-    """Score gaps (solution less probe, by the least step) over right solutions, and whether each probe is passed."""
+    """Score gaps (solution minus probe, by the lowest step) over right solutions, and whether each probe is passed."""
     draw = random.Random(seed)
     right = [
         (question.prompt, steps)
@@ -223,9 +223,9 @@ def parse(argv: list[str] | None) -> Any:
     parser = cli.Parser(prog="prm.evaluate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prm", type=Path, required=True, help="folder of a reward model")
     parser.add_argument("--benchmark", nargs="+", choices=list(BENCHMARKS), default=[], help="which benchmarks")
-    parser.add_argument("--data_dir", type=Path, help="folder with their files, instead of the hub")
+    parser.add_argument("--data_dir", type=Path, help="folder with the benchmarks' files, instead of the hub")
     parser.add_argument("--input", type=Path, help="labelled file, for best of n and the probes")
-    parser.add_argument("--max_probes", type=cli.integer(1), default=200, help="solutions that are spoiled")
+    parser.add_argument("--max_probes", type=cli.integer(1), default=200, help="most solutions to spoil")
     parser.add_argument("--seed", type=cli.integer(0), default=0)
     parser.add_argument("--output", type=Path, help="default: evaluation.json in the model's folder")
     args = parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""The frozen backbone's states at the separators, computed once and read from disk in every further epoch.
+"""The frozen backbone's states at the separators, computed once and read from disk in all later epochs.
 
-One file per shard, one row per separator; `index.json` says where each sequence's rows are and what they were made
-from. Shards are mapped into memory, so neither writing nor reading needs more than one shard.
+One file per shard, one row per separator; `index.json` says where each sequence's rows are and which model and data
+made them. Shards are mapped into memory, so neither writing nor reading needs more than one shard.
 """
 
 import json
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 
 class Features:
-    """States of the sequences of a data set, by their place in it."""
+    """States of the sequences of a data set, by their index in it."""
 
     def __init__(self, folder: Path) -> None:
         from safetensors import safe_open
@@ -46,11 +46,11 @@ def prepare(
     model: RewardModel, items: Sequence[Item], folder: Path, device: Any, origin: str, max_tokens: int = 1 << 14,
     shard_bytes: int = SHARD_BYTES,
 ) -> Features:  # fmt: skip
-    """The states of `items`, from the folder where they were made from the same model and sequences.
+    """The states of `items`; read from the folder if it has them for the same model and sequences, else computed.
 
     Args:
-        origin: names the base model; with the sequences it makes the key.
-        max_tokens: in one call, padding included.
+        origin: name of the base model; part of the key, as are the sequences.
+        max_tokens: most tokens per call, including padding.
     """
     import torch
 
@@ -93,7 +93,7 @@ def _write(states: list[Any], path: Path) -> None:
 
 
 def refuse_unfrozen(hidden: int, items: Sequence[Item], element_size: int) -> UserError:
-    """Why states cannot be cached below a trained layer: it needs those of all tokens, not of the separators alone."""
+    """Why states cannot be cached below a trained layer: it needs the states of all tokens, not only of separators."""
     tokens = sum(len(item.ids) for item in items)
     separators = sum(len(item.ends) for item in items)
     whole, ours = (count * hidden * element_size / MIB for count in (tokens, separators))

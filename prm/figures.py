@@ -1,4 +1,4 @@
-"""How well step scores tell right from wrong. Pure: scores and labels in, numbers out."""
+"""Figures that tell how well step scores separate right from wrong. Pure: scores and labels in, numbers out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 THRESHOLD = 0.5
-"""p(right) below which a step counts as wrong."""
+"""A step with a lower p(right) counts as wrong."""
 BINS = 10
 
 
 def auroc(scores: Sequence[float], labels: Sequence[int]) -> float:
-    """Chance that a right step scores above a wrong one (a tie counts half); NaN without both. Args: (S,) each."""
+    """Chance that a right step scores above a wrong step (a tie counts half); NaN without both. Args: (S,) each."""
     order = sorted(range(len(scores)), key=scores.__getitem__)
     ranks = [0.0] * len(scores)
     start = 0
@@ -41,7 +41,7 @@ def calibration_error(scores: Sequence[float], labels: Sequence[int]) -> float:
 
 
 def f1(predicted: Sequence[bool], actual: Sequence[bool]) -> float:
-    """Harmonic mean of precision and recall; 0 where nothing is both predicted and actual."""
+    """Harmonic mean of precision and recall; 0 if there are no true positives."""
     hits = sum(guess and truth for guess, truth in zip(predicted, actual, strict=True))
     return 2 * hits / max(1, sum(predicted) + sum(actual))
 
@@ -49,7 +49,7 @@ def f1(predicted: Sequence[bool], actual: Sequence[bool]) -> float:
 def step_figures(scores: Sequence[float], labels: Sequence[int]) -> dict[str, float]:
     """Figures of p(right) (S,) against labels 0 and 1 (S,): accuracy, f1_wrong, auroc, calibration_error, margin.
 
-    The margin is the mean score of right steps less that of wrong ones; NaN without both.
+    The margin is the mean score of right steps minus that of wrong steps; NaN without both.
     """
     known = [(score, label) for score, label in zip(scores, labels, strict=True) if label in (0, 1)]
     p, y = [score for score, _ in known], [label for _, label in known]
@@ -68,7 +68,7 @@ def step_figures(scores: Sequence[float], labels: Sequence[int]) -> dict[str, fl
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """The curves of metrics.jsonl as a PNG: the loss on the left, figures on held-out data on the right."""
+    """Draw metrics.jsonl as a PNG: the loss on the left, figures on held-out data on the right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4))

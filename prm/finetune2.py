@@ -3,9 +3,9 @@
     PYTHONPATH=$PYTHONPATH:$(pwd) python prm/finetune2.py --model_name_or_path Qwen/Qwen3-8B \
         --train_data_path results/QMSum/labeled.jsonl --output_dir outputs/prm_qmsum --fix_llm True --bf16 True
 
-The same with torchrun, accelerate launch or deepspeed in place of python; `--deepspeed configs/deepspeed/zero2.json`.
-All flags of transformers' TrainingArguments work, beside ours (prm/settings.py). A run that was stopped in any way goes
-on with the same command.
+torchrun, accelerate launch or deepspeed may replace python; DeepSpeed takes `--deepspeed configs/deepspeed/zero2.json`.
+All flags of transformers' TrainingArguments work besides ours (prm/settings.py). The same command continues a run,
+however it was stopped.
 """
 
 import os
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # else prm/evaluate.py would hide a package of that name
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # else prm/evaluate.py would hide the package evaluate
 
 from agentark import cli
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def say(line: str) -> None:
-    """Print at once, so that the line comes before what the trainer prints."""
+    """Print without delay, so that the line comes before the trainer's output."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

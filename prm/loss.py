@@ -1,4 +1,4 @@
-"""Losses over the separators of a batch. Pure: each gives a sum and how many terms it has, never a mean.
+"""Losses over the separators of a batch. Pure: each gives a sum and its number of terms, never a mean.
 
 The trainer divides by the number of terms in all batches of an optimiser step, on all ranks; so 1 batch of 8 and 4
 batches of 2 give the same gradient. S separators; label 1 right, 0 wrong, -100 unknown, which never contributes.
@@ -10,11 +10,11 @@ batches of 2 give the same gradient. S separators; label 1 right, 0 wrong, -100 
                    i right, n wrong
 
 Separator i is compared with the others of its own question if these have both labels (for ranking: if one is wrong),
-else with all of the batch.
+else with all others of the batch.
 
 Source: AgentArk, arXiv 2602.03955, eq. 7 (ranking); Khosla et al. 2020, arXiv 2004.11362 (supcon).
 Differs from the published code: the projector P is part of the model and trained, and comparisons stay within the
-question where they can, so that they do not depend on how a batch is cut up.
+question if they can, so that they do not depend on how a batch is divided.
 """
 
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class Objective(NamedTuple):
     contrastive: str | None
     """`supcon` or `ranking`."""
     weight: float
-    """Of the contrastive term."""
+    """Temperature of the contrastive term."""
     tau: float
 
     @classmethod
@@ -67,11 +67,11 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Term:
 
 
 def compared(labels: Tensor, questions: Tensor, wrong_only: bool = False) -> Tensor:
-    """(S, S) booleans: the separators that i is compared with; not itself, and none without a label.
+    """(S, S) booleans: the separators that i is compared with, without itself and without unlabelled ones.
 
     Args:
         labels, questions: (S,).
-        wrong_only: for ranking, where being alike does not matter.
+        wrong_only: for ranking, which needs no separators with the same label.
     """
     known = labels != IGNORED
     others = known[:, None] & known[None, :] & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)

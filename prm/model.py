@@ -1,7 +1,7 @@
 """The reward model: a token-classification model with two labels, and a projector for the contrastive loss.
 
-The classifier is transformers' own, with dropout 0; the folder it is saved to loads without this code. The projector
-stands beside it, in `projector.safetensors`. Hidden states are taken at the separators only.
+The classifier is transformers' own, with dropout 0; its folder loads without this code. The projector is saved beside
+it, in `projector.safetensors`. Hidden states are taken only at the separators.
 """
 
 import json
@@ -23,7 +23,7 @@ PROJECTED = 256
 PROJECTOR = "projector.safetensors"
 ADAPTER = "adapter.safetensors"
 FILL = 0.9
-"""Share of real tokens below which rows are run apart."""
+"""Rows run separately if a batch would have a smaller share of real tokens."""
 
 
 class RewardModel(nn.Module):  # type: ignore[misc]
@@ -31,7 +31,7 @@ class RewardModel(nn.Module):  # type: ignore[misc]
 
     Args:
         classifier: a transformers token-classification model with 2 labels; H its hidden size.
-        projected: width of the projector's output, 0: no projector.
+        projected: width of the projector's output; 0: no projector.
     """
 
     def __init__(self, classifier: Any, projected: int = 0) -> None:
@@ -43,9 +43,9 @@ class RewardModel(nn.Module):  # type: ignore[misc]
         )
         self.packed = str(classifier.config._attn_implementation).startswith("flash_attention")
         self.split = True
-        """Run rows of different lengths apart. Off where all ranks must make the same calls (ZeRO-3)."""
+        """Run rows of different lengths separately. Off if all ranks must make the same calls (ZeRO-3)."""
         self.max_tokens = 1 << 16
-        """The most tokens in one call of a frozen backbone, padding included."""
+        """Most tokens in a call of a frozen backbone, including padding."""
 
     @property
     def config(self) -> Any:
@@ -80,7 +80,7 @@ class RewardModel(nn.Module):  # type: ignore[misc]
         """Args: rows, ends (S,); input_ids (B, T) and lengths (B,), or the backbone's states (S, H) at the separators.
 
         Returns:
-            logits (S, 2), and embeddings (S, P) where there is a projector; in float32.
+            logits (S, 2), and embeddings (S, P) if there is a projector; in float32.
         """
         if states is None:
             assert input_ids is not None
@@ -94,7 +94,7 @@ class RewardModel(nn.Module):  # type: ignore[misc]
         return outputs
 
     def states(self, input_ids: Tensor, lengths: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
-        """The backbone's last hidden states at the separators: (S, H). Without gradient where it is frozen.
+        """The backbone's last hidden states at the separators: (S, H). Without gradient if the backbone is frozen.
 
         Padding is on the right and attention looks left, so no mask is needed.
         """
@@ -127,7 +127,7 @@ class RewardModel(nn.Module):  # type: ignore[misc]
 
 
 def chunked(sizes: Sequence[int], max_tokens: int | None, fill: float = FILL) -> list[list[int]]:
-    """Rows, longest first, in groups at least `fill` full that hold at most max_tokens tokens, padding included."""
+    """Rows, longest first, in groups that are at least `fill` full and hold at most max_tokens tokens with padding."""
     groups: list[list[int]] = []
     real = width = 0
     for row in sorted(range(len(sizes)), key=lambda row: -sizes[row]):
@@ -148,14 +148,14 @@ def chunked(sizes: Sequence[int], max_tokens: int | None, fill: float = FILL) ->
 def load(
     name: str, flag: str, *, projected: int = 0, dtype: Any = torch.float32, attention: str | None = None
 ) -> RewardModel:
-    """A reward model over a base model, or one that was saved, with its projector if the folder has one.
+    """A reward model on top of a base model, or a saved reward model, with the projector if the folder has one.
 
     Args:
         name: hub id or folder.
-        dtype: of the weights, or "auto".
+        dtype: type of the weights, or "auto".
 
     Raises:
-        UserError: no such model, or none with a head we know.
+        UserError: the model does not exist, or has no head we know.
     """
     try:
         config = pretrained("AutoConfig", name)
@@ -180,7 +180,7 @@ def load(
 
 
 def freeze(model: RewardModel, stage: int, last_layer: bool) -> None:
-    """Which parameters are trained: head and projector, the last layer if asked for; in stage 2 everything."""
+    """Choose the trained parameters: head and projector, the last layer if asked for; in stage 2 everything."""
     model.requires_grad_(stage == 2)
     model.head.requires_grad_(True)
     if model.projector is not None:
@@ -190,7 +190,7 @@ def freeze(model: RewardModel, stage: int, last_layer: bool) -> None:
         if not layers:
             raise UserError(f"--unfreeze_last_layer: {type(model.backbone).__name__} has no list of layers")
         layers[-1].requires_grad_(True)
-    for part in (model.head, model.projector):  # what is trained from nothing is kept exact
+    for part in (model.head, model.projector):  # parts trained from scratch stay in float32
         if part is not None and not any(hasattr(weight, "ds_id") for weight in part.parameters()):  # ZeRO-3: own types
             part.float()
 
@@ -213,10 +213,10 @@ def add_lora(model: RewardModel, rank: int, alpha: int) -> None:
 
 
 def plain(state: Mapping[str, Tensor], scaling: float = 1.0) -> dict[str, Tensor]:
-    """The classifier's weights as transformers names them, adapters added in.
+    """The classifier's weights under transformers' names, with the adapters merged in.
 
     Args:
-        state: of a RewardModel.
+        state: state dict of a RewardModel.
         scaling: alpha / rank of the adapters, if there are any.
     """
     mine = {name.removeprefix("classifier."): value for name, value in state.items() if name.startswith("classifier.")}
@@ -233,7 +233,7 @@ def plain(state: Mapping[str, Tensor], scaling: float = 1.0) -> dict[str, Tensor
 
 
 def save(model: RewardModel, folder: Path, state: Mapping[str, Tensor] | None, scaling: float | None) -> None:
-    """Write the model's folder: a plain classifier, and apart from it projector and adapters."""
+    """Write the model's folder: a plain classifier, and projector and adapters in separate files."""
     from safetensors.torch import save_file
 
     state = model.state_dict() if state is None else state
@@ -245,12 +245,12 @@ def save(model: RewardModel, folder: Path, state: Mapping[str, Tensor] | None, s
     if scaling is not None:
         part = {name: value.contiguous() for name, value in state.items() if ".lora_" in name}
         save_file(part, folder / ADAPTER, metadata={"scaling": json.dumps(scaling)})
-    for file in folder.glob("*.safetensors"):  # readable by whoever may read the folder
+    for file in folder.glob("*.safetensors"):  # readable by everyone who may read the folder
         shutil.copymode(folder / "config.json", file)
 
 
 def restore_adapter(model: RewardModel, folder: Path) -> None:
-    """Adapters, head and projector of a checkpoint, over the base model they were trained on."""
+    """Load adapters, head and projector of a checkpoint into the base model they were trained on."""
     from safetensors.torch import load_file
 
     saved = load_file(folder / ADAPTER)

@@ -1,4 +1,4 @@
-"""NaN and infinity in loss, gradients or parameters: found, saved, and then stopped or skipped."""
+"""Watch loss, gradients and parameters for NaN and infinity; save them, then stop or skip the step."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,9 +15,9 @@ class NanMonitor:
     """Watches one process.
 
     Args:
-        folder: where a finding goes, as `step-<k>-rank-<r>/`: the batch, the trained parameters, and what was found.
+        folder: each finding is saved there in `step-<k>-rank-<r>/`: the batch, the trained parameters, and a report.
         action: `stop` raises RunError; `skip` leaves the optimiser step out.
-        most: steps that may be skipped.
+        most: most steps that may be skipped.
     """
 
     def __init__(self, folder: Path, rank: int, action: Literal["stop", "skip"], most: int) -> None:
@@ -28,17 +28,17 @@ class NanMonitor:
         self.skipped = 0
         self.batch: Mapping[str, Any] = {}
         self._pending: str | None = None
-        """What this optimiser step has met so far."""
+        """The finding of this optimiser step so far."""
 
     def loss(self, parts: Mapping[str, Tensor], step: int, model: nn.Module) -> None:
-        """After a forward pass, with every term of the loss."""
+        """Called after a forward pass with every term of the loss."""
         for name, value in parts.items():
             if not bool(torch.isfinite(value).all()):
                 self._found(f"loss {name}", step, model)
                 return
 
     def gradients(self, model: nn.Module, step: int) -> None:
-        """Before the optimiser. In skip mode the gradients of a bad step are gone afterwards, so that it changes
+        """Called before the optimiser. In skip mode it clears the gradients of a bad step, so that the step changes
         nothing."""
         named = [(name, parameter.grad) for name, parameter in model.named_parameters() if parameter.grad is not None]
         if self._pending is None and (bad := _first(named)):
@@ -48,12 +48,12 @@ class NanMonitor:
             self._pending = None
 
     def gradient_norm(self, norm: Any, model: nn.Module, step: int) -> None:
-        """Where an engine owns the gradients and tells only their norm."""
+        """Called instead if an engine owns the gradients and reports only their norm."""
         if norm is not None and not bool(torch.isfinite(torch.as_tensor(norm))):
             self._found("gradient norm", step, model)
 
     def parameters(self, model: nn.Module, step: int) -> None:
-        """After the optimiser. What is already in the parameters cannot be skipped."""
+        """Called after the optimiser. A value that is already in the parameters cannot be skipped."""
         named = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
         if bad := _first((name, weight) for name, weight in named if weight.numel()):
             self._save(f"parameter {bad}", step, model)
@@ -88,7 +88,7 @@ class NanMonitor:
 
 
 def _first(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Name of the first tensor that is not finite; one check over all norms where nothing is wrong."""
+    """Name of the first tensor that is not finite; if all are finite, a single check over all norms is enough."""
     tensors = list(named)
     if not tensors:
         return None

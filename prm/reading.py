@@ -1,6 +1,6 @@
-"""Labelled solutions for the reward model: steps with labels, from every kind of file that has verdicts or step labels.
+"""Read labelled solutions for the reward model, from every kind of file with verdicts or step labels.
 
-A label is 1 (right), 0 (wrong) or -100 (nobody knows).
+A label is 1 (right), 0 (wrong) or -100 (unknown).
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ class Solved(Struct, frozen=True):
 
     id: str
     question: str
-    """Key of its question: the same for the same prompt."""
+    """Key of the question: the same for the same prompt."""
     prompt: str
     steps: tuple[str, ...]
     labels: tuple[int, ...]
@@ -32,14 +32,14 @@ class Solved(Struct, frozen=True):
 
 def solutions(source: str, codec: StepCodec, label: StepLabel, dropped: Counter[str], flag: str,
               split: str = "train") -> Iterator[tuple[str, Solved]]:  # fmt: skip
-    """(id of the question, solution) of every labelled solution; what has no verdict or no step is counted instead.
+    """(id of the question, solution) for every labelled solution; solutions without verdict or steps are only counted.
 
     Args:
         label: `inherit`: every step has its solution's verdict; `judge`: the row's `step_labels`. Rows of the stepwise
             kind bring their own labels.
 
     Raises:
-        UserError: a row of no known kind, or labels of the wrong number or type.
+        UserError: a row is of no known kind, or its labels have the wrong number or type.
     """
     if Path(source).is_file() and kind(Path(source), flag) == "results":
         raise UserError(f"{flag} {source}: results without verdicts; run python label.py --input {source} first")

@@ -1,4 +1,4 @@
-"""Which sequences make a batch: a question's solutions together on one rank, sequences of like length side by side."""
+"""Put sequences into batches: a question's solutions stay on one rank, sequences of similar length share a batch."""
 
 import math
 import random
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 WINDOW = 64
-"""How many batches' worth of sequences are sorted by length together; apart from that the order is random."""
+"""Number of batches whose sequences are sorted by length together; apart from that the order is random."""
 
 
 class QuestionBatches:
@@ -14,12 +14,12 @@ class QuestionBatches:
 
     Args:
         lengths: tokens of each sequence, (N,).
-        questions: number of its question, (N,).
-        batch_size: sequences in a batch, at most.
+        questions: number of each sequence's question, (N,).
+        batch_size: most sequences in a batch.
         seed: the order is a function of (seed, epoch).
-        rank, world: this process, and how many there are; batch i goes to rank i % world.
-        epochs: how many different orders there are.
-        shuffle: off: sorted by length, for evaluation.
+        rank, world: number of this process, and of all processes; batch i goes to rank i % world.
+        epochs: number of different orders.
+        shuffle: False: sorted by length, for evaluation.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class QuestionBatches:
         for index, question in enumerate(questions):
             members[question].append(index)
         self.units: list[list[int]] = []
-        for group in members.values():  # a question that is too large is dealt out evenly
+        for group in members.values():  # a question that is too large is divided evenly
             parts = math.ceil(len(group) / batch_size)
             self.units += [group[part::parts] for part in range(parts)]
         most = max(len(self._packed(epoch)) for epoch in range(self.epochs))
@@ -58,7 +58,7 @@ class QuestionBatches:
             if len(largest) > 1:
                 packed.remove(largest)
                 packed += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
-            else:  # fewer questions than ranks: as in a distributed sampler, one comes twice
+            else:  # fewer questions than ranks: as in a distributed sampler, some come twice
                 packed.append(min(packed, key=self._tokens))
         if self.shuffle:
             self._random(epoch, "batches").shuffle(packed)
@@ -83,7 +83,7 @@ class QuestionBatches:
             while stop < len(units) and taken < window:
                 taken += len(units[stop])
                 stop += 1
-            size = self.batch_size  # full: the next unit opens a batch
+            size = self.batch_size  # full: the next unit starts a batch
             for unit in sorted(units[start:stop], key=lambda unit: -max(self.lengths[index] for index in unit)):
                 if size + len(unit) > self.batch_size:
                     packed.append([])

@@ -1,9 +1,9 @@
-"""Scores of solutions, step by step, and the best of several.
+"""Score solutions step by step, and choose the best of several.
 
     python -m prm.score --prm outputs/prm_gsm8k --input results/GSM8K/.../llm_debate_infer_labeled_by_rules.jsonl
 
-As a library (what GRPO uses): `Scorer.load(folder).score([(prompt, reply), ...])`, or `score_responses` for a policy's
-own token ids. One forward pass a solution, solutions of like length together.
+As a library (GRPO uses it): `Scorer.load(folder).score([(prompt, reply), ...])`, or `score_responses` for a policy's
+own token ids. One forward pass per solution; solutions of similar length share a batch.
 """
 
 import math
@@ -28,7 +28,7 @@ AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
     "product": math.prod,
     "last": lambda steps: steps[-1],
 }
-"""Ways to make one score of a solution's p(right) per step; (S,) -> number."""
+"""Ways to turn a solution's p(right) per step into a single score; (S,) -> number."""
 MAX_TOKENS = 1 << 14
 Score = Callable[[Sequence[Encoded | None]], list[list[float] | None]]
 
@@ -37,9 +37,9 @@ class Scorer:
     """A trained reward model, ready to score.
 
     Args:
-        codec: what it was trained with.
+        codec: the codec the model was trained with.
         model: a prm.model.RewardModel in eval mode.
-        max_tokens: in one forward pass, padding included.
+        max_tokens: most tokens in a forward pass, including padding.
     """
 
     def __init__(self, codec: StepCodec, model: Any, max_tokens: int = MAX_TOKENS) -> None:
@@ -51,7 +51,7 @@ class Scorer:
     def load(
         cls, folder: Path, device: str | None = None, dtype: str = "auto", max_tokens: int = MAX_TOKENS
     ) -> "Scorer":
-        """A folder written by prm/finetune2.py, on the GPU where there is one.
+        """Load a folder written by prm/finetune2.py, onto the GPU if there is one.
 
         Raises:
             UserError: no reward model there.
@@ -73,7 +73,7 @@ class Scorer:
     def score_responses(
         self, prompts: Sequence[str], responses: Sequence[Sequence[int]], policy: Any = None
     ) -> list[tuple[list[float] | None, Response]]:
-        """The same for what a policy wrote, as token ids without the prompt's, with the positions of its steps.
+        """The same for a policy's responses, given as token ids without the prompt, with the positions of their steps.
 
         Args:
             policy: its tokenizer; None: the reward model's.
@@ -88,7 +88,7 @@ class Scorer:
         return list(zip(self.score_encoded(encoded), replies, strict=True))
 
     def score_encoded(self, sequences: Sequence[Encoded | None]) -> list[list[float] | None]:
-        """p(right) at the separators of each sequence; None for None."""
+        """p(right) at the separators of each sequence; None stays None."""
         import torch
 
         from prm.model import chunked
@@ -114,12 +114,12 @@ class Scorer:
 
 
 def fitting(codec: StepCodec, prompt: str, reply: str) -> Encoded | None:
-    """The sequence of a reply, or None where it does not fit."""
+    """The sequence of a reply, or None if it does not fit."""
     return fitting_steps(codec, prompt, codec.steps(reply) or [""])
 
 
 def fitting_steps(codec: StepCodec, prompt: str, steps: Sequence[str]) -> Encoded | None:
-    """The sequence of these steps, or None where it does not fit."""
+    """The sequence of these steps, or None if it does not fit."""
     try:
         return codec.encode(prompt, steps)
     except TooLong:
@@ -166,7 +166,7 @@ def vllm_scores(folder: Path, sequences: Sequence[Encoded | None]) -> list[list[
 
 
 def best(scores: Sequence[Sequence[float] | None], aggregate: str) -> int | None:
-    """Index of the best of n solutions, the first of equals; None if none has a score."""
+    """Index of the best of n solutions, the first among equals; None if no solution has a score."""
     known = [(AGGREGATES[aggregate](steps), -index) for index, steps in enumerate(scores) if steps]
     return -max(known)[1] if known else None
 
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--input", type=Path, required=True, help="results, labelled or stepwise file")
     parser.add_argument("--output", type=Path, help="default: <input>_scored.jsonl")
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
-    parser.add_argument("--max_tokens", type=cli.integer(1), default=MAX_TOKENS, help="in one forward pass")
+    parser.add_argument("--max_tokens", type=cli.integer(1), default=MAX_TOKENS, help="most tokens per forward pass")
     args = parser.parse_args(argv)
     asked = [question for question in questions(args.input, "--input") if question.error is None]
     if args.engine == "vllm":

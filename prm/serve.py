@@ -1,11 +1,11 @@
-"""A reward model behind HTTP, for policies that are trained elsewhere.
+"""Serve a reward model over HTTP, for policies that are trained elsewhere.
 
     python -m prm.serve --prm outputs/prm_gsm8k --port 8300
 
-POST /score {"prompts": [text, ...], "responses": [[token id, ...], ...]}, the ids being the policy's own, which has the
+POST /score {"prompts": [text, ...], "responses": [[token id, ...], ...]}, with the ids of the policy, which has the
 reward model's tokenizer; answers {"scores": [[p(right) per step] | null, ...], "steps": [[text, ...], ...],
-"ends": [[last token of each step], ...]}; null where a response does not fit the model. GET /health says what is
-served. Requests that come in while a batch is being scored make up the next one.
+"ends": [[last token of each step], ...]}; null if a response does not fit the model. GET /health names the
+served model. Requests that arrive while a batch is being scored form the next batch.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ Score = Callable[[Sequence[str], Sequence[Sequence[int]]], list[Any]]
 
 
 class Batcher:
-    """Turns single requests into batches: whatever has come in by the time the scorer is free.
+    """Turns single requests into batches of all requests that have arrived when the scorer is free.
 
     Args:
-        score: many at once, in order; blocks.
+        score: scores many responses at once, in order; blocks.
         wait: seconds a batch stays open after its first request.
-        most: requests of a batch.
+        most: most requests of a batch.
     """
 
     def __init__(self, score: Score, wait: float = 0.005, most: int = 256) -> None:
@@ -131,8 +131,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--prm", type=Path, required=True, help="folder of the reward model")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=cli.integer(1), default=8300, help="port to listen on")
-    parser.add_argument("--device", help="where it computes (default: the GPU where there is one)")
-    parser.add_argument("--max_tokens", type=cli.integer(1), default=1 << 14, help="tokens of a forward pass")
+    parser.add_argument("--device", help="device of the model (default: the GPU if there is one)")
+    parser.add_argument("--max_tokens", type=cli.integer(1), default=1 << 14, help="most tokens per forward pass")
     args = parser.parse_args(argv)
     if not args.prm.is_dir():
         raise UserError(f"--prm {args.prm}: no such folder")

@@ -23,7 +23,7 @@ PER_STAGE = {
     *("learning_rate", "num_train_epochs", "weight_decay", "adam_beta2", "warmup_ratio"),
     "gradient_accumulation_steps",
 }
-"""Flags that a stage's settings decide with `--stage both`."""
+"""Flags that the settings of a stage replace with `--stage both`."""
 BESIDE = {
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "report_to", "run_name", "disable_tqdm"),
     *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "logging_steps", "logging_strategy"),
@@ -40,45 +40,45 @@ class PRMConfig(Config):
     model_name_or_path: str
     """Base model: hub id, folder, or smollm2-135m-instruct."""
     train_data_path: str
-    """Labelled file of label.py, stepwise JSONL, or such a dataset's hub id."""
+    """Labelled file of label.py, stepwise JSONL, or the hub id of such a dataset."""
     train_split: str = "train"
-    """Split, for a dataset on the hub."""
+    """Split of a dataset on the hub."""
     eval_data_path: str | None = None
     """Held-out data of the same kinds."""
     eval_ratio: float = Field(0.0, ge=0, le=0.9)
     """Share of the questions to hold out."""
     step_unit: StepUnit = "step"
-    """solution: a question's whole solutions are the steps of one sequence."""
+    """solution: each whole solution of a question is a step of one sequence."""
     step_label: StepLabel = "inherit"
     """inherit: the solution's verdict; judge: the row's step_labels."""
     require_mixed: bool | None = None
-    """Only questions with right and wrong ones (default: on unless --loss ce)."""
+    """Only questions with right and wrong steps (default: on unless --loss ce)."""
     max_train_samples: int | None = Field(None, ge=1)
-    """The most solutions to train on."""
+    """Most solutions to train on."""
     max_length: int | None = Field(None, ge=16)
-    """Tokens of a sequence (default: the model's context)."""
+    """Most tokens of a sequence (default: the model's context)."""
     overlong: Overlong = "cut"
-    """Cut the prompt's middle, or drop the solution."""
+    """If a sequence is too long: cut the prompt's middle, or drop the solution."""
     step_separator_token: str = "\n"
     """Text after each step; must be one token."""
     loss: Literal[LOSSES] = LOSSES[0]  # type: ignore[valid-type]
     """Objective."""
     contrastive_weight: float = Field(0.5, ge=0, le=1e6)
-    """Weight of supcon beside the cross entropy."""
+    """Weight of supcon next to the cross entropy."""
     tau: float = Field(0.1, ge=1e-4, le=1e4)
     """Temperature of supcon and ranking."""
     fix_llm: bool | None = None
     """True: stage 1, False: stage 2"""
     stage: Literal["1", "2", "both"] | None = None
-    """1: the head over a frozen backbone; 2: everything; both: 1, then 2 (default: 2, or --fix_llm)."""
+    """1: only the head, on a frozen backbone; 2: everything; both: 1, then 2 (default: 2, or --fix_llm)."""
     two_stage_config: Path = TWO_STAGE
-    """Settings of the two stages of --stage both."""
+    """File with the settings of the two stages of --stage both."""
     stage_1: list[str] = Field([])
-    """key=value over that file's stage_1."""
+    """key=value changes of that file's stage_1."""
     stage_2: list[str] = Field([])
-    """key=value over that file's stage_2."""
+    """key=value changes of that file's stage_2."""
     unfreeze_last_layer: bool = False
-    """Stage 1 trains the last layer too."""
+    """Stage 1 also trains the last layer."""
     cache_features: bool = False
     """Stage 1 runs the backbone once and keeps its states."""
     features_dir: Path | None = None
@@ -88,15 +88,15 @@ class PRMConfig(Config):
     lora_alpha: int | None = None
     """Scale of the adapters (default: twice the rank)."""
     attn_implementation: str | None = None
-    """default: flash_attention_2 where it is installed, else sdpa."""
+    """default: flash_attention_2 if it is installed, else sdpa."""
     max_forward_tokens: int = Field(1 << 16, ge=1)
-    """The most tokens in one call of a frozen backbone."""
+    """Most tokens in a call of a frozen backbone."""
     enable_nan_monitoring: bool = False
     """Watch loss, gradients and parameters for NaN."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """What the monitor does: exit 1, or skip the step."""
+    """What the monitor does on NaN: exit 1, or skip the step."""
     max_nan_skips: int = Field(3, ge=0)
-    """The most steps that may be skipped."""
+    """Most steps that may be skipped."""
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
     """Share of the steps over which the learning rate rises."""
     overwrite_output_dir: bool = False
@@ -116,7 +116,7 @@ class StageSettings(Config):
 
 
 def stage_settings(path: Path, stage: int, overrides: list[str]) -> StageSettings:
-    """Of `configs/prm/two_stage.yaml` and `--stage_1 key=value ...`."""
+    """The settings of `configs/prm/two_stage.yaml` and `--stage_1 key=value ...`."""
     values = read_yaml(path)
     unknown = [key for key in values if key not in ("stage_1", "stage_2")]
     if unknown or not all(isinstance(values.get(key), dict) for key in ("stage_1", "stage_2")):
@@ -134,7 +134,7 @@ class Flags:
     """Of TrainingArguments."""
 
     def training_args(self, **changed: Any) -> Any:
-        """transformers' TrainingArguments. Raises UserError where these refuse."""
+        """transformers' TrainingArguments. Raises UserError if these refuse a value."""
         from transformers import TrainingArguments
 
         try:
@@ -151,7 +151,7 @@ class Flags:
         return self.prm.loss != "ce" if self.prm.require_mixed is None else self.prm.require_mixed
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result: all our flags, and transformers' where they are not at their default."""
+        """The settings that decide the result: all our flags, and transformers' flags that are not at their default."""
         from transformers import TrainingArguments
 
         default = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
@@ -169,7 +169,7 @@ class Flags:
 
 
 def parse(argv: list[str] | None) -> tuple[Flags, list[str]]:
-    """(flags, lines that say where they were adapted to the machine).
+    """(flags, lines that say how they were adapted to the machine).
 
     Raises:
         UserError: unknown flags, or flags that do not go together.

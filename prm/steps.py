@@ -1,9 +1,9 @@
-"""Solutions as token ids: the one way from text or from a policy's ids to what the reward model reads.
+"""Turn text or a policy's ids into the token ids that the reward model reads.
 
-A sequence is the prompt, then for each step its tokens and one separator token; the score of a step stands at its
-separator. Data, scoring and reward all come through `StepCodec.encode`, so they cannot differ. A policy writes a full
-stop and a blank line as one merged token where a sequence of ours has the stop and a lone separator; therefore its ids
-are decoded, split by the one rule of agentark.steps (`response_steps`) and encoded again, never scored as they are.
+A sequence is the prompt, then for each step its tokens and a separator token; the score of a step is read at its
+separator. Data, scoring and reward all use `StepCodec.encode`, so they cannot differ. A policy may write a full stop
+and a blank line as one merged token, but our sequences have the stop and a separate separator; so its ids are decoded,
+split by the rule of agentark.steps (`response_steps`) and encoded again, never scored as they are.
 
 Source: PURE (arXiv 2504.15275) for one separator token after each step.
 """
@@ -27,9 +27,9 @@ from agentark.types import UserError
 StepUnit = Literal["step", "solution"]
 SEPARATOR = "\n"
 SETTINGS = "prm.json"
-"""In the model's folder: what a scorer must know to make the sequences that the model was trained on."""
+"""File in the model's folder; a scorer needs it to make the same sequences as in training."""
 MIN_PROMPT = 64
-"""Tokens of a prompt that must be left when its middle is cut."""
+"""Fewest tokens of a prompt that must remain when its middle is cut."""
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +41,7 @@ class StepSettings(Struct, frozen=True, kw_only=True):
     separator_id: int
     step_unit: StepUnit = "step"
     max_length: int
-    """The most tokens of a sequence."""
+    """Most tokens of a sequence."""
 
 
 class Encoded(NamedTuple):
@@ -52,7 +52,7 @@ class Encoded(NamedTuple):
     spans: list[Span]
     """Tokens of each step, without its separator; (S,)."""
     cut: int = 0
-    """Tokens left out of the prompt's middle."""
+    """Number of tokens cut from the prompt's middle."""
 
     @property
     def ends(self) -> list[int]:
@@ -61,16 +61,16 @@ class Encoded(NamedTuple):
 
 
 class Response(NamedTuple):
-    """The steps in what a policy wrote."""
+    """The steps of a policy's response."""
 
     steps: list[str]
     ends: list[int]
-    """Per step the last token that belongs to it: the one that closes the blank lines after it; for the last step the
-    last token of all. (S,), indices into the policy's own ids."""
+    """Last token of each step, including the blank lines after it; the last step ends at the last token of all. (S,),
+    indices into the policy's own ids."""
 
 
 class TooLong(Exception):
-    """The steps alone do not fit; the text says how many tokens there are."""
+    """The steps alone do not fit; the text gives their number of tokens."""
 
 
 class StepCodec:
@@ -78,7 +78,7 @@ class StepCodec:
 
     Args:
         tokenizer: of the reward model.
-        settings: see StepSettings; `separator_id` must be what the tokenizer makes of `separator`.
+        settings: see StepSettings; `separator_id` must be the tokenizer's id of `separator`.
     """
 
     def __init__(self, tokenizer: Any, settings: StepSettings) -> None:
@@ -89,7 +89,7 @@ class StepCodec:
 
     @classmethod
     def of(cls, tokenizer: Any, separator: str, unit: StepUnit, max_length: int) -> "StepCodec":
-        """A codec for a model to be trained.
+        """A codec for a model that is to be trained.
 
         Raises:
             UserError: the separator is not one token.
@@ -110,7 +110,7 @@ class StepCodec:
         """The codec a trained model was saved with.
 
         Raises:
-            UserError: no reward model of ours there, or a tokenizer that no longer fits it.
+            UserError: the folder holds no reward model of ours, or its tokenizer no longer fits.
         """
         path = folder / SETTINGS
         try:
@@ -126,25 +126,25 @@ class StepCodec:
         return codec
 
     def save(self, folder: Path) -> None:
-        """Tokenizer and settings beside the model."""
+        """Save tokenizer and settings beside the model."""
         self.tokenizer.save_pretrained(folder)
         write_atomically(folder / SETTINGS, msgspec.json.encode(self.settings) + b"\n")
 
     def steps(self, reply: str) -> list[str]:
-        """The steps of a reply's text, thinking left out; the whole reply with the step unit `solution`."""
+        """The steps of a reply's text without its thinking; the whole reply with the step unit `solution`."""
         return [reply[start:end] for start, end in reply_spans(reply, self.settings.step_unit == "solution")]
 
     def encode(self, prompt: str, steps: Sequence[str]) -> Encoded:
         """The sequence of a solution.
 
-        A prompt that leaves too little room loses its middle; steps are never cut. An empty step is a separator alone.
+        A prompt that leaves too little room loses its middle; steps are never cut. An empty step is only a separator.
 
         Raises:
             TooLong: no room is left for the prompt.
         """
         tail: list[int] = []
         spans: list[Span] = []
-        for step in steps:  # special tokens that a text spells out are text
+        for step in steps:  # special tokens spelled out in a text are plain text
             ids = self.tokenizer.encode(step, add_special_tokens=False, split_special_tokens=True) if step else []
             spans.append((len(tail), len(tail) + len(ids)))
             tail += [*ids, self.separator_id]
@@ -160,7 +160,7 @@ class StepCodec:
 
 
 def response_steps(tokenizer: Any, ids: Sequence[int], unit: StepUnit = "step") -> Response:
-    """The steps in a policy's tokens. At least one: an empty step where nothing was written."""
+    """The steps in a policy's tokens. At least one: an empty response has an empty step."""
     pieces = _pieces(tokenizer, ids)
     text = "".join(pieces)
     spans = reply_spans(text, unit == "solution")
@@ -203,7 +203,7 @@ def _pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 def _by_prefix(tokenizer: Any, ids: Sequence[int], options: dict[str, Any]) -> list[str]:
-    """What each token adds to the text of all before it; slow, and right for every tokenizer."""
+    """The text that each token adds to the text of all tokens before it; slow, but right for every tokenizer."""
     pieces: list[str] = []
     before = ""
     for position in range(1, len(ids) + 1):

@@ -47,7 +47,7 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
         objective: the losses.
         codec: saved beside the model.
         train, held_out: sequences.
-        cached: their states, where these were computed ahead.
+        cached: their states, if these were computed beforehand.
         monitor: for NaN, or None.
         scaling: alpha / rank of the adapters, if there are any.
     """
@@ -106,7 +106,7 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
     # ------------------------------------------------------------ loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: Any) -> Tensor:
-        """Terms of the losses in an optimiser step, over all its batches and all ranks: (2,)."""
+        """Number of terms of each loss in an optimiser step, over all its batches and all ranks: (2,)."""
         counted = sum(
             (loss.counts(batch["labels"], batch["questions"], self.objective) for batch in batch_samples),
             torch.zeros(2, dtype=torch.long),
@@ -173,7 +173,7 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Figures of the steps of the held-out data; each sequence counts once, whatever the ranks."""
+        """Figures of the steps of the held-out data; each sequence counts once, whatever the number of ranks."""
         data = eval_dataset or self.eval_dataset
         features = self.cached[1] if data is self.eval_dataset else None
         sampler = self._batches(data, self.args.per_device_eval_batch_size, 1, False)
@@ -215,11 +215,11 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
         self.codec.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing: the model was made from the checkpoint's folder."""
+        """Does nothing: the model was already made from the checkpoint's folder."""
 
 
 class Hooks(TrainerCallback):  # type: ignore[misc]
-    """Tells the sampler its epoch, looks at the parameters after each step, and writes metrics.jsonl."""
+    """Tells the sampler its epoch, checks the parameters after each step, and writes metrics.jsonl."""
 
     def __init__(self, trainer: PRMTrainer) -> None:
         self.trainer = trainer
@@ -249,7 +249,7 @@ class Hooks(TrainerCallback):  # type: ignore[misc]
 
 
 def read_curves(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last one that was cut short is left out."""
+    """The lines of a metrics.jsonl, without a last line that was cut short."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -27,7 +27,7 @@ from prm.trainer import METRICS, PRMTrainer, read_curves
 KIND = "process reward model"
 PLOT = "curves.png"
 DONE = "done.json"
-"""In the folder of one of two stages: its figures."""
+"""File with a stage's figures, in its folder, if the run has two stages."""
 SHOWN = ("accuracy", "f1_wrong", "auroc", "calibration_error", "margin")
 Say = Callable[[str], None]
 
@@ -36,13 +36,13 @@ def run(flags: Flags, say: Say) -> Path:
     """Train as the flags say.
 
     Args:
-        say: takes the lines for the user; called by the first process only.
+        say: prints a line for the user; only the first process calls it.
 
     Returns:
         The folder of the reward model.
 
     Raises:
-        UserError: bad input. RunError: NaN, or DeepSpeed that is not on though it was asked for.
+        UserError: bad input. RunError: NaN, or DeepSpeed was asked for but is not on.
     """
     prm = flags.prm
     out = Path(flags.values["output_dir"]).expanduser()
@@ -71,7 +71,7 @@ def run(flags: Flags, say: Say) -> Path:
 
 
 def make_codec(base: str, prm: PRMConfig) -> StepCodec:
-    """The codec of a run: separator checked, length bounded by the model's context."""
+    """The codec of a run, with a checked separator and a length within the model's context."""
     context = context_length(model_config(base, "--model_name_or_path"))
     if prm.max_length is not None and context is not None and prm.max_length > context:
         raise UserError(f"--max_length {prm.max_length}: the model's context has {context} tokens")
@@ -108,7 +108,7 @@ def stage_args(flags: Flags, stage: int, folder: Path) -> Any:
 
 @dataclass
 class Training:
-    """The stages of one run, each trained from the one before."""
+    """The stages of a run; each starts from the model of the stage before."""
 
     flags: Flags
     base: str
@@ -142,7 +142,7 @@ class Training:
         return metrics
 
     def claim(self) -> None:
-        """Take the folder, once everything is loaded; only the first call counts."""
+        """Claim the folder, once everything is loaded; only the first call has an effect."""
         prm, output = self.flags.prm, self.output
         session = {"started": now(), "command": cli.command_line(), "versions": cli.provenance()}
         output.claim(
@@ -167,7 +167,7 @@ class Training:
 
         Args:
             start: the base model, or the folder of the stage before.
-            folder: of this stage.
+            folder: folder of this stage.
 
         Returns:
             Figures for the manifest.
@@ -203,7 +203,7 @@ class Training:
             raise UserError(f"flags: {' '.join(str(error).split())}") from None
         engine = str(trainer.accelerator.distributed_type).rpartition(".")[2]
         if args.deepspeed and engine != "DEEPSPEED":
-            raise RunError(f"--deepspeed {args.deepspeed}: asked for, but the run would be {engine}")
+            raise RunError(f"--deepspeed {args.deepspeed}: was asked for, but the run would use {engine}")
         weights = [weight for weight in reward.parameters() if weight.requires_grad]
         trained = sum(getattr(weight, "ds_numel", weight.numel()) for weight in weights)
         tell(f"stage {stage}: {trained} parameters are trained with {prm.loss}, {args.world_size} processes ({engine})")
@@ -225,7 +225,7 @@ class Training:
     def _states(
         self, args: Any, reward: model.RewardModel, folder: Path, origin: str
     ) -> tuple[features.Features, features.Features | None]:
-        """The states of both sets, made by the first process while the others wait."""
+        """The states of both sets; the first process computes them while the others wait."""
         if not reward.frozen:
             size = next(reward.backbone.parameters()).element_size()
             raise features.refuse_unfrozen(reward.config.get_text_config().hidden_size, self.train.items, size)
@@ -246,7 +246,7 @@ class Training:
 def _reward_model(
     prm: PRMConfig, stage: int, args: Any, start: str, checkpoint: str | None, objective: loss.Objective
 ) -> tuple[model.RewardModel, float | None]:
-    """(the model with what this stage trains unfrozen, alpha / rank of its adapters if it has any)."""
+    """(the model with this stage's parameters unfrozen, alpha / rank of its adapters if it has any)."""
     import torch
 
     lora = prm.lora_rank if stage == 2 else 0
@@ -270,7 +270,7 @@ def _reward_model(
 
 
 def _checkpoint(asked: str | None, folder: Path | None) -> str | None:
-    """Where to go on from: the last checkpoint of this run, or the one that was named."""
+    """The checkpoint to continue from: the last of this run, or the one that the flags name."""
     from transformers.trainer_utils import get_last_checkpoint
 
     if asked in ("False", "false"):
@@ -283,7 +283,7 @@ def _checkpoint(asked: str | None, folder: Path | None) -> str | None:
 
 
 def _liger(args: Any, reward: model.RewardModel, tell: Say) -> None:
-    """liger's kernels in the backbone, where they are installed and there is a GPU for them."""
+    """Use liger's kernels in the backbone, if they are installed and there is a GPU."""
     import torch
 
     if find_spec("liger_kernel") is None:

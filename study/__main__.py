@@ -1,13 +1,13 @@
-"""A whole study from one file: debate, labels, R-SFT, DA, PAD, every system measured, a table and a report.
+"""Run a whole study from one file: debate, labels, R-SFT, DA, PAD, evaluation of every system, table and report.
 
     python -m study --config configs/studies/smoke.yaml
 
-Every step is a command of this repository, run as a child process with a log in <folder>/logs. Steps that are done are
-not run again, changed ones are, with all that builds on them; a study that was stopped in any way goes on with the same
-command. --dry_run prints what would be run, to be pasted into a shell in the repository's root.
+Every step is a command of this repository, run as a child process with a log in <folder>/logs. Finished steps do
+not run again; changed steps do, and so do all steps that build on them. The same command continues a study, however it
+was stopped. --dry_run prints the commands, ready to paste into a shell in the repository's root.
 """
 
-# ruff: noqa: T201 -- an entry script: it prints what it does
+# ruff: noqa: T201 -- an entry script: it prints its progress
 
 import shlex
 import shutil
@@ -31,9 +31,9 @@ from study.step import shown, slug
 def parse(argv: list[str] | None = None) -> Namespace:
     parser = cli.Parser(prog="python -m study", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", type=Path, required=True, help="the study, e.g. configs/studies/smoke.yaml")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of that file, keys dotted")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="changes of that file, keys dotted")
     names = f"{', '.join(STAGES)}, or a step as --dry_run names it"
-    parser.add_argument("--only", nargs="+", metavar="STAGE", help=f"run these alone: {names}")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help=f"run only these: {names}")
     parser.add_argument("--from", dest="first", metavar="STAGE", help="begin there")
     parser.add_argument("--until", dest="last", metavar="STAGE", help="end with it")
     parser.add_argument("--dry_run", action="store_true", help="print the commands and stop")
@@ -49,7 +49,7 @@ def choose(
     """The steps that the flags ask for, in order.
 
     Raises:
-        UserError: no such stage or step in this study, or nothing between the two.
+        UserError: the study has no such stage or step, or there is nothing between the two.
     """
 
     def positions(flag: str, name: str) -> list[int]:
@@ -70,7 +70,7 @@ def choose(
 
 
 class View:
-    """What is told on the terminal: a line a step, and while it runs its time and its log's last line."""
+    """Reports on the terminal: a line per step, and while a step runs, its time and the last line of its log."""
 
     def __init__(self, steps: Sequence[PlannedStep]) -> None:
         self._total = len(steps)
@@ -92,7 +92,7 @@ class View:
             sys.stdout.flush()
 
     def clear(self) -> None:
-        """Take the last state of a running step away."""
+        """Erase the last state of a running step."""
         if self._live:
             sys.stdout.write("\r\x1b[K")
 
@@ -105,16 +105,16 @@ def clock(seconds: float) -> str:
 
 
 def run(steps: Sequence[PlannedStep], chosen: Sequence[PlannedStep], memory: Memory, lock: RunLock) -> list[str]:
-    """Run what is not done of the chosen steps, in order.
+    """Run the chosen steps that are not done, in order.
 
     Args:
-        steps: of the whole study.
+        steps: steps of the whole study.
 
     Returns:
         Names of the steps that ran.
 
     Raises:
-        UserError: a step's input is missing, and what makes it was not chosen. RunError: a step failed.
+        UserError: a step's input is missing, and the step that makes it was not chosen. RunError: a step failed.
     """
     view = View(steps)
     ran = []
@@ -142,7 +142,7 @@ def run(steps: Sequence[PlannedStep], chosen: Sequence[PlannedStep], memory: Mem
 
 
 def stale(steps: Iterable[PlannedStep], chosen: Sequence[PlannedStep], memory: Memory) -> list[str]:
-    """Warnings: steps that are not chosen, have changed, and are built on by chosen ones."""
+    """Warnings about steps that have changed and are not chosen, though chosen steps build on them."""
     names = {step.name for step in chosen}
     needed = {name for step in chosen for name in step.after} - names
     statuses = [(step.name, memory.status(step)) for step in steps if step.name in needed]
@@ -150,7 +150,7 @@ def stale(steps: Iterable[PlannedStep], chosen: Sequence[PlannedStep], memory: M
 
 
 def commands(steps: Iterable[PlannedStep], memory: Memory) -> list[str]:
-    """What `run` would do, as lines for a shell; what is done is a comment."""
+    """The commands `run` would start, as lines for a shell; finished steps are comments."""
     ahead: dict[str, Status] = {}
     lines = []
     for step in steps:
@@ -168,12 +168,12 @@ def commands(steps: Iterable[PlannedStep], memory: Memory) -> list[str]:
 
 
 def _below(path: Path) -> str:
-    """As seen from the repository's root."""
+    """The path relative to the repository's root."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def outcome(plan: Plan, memory: Memory) -> str:
-    """The table, the times and where the report is."""
+    """The table, the times and the path of the report."""
     table, page = (ROOT / plan.at(*parts) for parts in (("table.md",), ("report", "index.html")))
     times: dict[str, float] = {}
     for step in plan.steps:

@@ -1,11 +1,11 @@
-"""Where everything of a study lies, and which names it may use.
+"""The paths of a study's files, and the names it may use.
 
 <folder>/train      trajectories of the teachers and their labels
 <folder>/sets       training sets
 <folder>/students   models: fine-tuned ones and policies
 <folder>/prm        reward models
 <folder>/eval       answers and figures, a folder per set of questions
-<folder>/logs       of every step;  study.json: how far the study is;  table.md, report/: what came out
+<folder>/logs       logs of every step;  study.json: how far the study is;  table.md, report/: its results
 """
 
 from collections.abc import Iterable
@@ -21,11 +21,11 @@ from study.step import slug
 
 STATE = "study.json"
 BASE = "base"
-"""The study's model as it is."""
+"""Name of the study's model as a system, without further training."""
 
 
 class Layout:
-    """Names and paths of a study.
+    """The names and paths of a study.
 
     Raises:
         UserError: a name that the recipe does not define, or two systems that would be written to the same place.
@@ -45,7 +45,7 @@ class Layout:
 
     @property
     def teachers(self) -> list[str]:
-        """Those whose trajectories are learnt from."""
+        """The teachers whose trajectories are used for training."""
         return [name for name, teacher in self.study.teachers.items() if teacher.train]
 
     def _check(self) -> None:
@@ -58,9 +58,9 @@ class Layout:
                 if slug(name) in map(slug, names[:index]):
                     raise UserError(f"{kind} {name!r}: another one would be written to the same place")
         if not self.teachers:
-            raise UserError("teachers: none has train: true, so there is nothing to learn from")
+            raise UserError("teachers: none has train: true, so students have nothing to learn from")
         if self._is_folder(study.model) and PurePosixPath(study.model).name in map(slug, rows[1:]):
-            raise UserError(f"model: {study.model}: a system has the same name; call the folder otherwise")
+            raise UserError(f"model: {study.model}: a system has the same name; rename the folder")
         for teacher in study.teachers.values():
             method_class(teacher.method)
         get_task(study.train.dataset)
@@ -91,26 +91,26 @@ class Layout:
         return self.at("train", f"{slug(teacher)}_labels.jsonl")
 
     def model_of(self, row: str) -> str:
-        """What a system is as a model: its folder, or base's name."""
+        """The model of a system: its folder, or the name of the base model."""
         return self.study.model if row == BASE else self.at("students", slug(row))
 
     def prm(self, name: str) -> str:
         return self.at("prm", slug(name))
 
     def answers(self, row: str, test: str) -> str:
-        """Folder of a model's answers to a set, and of their figures."""
+        """Folder with a model's answers to a set, and their figures."""
         model = self.model_of(row)
         local = row != BASE or self._is_folder(model)
         label = PurePosixPath(model).name if local else model
         return self.at("eval", slug(test), self.study.tests[test].dataset, label, self.grader(test, short=True))
 
     def grader(self, test: str, short: bool = False) -> str:
-        """What grades answers to a set: the module, or its name in paths."""
+        """The grader of answers to a set: the module, or its name in paths."""
         name = f"{get_task(self.study.tests[test].dataset).grader}_eval"
         return name if short else f"eval.{name}"
 
     def _is_folder(self, model: str) -> bool:
-        """Whether a model's name is a folder, already or once its step has run."""
+        """Whether a model's name is a folder, now or after its step has run."""
         if model == EMBEDDED:
             return False
         return self.study.make_model is not None or model.startswith((".", "/", "~")) or (ROOT / model).is_dir()

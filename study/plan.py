@@ -1,4 +1,4 @@
-"""The steps of a study, in order: which command each is, what it reads and what it leaves."""
+"""The steps of a study, in order: the command of each, its inputs and its outputs."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
@@ -15,7 +15,7 @@ from study.step import Step, slug
 STAGES = (
     *("model", "baselines", "inference", "label", "select", "sft", "prm", "grpo", "evaluate", "table", "report"),
 )  # fmt: skip
-"""Base and teachers are measured first: base's answers are the questions that selection stays clear of."""
+"""Base and teachers are measured first, because selection avoids the questions that base answered."""
 PROGRAMS = {
     "model": ["-m", "study.tiny_model"],
     "inference": ["inference.py"],
@@ -41,28 +41,28 @@ READ_FROM = {
 
 
 class PlannedStep(Step, frozen=True, kw_only=True):
-    """A command of the study, and what it depends on."""
+    """A command of the study, and its dependencies."""
 
     stage: str
     program: list[str]
     """The command without its flags."""
     flags: dict[str, list[str]]
     inputs: list[str]
-    """Files and folders that it reads."""
+    """Files and folders that the step reads."""
     outputs: list[str]
-    """Files (with all whose names begin alike) and folders that it leaves and nobody else writes to."""
+    """Files (with all files whose names begin alike) and folders that only this step writes."""
     sources: dict[str, str]
     """Input -> the step that makes it."""
     after: list[str]
-    """Steps that it builds on."""
+    """Steps that this step builds on."""
     grows: bool = False
-    """Asked for more samples, it adds to its output."""
+    """If it is asked for more samples, it adds to its output."""
     absorbs: bool = False
-    """When its input has grown, it adds to its output."""
+    """If its input has grown, it adds to its output."""
     rewrites: bool = False
     """It replaces its output, which is derived in seconds."""
     restarts: bool = False
-    """It refuses to touch its output once that is there."""
+    """It refuses to change its output once the output exists."""
 
 
 class Plan(Layout):
@@ -95,8 +95,8 @@ class Plan(Layout):
         """Append a step.
 
         Args:
-            layers: of flags; the later ones win.
-            more: what it reads beside the files in its flags.
+            layers: layers of flags; later layers win.
+            more: inputs besides the files in its flags.
         """
         hf = program in HF_BOOLEANS
         words = PROGRAMS[program] if isinstance(program, str) else program
@@ -117,7 +117,7 @@ class Plan(Layout):
         self._made |= dict.fromkeys(outputs, name)
 
     def _maker(self, path: str) -> str | None:
-        """The step that makes a file or folder, or what it is in."""
+        """The step that makes a file or folder, or the folder that contains it."""
         wanted = PurePosixPath(path)
         names = map(str, (wanted, *wanted.parents))
         return next((self._made[name] for name in names if name in self._made), None)
@@ -265,7 +265,7 @@ class Plan(Layout):
 
 
 def _texts(value: Value | list[Value] | None, hf: bool) -> list[str] | None:
-    """A flag's values as words; None: the flag is left out."""
+    """A flag's values as words; None: leave the flag out."""
     if value is None or (value is False and not hf):
         return None
     if isinstance(value, bool):

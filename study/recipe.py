@@ -1,10 +1,10 @@
-"""What a study is: one strict YAML file for the whole chain (configs/studies/).
+"""The recipe of a study: one strict YAML file for the whole chain (configs/studies/).
 
-`extends: other.yaml` takes another recipe and changes it; null takes a key away. The same holds for `--set`, whose keys
-are dotted: `--set label.flags.rounds=last`.
+`extends: other.yaml` starts from another recipe and changes it; null removes a key. So does `--set`, with dotted keys:
+`--set label.flags.rounds=last`.
 
 Flags of the scripts are mappings: true is the bare flag, false and null leave it out, a list is a flag with several
-values. Which flags there are is each script's own business; a test parses every command of every recipe.
+values. Each script defines its own flags; a test parses every command of every recipe.
 """
 
 import typing
@@ -26,11 +26,11 @@ class Questions(Config):
     """A part of a dataset."""
 
     dataset: str
-    """As registered, e.g. GSM8K."""
+    """Registered name, e.g. GSM8K."""
     split: str | None = None
-    """Default: the dataset's evaluation split."""
+    """Split; default: the dataset's evaluation split."""
     max_samples: int | None = Field(None, ge=1)
-    """The first questions, at most; a larger number later keeps what is done."""
+    """Only this many questions from the start; a larger number later keeps finished work."""
     data_dir: str | None = None
     """Folder with the dataset's files, instead of the hub."""
     task_config: list[str] = Field([])
@@ -38,16 +38,16 @@ class Questions(Config):
 
 
 class Test(Questions):
-    """Questions that every system is measured on."""
+    """The questions on which every system is measured."""
 
     clear: bool = True
-    """Whether selection leaves out training questions that are, or overlap with, one of these."""
+    """Whether selection leaves out training questions that equal or overlap with a question of this set."""
     flags: Flags = Field({})
-    """Further flags of the evaluation on them."""
+    """Further flags of the evaluation on this set."""
 
 
 class Stage(Config):
-    """How a script is run."""
+    """The way a script is run."""
 
     launcher: list[str] = Field([])
     """Python's arguments before the script, e.g. [-m, torch.distributed.run, --nproc_per_node, "8"]."""
@@ -59,11 +59,11 @@ class Teacher(Config):
     """A multi-agent method with a model."""
 
     method: str
-    """As inference.py knows it."""
+    """Its name in inference.py."""
     model: str | None = None
     """Default: the study's."""
     train: bool = True
-    """Whether its trajectories on the training questions are labelled and learnt from."""
+    """Whether its trajectories on the training questions are labelled and used for training."""
     measured: bool = True
     """Whether it is a row of the table."""
     flags: Flags = Field({})
@@ -74,58 +74,58 @@ class Student(Config):
     """A model fine-tuned on chosen trajectories."""
 
     teachers: list[str] | None = None
-    """Whose; default: of all that train."""
+    """The teachers of these trajectories; default: all teachers with train: true."""
     select: Flags
     """Flags of distill.select."""
     sft: Flags = Field({})
-    """Flags of distill.sft over those of all students."""
+    """Flags of distill.sft that override those of all students."""
 
 
 class RewardModel(Stage):
     """A process reward model; flags of prm/finetune2.py."""
 
     model: str | None = None
-    """What it begins as; default: the study's model."""
+    """Model to start from; default: the study's model."""
     teacher: str | None = None
-    """Whose labelled solutions it learns from; default: the first that trains."""
+    """The teacher whose labelled solutions it learns from; default: the first with train: true."""
     score: bool = False
-    """Whether it also scores them step by step, for the report (prm.score)."""
+    """Whether it also scores these solutions step by step, for the report (prm.score)."""
     check: Flags | None = None
-    """Flags of prm.evaluate, which is left out where this is null."""
+    """Flags of prm.evaluate; null: do not run it."""
 
 
 class Policy(Config):
     """A model trained with GRPO."""
 
     start: str = "base"
-    """Which student it begins as; base: the study's model."""
+    """The student it starts from; base: the study's model."""
     prm: str | None = None
     """Its reward model; null goes with reward_mode: VR."""
     teacher: str | None = None
-    """Whose questions it is asked; default: those of its reward model, else of the first that trains."""
+    """The teacher whose questions it trains on; default: its reward model's, else the first with train: true."""
     flags: Flags = Field({})
-    """Flags of openrlhf.cli.train_grpo over those of all policies."""
+    """Flags of openrlhf.cli.train_grpo that override those of all policies."""
 
 
 class Study(Config):
-    """A study. Systems are the rows of its table: base, teachers, students, policies."""
+    """A study. The rows of its table are its systems: base, teachers, students, policies."""
 
     folder: str
-    """Everything is written there. Paths start from the repository's root."""
+    """Folder for everything the study writes. Paths are relative to the repository's root."""
     model: str
-    """Of base, students and policies: hub id, local folder, or smollm2-135m-instruct."""
+    """Model of base, students and policies: hub id, local folder, or smollm2-135m-instruct."""
     make_model: Flags | None = None
-    """Make the model first, small and nearly untrained: flags of study.tiny_model."""
+    """Flags of study.tiny_model, which first makes a small, hardly trained model."""
     seed: int = Field(0, ge=0)
-    """Of every run and training."""
+    """Seed of every run and training."""
     engine: Flags = Field({})
     """Flags that choose and tune the engine, for all scripts that call a model."""
     train: Questions
-    """What the teachers work on."""
+    """The questions for the teachers."""
     tests: dict[str, Test] = Field(min_length=1)
-    """Sets of the table."""
+    """The question sets of the table."""
     pools: dict[str, list[str]] = Field({})
-    """Further columns of the table: sets whose questions are compared all together."""
+    """Pools of sets whose questions are compared together; each has a table."""
     inference: Stage = Stage()
     """Flags of inference.py for all teachers."""
     teachers: dict[str, Teacher] = Field(min_length=1)
@@ -150,7 +150,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
     """A recipe with its overrides.
 
     Raises:
-        UserError: an unknown key (the nearest is named), a bad value, or recipes that extend each other in a circle.
+        UserError: an unknown key (the message names the nearest), a bad value, or recipes that extend each other.
     """
     values = _read(path, ())
     _check_keys(Study, values, str(path))
@@ -179,7 +179,7 @@ def _read(path: Path, above: Sequence[Path]) -> dict[str, Any]:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Values over others, mappings key by key; null takes a key away."""
+    """Merge values over others, mappings key by key; null removes a key."""
     merged = dict(below)
     for key, value in above.items():
         if value is None:
@@ -202,7 +202,7 @@ def _check_keys(cls: type[Config], values: Mapping[str, Any], where: str, prefix
 
 
 def _parts(annotation: Any, value: Any, name: str) -> Iterator[tuple[type[Config], Mapping[str, Any], str]]:
-    """(config, its values, its dotted key) of what is nested in a field."""
+    """(config, its values, its dotted key) of each config nested in a field."""
     if not isinstance(value, Mapping):
         return
     if isinstance(annotation, type) and issubclass(annotation, Config):

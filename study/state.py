@@ -1,11 +1,11 @@
-"""How far a study is: what each step was run with, and whether that still holds.
+"""The state of a study: the settings and inputs each step ran with, and whether they are still the same.
 
-A step is `done` when its settings are what they were, its inputs have the same content, the steps that it builds on
-have not run again, and its outputs are there. It is `stale` when one of these has changed, and to be `continued` when
-it was started with just these and did not finish: all scripts go on with the same command.
+A step is `done` if its settings and the content of its inputs are the same as before, the steps that it builds on have
+not run again, and its outputs exist. It is `stale` if one of these has changed. It is to be `continued` if it was
+started with exactly these and did not finish; all scripts continue with the same command.
 
-Before a stale step runs, what it made is moved to <folder>/replaced: nothing is deleted, and no script finds files of
-other settings. Where a script would only add to its output (more samples), the output stays.
+Before a stale step runs, its outputs are moved to <folder>/replaced: nothing is deleted, and no script finds files made
+with other settings. If a script only adds to its output (more samples), the output stays.
 """
 
 import hashlib
@@ -35,28 +35,28 @@ RENAMED = {
     "distill.study_model": "study.tiny_model",
     "distill.study_table": "study.table",
 }
-"""Modules under the names that older studies know them by."""
+"""Module names in older studies -> their names now."""
 NAMED = 3
-"""Changes that are told of a step."""
+"""Most changes of a step that a message names."""
 LENGTH = "max_steps"
-"""A run may go on for more steps, but what comes out is another model."""
+"""A run may continue for more steps, but then it makes another model."""
 BESIDE = {
     "distill.sft": sft.BESIDE,
     "prm/finetune2.py": prm.BESIDE,
     "openrlhf.cli.train_grpo": grpo.BESIDE - {LENGTH},
 }
-"""Program -> its settings that do not decide what comes out, beside those of engines."""
+"""Program -> its settings that do not affect the result, besides those of engines."""
 GROWING = ("--max_samples",)
-"""Flags whose larger value (or none) asks for more of the same."""
+"""Flags for which a larger value (or no flag) asks for more of the same."""
 WITHOUT_CONTENT = {
     *("manifest.json", "run.json", "done.json", "stopped.json", "trainer_state.json", "evaluation.json"),
     *("metrics.jsonl", "dev.jsonl", "training_args.bin"),
 }  # fmt: skip
-"""Files of a model's folder that tell when and how it was made."""
+"""Files in a model's folder that record when and how the model was made."""
 
 
 class Entry(Struct, kw_only=True):
-    """What is known of a step."""
+    """The record of a step."""
 
     status: Literal["started", "done"] = "started"
     program: list[str]
@@ -64,15 +64,15 @@ class Entry(Struct, kw_only=True):
     inputs: dict[str, str | None]
     """Path -> content."""
     after: dict[str, tuple[int, int]]
-    """Step that it builds on -> how often that had run, and been made anew."""
+    """Step that it builds on -> how often that step had finished, and how often it had started from nothing."""
     runs: int = 0
     """How often it has finished."""
     made: int = 0
-    """How often it began with nothing."""
+    """How often it started from nothing."""
     attempts: int = 0
-    """Since then."""
+    """Attempts since then."""
     seconds: float = 0.0
-    """Since then, those of failed attempts not included."""
+    """Seconds since then, without failed attempts."""
     started: str = ""
     finished: str | None = None
 
@@ -83,22 +83,22 @@ class _State(Struct, kw_only=True):
     versions: dict[str, Any] = {}
     steps: dict[str, Entry] = {}
     contents: dict[str, tuple[int, int, str]] = {}
-    """File -> size, time of change, sha256: only files that changed are read again."""
+    """File -> size, time of change, sha256; only changed files are read again."""
 
 
 class Change(NamedTuple):
     what: str
     more: bool
-    """More of the same."""
+    """Whether the change only asks for more of the same."""
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """Where a step stands."""
+    """The status of a step."""
 
     kind: Literal["new", "done", "stale", "continue"]
     why: list[str] = []
     keep: bool = True
-    """Whether what it made stays in place."""
+    """Whether its outputs stay where they are."""
 
     @property
     def text(self) -> str:
@@ -112,7 +112,7 @@ class Memory:
     """`study.json`.
 
     Raises:
-        UserError: there is something else.
+        UserError: the file is not the state of a study.
     """
 
     def __init__(self, folder: str) -> None:
@@ -134,13 +134,13 @@ class Memory:
     def steps(self) -> Mapping[str, Entry]:
         return self._state.steps
 
-    # ------------------------------------------------------------ where a step stands
+    # ------------------------------------------------------------ the status of a step
 
     def status(self, step: PlannedStep, ahead: Mapping[str, Status] = MappingProxyType({})) -> Status:
-        """Where a step stands.
+        """The status of a step.
 
         Args:
-            ahead: of the steps that it builds on, those that are not done.
+            ahead: the steps that it builds on and that are not done.
         """
         entry = self.steps.get(step.name)
         if entry is None:
@@ -172,7 +172,7 @@ class Memory:
             now_runs, now_made = self._age(name)
             if name in ahead:
                 more = ahead[name].keep and (runs, made) == (now_runs, now_made)
-                changes.append(Change(f"{name} is to run before it", more and step.absorbs))
+                changes.append(Change(f"{name} has to run first", more and step.absorbs))
             elif (runs, made) != (now_runs, now_made):
                 changes.append(Change(f"{name} has run again", step.absorbs and made == now_made))
         return changes
@@ -182,7 +182,7 @@ class Memory:
         return (entry.runs, entry.made) if entry is not None else (0, 0)
 
     def _contents(self, step: PlannedStep, entry: Entry) -> list[Change]:
-        """Changed inputs, apart from those that are told already; outputs that are gone."""
+        """Changed inputs that are not listed already, and missing outputs."""
         rerun = {name for name in step.after if entry.after.get(name) != self._age(name)}
         told = _words(step) ^ _words(entry)
         changes = []
@@ -199,7 +199,7 @@ class Memory:
         return changes
 
     def content(self, path: str) -> str | None:
-        """Hash of a file, or of the files in a folder that are its content; None: not there."""
+        """Hash of a file, or of the files that make up a folder's content; None: it does not exist."""
         target = ROOT / path
         if target.is_dir():
             files = sorted(file for file in target.iterdir() if file.is_file() and _counts(file))
@@ -219,7 +219,7 @@ class Memory:
     # ------------------------------------------------------------ changing it
 
     def to_move(self, step: PlannedStep, status: Status) -> list[tuple[Path, Path]]:
-        """(what is in the way of a step, where it goes)."""
+        """(outputs in the way of a step, where they are moved)."""
         if status.keep:
             return []
         number = 1 + max((int(old.name[:3]) for old in (self.folder / REPLACED).glob("[0-9][0-9][0-9]_*")), default=0)
@@ -233,9 +233,9 @@ class Memory:
         return [(path, target / path.name) for path in dict.fromkeys(moving)]
 
     def begin(self, step: PlannedStep, status: Status) -> list[tuple[Path, Path]]:
-        """Make way for a step and write down that it has started. Returns what was moved.
+        """Move old outputs away and record that the step has started. Returns the moved files.
 
-        In this order: a study that is killed in between finds the step stale again, and nothing in its way.
+        The order matters: if the study is killed in between, it finds the step stale again, and nothing in its way.
         """
         moved = self.to_move(step, status)
         for origin, target in moved:
@@ -258,7 +258,7 @@ class Memory:
         return moved
 
     def finish(self, step: PlannedStep, seconds: float) -> None:
-        """Write down that a step is done."""
+        """Record that a step is done."""
         entry = self._state.steps[step.name]
         entry.status, entry.finished = "done", now()
         entry.runs += 1
@@ -275,7 +275,7 @@ def _words(of: PlannedStep | Entry) -> set[str]:
 
 
 def _number(texts: list[str] | None) -> float:
-    """Of a growing flag; without it there is no limit."""
+    """The value of a growing flag; without the flag there is no limit."""
     return float(texts[0]) if texts else float("inf")
 
 

@@ -1,8 +1,8 @@
 """A step of a study: one command of this repository as a child process, with a log.
 
-Whatever ends the study ends its child too: SIGINT and SIGTERM are passed on as SIGINT, which all entry scripts take as
-"keep what is finished"; the child of a study that was killed outright is named in the lock file (agentark/lock.py) and
-ended by the next one.
+The child ends with the study: SIGINT and SIGTERM are passed on as SIGINT, on which all entry scripts keep finished work
+and stop; if the study is killed outright, the lock file (agentark/lock.py) names the child, and the next study on this
+folder ends it.
 """
 
 import os
@@ -25,9 +25,9 @@ from agentark.types import RunError
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 60.0
-"""A child has so long to end by itself when it is interrupted."""
+"""Seconds that an interrupted child has to end by itself."""
 TAIL_LINES = 12
-"""Of the log, in the message of a failure."""
+"""Lines of the log in the message of a failure."""
 TAIL_BYTES = 1 << 16
 
 
@@ -45,13 +45,13 @@ def slug(name: str) -> str:
 
 
 def interpreter() -> str:
-    """This Python, as it is called from the repository's root."""
+    """This Python, as a command in the repository's root."""
     path = Path(sys.executable)
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def shown(command: Sequence[str]) -> str:
-    """The command as a shell takes it."""
+    """The command in a shell's syntax."""
     return shlex.join([interpreter(), *command])
 
 
@@ -61,15 +61,15 @@ def run(
     """Run a step to its end.
 
     Args:
-        log: its output is appended there.
-        lock: of the study; gets to know the child.
-        watch: called every now and then with the seconds so far and the last line of the output.
+        log: file to which its output is appended.
+        lock: lock of the study, which records the child.
+        watch: called now and then with the seconds so far and the last line of the output.
 
     Returns:
         The seconds it took.
 
     Raises:
-        RunError: it failed; names the command, the log and its last lines.
+        RunError: the step failed; the message names the command, the log and its last lines.
         KeyboardInterrupt: SIGINT or SIGTERM came; the child has ended.
     """
     started = time.perf_counter()
@@ -85,7 +85,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a terminal's Ctrl-C comes to us alone
+            start_new_session=True,  # a terminal's Ctrl-C reaches only us
         )
         lock.note_engine()
         while (code := _poll(child)) is None:
@@ -110,7 +110,7 @@ def run(
 
 @contextmanager
 def _asked_to_end() -> Iterator[list[int]]:
-    """The signals that came so far."""
+    """The signals received so far."""
     asked: list[int] = []
     before = {
         name: signal.signal(name, lambda number, _: asked.append(number)) for name in (signal.SIGINT, signal.SIGTERM)
@@ -129,19 +129,19 @@ def _poll(child: subprocess.Popen[bytes]) -> int | None:
 
 
 def _end(child: subprocess.Popen[bytes], asked: list[int]) -> None:
-    """Let the child end itself; a second signal, or a minute, ends it and all that it started."""
+    """Let the child end itself; after a second signal, or a minute, kill it and all processes that it started."""
     child.send_signal(signal.SIGINT)
     deadline = time.monotonic() + GRACE_SECONDS
     patience = len(asked)
     while _poll(child) is None and time.monotonic() < deadline and len(asked) == patience:
         pass
     with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)  # also what it left behind
+        os.killpg(child.pid, signal.SIGKILL)  # also processes it left behind
     child.wait()
 
 
 def last_lines(log: Path, begin: int, count: int) -> list[str]:
-    """The last lines of a log after a place in it, at most `count`; of a progress bar its last state."""
+    """The last lines of a log after an offset, at most `count`; only the last state of a progress bar."""
     with log.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(begin, size - TAIL_BYTES))

@@ -1,11 +1,11 @@
-"""The table of a study: every system's figure with its standard error, against one of them, question by question.
+"""The table of a study: every system's figure and standard error, compared with one system question by question.
 
     python -m study.table --output outputs/study/table --rows \
         held-out/base=outputs/.../per_sample.jsonl held-out/debate=outputs/.../per_sample.jsonl
 
 Writes <output>.md and <output>.json. Every set of questions has a table, and so has every pool of sets (`--pool
-both=held-out,other`), whose questions are compared all together; the first system is what the others are compared
-with. With `--study outputs/study/study.json` the table also says how long answers and training took.
+both=held-out,other`), whose questions are compared together; the other systems are compared with the first. With
+`--study outputs/study/study.json` the table also says how long answers and training took.
 """
 
 # ruff: noqa: T201 -- an entry script: it prints the table
@@ -34,32 +34,32 @@ class Cell(Struct, frozen=True, kw_only=True):
     """One system on one set of questions."""
 
     n: int
-    """Questions that carry a figure."""
+    """Number of questions with a figure."""
     errors: int
-    """Questions without one, because their run failed."""
+    """Number of questions without a figure, because their run failed."""
     value: float
     se: float | None
     difference: float | None
-    """From the first system on the questions both have; None for the first itself."""
+    """Difference from the first system on the questions both have; None for the first itself."""
     p: float | None
-    """Two-sided, paired."""
+    """p value of the difference, two-sided, paired."""
     p_holm: float | None = None
-    """Adjusted for all p values of this table; None where there is no other."""
+    """Adjusted for all p values of this table; None if there is no other."""
     tokens: float
     """Completion tokens per question, all agents together."""
     seconds: float | None = None
-    """Wall time of the steps that made and graded the answers, engine start included; None where it is unknown."""
+    """Wall time of the steps that made and graded the answers, including engine start; None if unknown."""
     training_seconds: float | None = None
-    """Wall time of its training; None where it is unknown, or the system was not trained."""
+    """Wall time of its training; None if it is unknown or the system was not trained."""
 
 
 class Table(Struct, frozen=True, kw_only=True):
-    """All systems on one set of questions, or on several that are pooled."""
+    """All systems on a set of questions, or on several pooled sets."""
 
     dataset: str
     metric: str
     files: dict[str, list[str]]
-    """System -> its per_sample.jsonl of each set."""
+    """System -> its per_sample.jsonl for each set."""
     rows: dict[str, Cell]
 
 
@@ -77,14 +77,14 @@ def report(graded: Path) -> dict[str, Any]:
 def make(
     sets: Mapping[str, Mapping[str, Path]], seconds: Mapping[str, float] = MappingProxyType({}), seed: int = 0
 ) -> Table:
-    """The table of one set, or of several whose questions are compared all together.
+    """The table of a set, or of several sets whose questions are compared together.
 
     Args:
-        sets: set -> system -> its per_sample.jsonl; the first system is what the others are compared with.
-        seconds: step of the study -> how long it took.
+        sets: set -> system -> its per_sample.jsonl; the other systems are compared with the first.
+        seconds: step of the study -> its duration.
 
     Raises:
-        UserError: a file that is no evaluation, another metric, or systems that were asked other questions.
+        UserError: a file is not an evaluation, or systems have different metrics or questions.
     """
     names = list(next(iter(sets.values())))
     graded = {name: {key: read_graded(files[name]) for key, files in sets.items()} for name in names}
@@ -128,13 +128,13 @@ def make(
 
 
 def _spent(seconds: Mapping[str, float], steps: Iterable[str]) -> float | None:
-    """Wall time of those of the steps that ran; None: none of them did."""
+    """Wall time of the steps that ran; None if none ran."""
     known = [seconds[step] for step in steps if step in seconds]
     return sum(known) if known else None
 
 
 def markdown(tables: Mapping[str, Table]) -> str:
-    """All tables, with what the columns mean below."""
+    """All tables, followed by an explanation of the columns."""
     parts = []
     for name, table in tables.items():
         base = next(iter(table.rows))
@@ -144,7 +144,7 @@ def markdown(tables: Mapping[str, Table]) -> str:
         for system, cell in table.rows.items():
             against = "–" if cell.difference is None else f"{100 * cell.difference:+.1f}"
             ps = [cell.p, cell.p_holm] if compared > 1 else [cell.p]
-            p = " | ".join("–" if one is None else f"{one:.2g}" for one in ps)
+            p = " | ".join("–" if value is None else f"{value:.2g}" for value in ps)
             n = f"{cell.n}" + (f" (+{cell.errors} failed)" if cell.errors else "")
             times = " | ".join("–" if time is None else f"{time:.0f}" for time in (cell.seconds, cell.training_seconds))
             lines.append(
@@ -165,7 +165,7 @@ def percent(value: float, se: float | None) -> str:
 
 
 def parse_rows(words: Sequence[str]) -> dict[str, dict[str, Path]]:
-    """Set -> system -> file, of `set/system=file`."""
+    """Set -> system -> file, from words `set/system=file`."""
     sets: dict[str, dict[str, Path]] = {}
     for word in words:
         name, separator, path = word.partition("=")
@@ -179,10 +179,10 @@ def parse_rows(words: Sequence[str]) -> dict[str, dict[str, Path]]:
 
 
 def parse_pools(words: Sequence[str], sets: Mapping[str, Mapping[str, Path]]) -> dict[str, list[str]]:
-    """Pool -> its sets, of `pool=set,set`.
+    """Pool -> its sets, from words `pool=set,set`.
 
     Raises:
-        UserError: no such set, a name that is taken, or sets with other systems.
+        UserError: a set does not exist, a name is taken, or the sets have different systems.
     """
     pools: dict[str, list[str]] = {}
     for word in words:
@@ -200,7 +200,7 @@ def parse_pools(words: Sequence[str], sets: Mapping[str, Mapping[str, Path]]) ->
 
 
 def read_seconds(path: Path | None) -> dict[str, float]:
-    """Step -> how long it took, of a study.json."""
+    """Step -> its duration, from a study.json."""
     if path is None:
         return {}
     try:
@@ -214,10 +214,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--rows", nargs="+", required=True, metavar="SET/SYSTEM=FILE", help="per_sample.jsonl of a system on a set"
     )
-    parser.add_argument("--pool", nargs="+", default=[], metavar="POOL=SET,SET", help="also these sets all together")
-    parser.add_argument("--study", type=Path, help="study.json, for the times")
-    parser.add_argument("--output", type=Path, required=True, help="files to write, without .md and .json")
-    parser.add_argument("--seed", type=cli.integer(0), default=0, help="of the paired test")
+    parser.add_argument("--pool", nargs="+", default=[], metavar="POOL=SET,SET", help="also pool these sets")
+    parser.add_argument("--study", type=Path, help="study.json, for the durations")
+    parser.add_argument("--output", type=Path, required=True, help="path of the files, without .md and .json")
+    parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the paired test")
     args: Namespace = parser.parse_args(argv)
     sets, seconds = parse_rows(args.rows), read_seconds(args.study)
     pools = {name: [name] for name in sets} | parse_pools(args.pool, sets)

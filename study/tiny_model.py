@@ -1,12 +1,12 @@
-"""A model for trying out a whole study in minutes: an untrained llama of 3.2M parameters, taught for a few seconds.
+"""Make a model for trying out a whole study in minutes: a llama of 3.2M parameters, trained for a few seconds.
 
     python -m study.tiny_model --output outputs/smoke_model
 
 It learns to answer one-digit sums (ChainSum, train split) in two steps, also in a debate, and to say true or false when
-it is asked to judge, all no better than chance. An untrained one would give no stage after the first anything to do.
+asked to judge, all no better than chance. An untrained model would leave the later stages nothing to do.
 """
 
-# ruff: noqa: T201 -- an entry script: it prints what it made
+# ruff: noqa: T201 -- an entry script: it prints the result
 
 import shutil
 from argparse import Namespace
@@ -26,14 +26,14 @@ from methods.llm_debate import prompts as prompt
 
 BATCH = 8
 PEERS = 2
-"""Whose answers it has read in a debate."""
+"""Number of other agents whose answers it reads in a debate."""
 RESULTS = 4
-"""It knows only the commonest results, this many, so that its guesses are sometimes right."""
+"""It knows only this many of the commonest results, so that its guesses are sometimes right."""
 LEARNING_RATE = 3e-3
 JUDGED, UPDATED = 0.2, 0.35
-"""Shares of the steps in which it judges, and in which it has read the answers of others."""
+"""Share of the steps in which it judges, and share in which it reads the answers of others."""
 CALLED_RIGHT = 0.3
-"""Share of these that it is to call right; so it leans to calling them wrong, as most of its own answers are."""
+"""Share of judged answers that are right; so it tends to judge "wrong", as most of its own answers are."""
 
 
 class Example(NamedTuple):
@@ -42,7 +42,7 @@ class Example(NamedTuple):
 
 
 def batches(samples: Sequence[Sample], draw: Random) -> Iterator[list[Example]]:
-    """Without end: sums worked out, alone or in a debate's second round, or somebody's results judged."""
+    """Endless examples: sums solved alone or in a debate's second round, or results to be judged."""
     prompts = load_prompts()
 
     def answered(sample: Sample) -> Example:
@@ -58,11 +58,11 @@ def batches(samples: Sequence[Sample], draw: Random) -> Iterator[list[Example]]:
     def judged(sample: Sample) -> Example:
         right = draw.random() < CALLED_RIGHT
         result = sample.gt if right else str(int(sample.gt) + draw.choice((-3, -2, -1, 1, 2, 3)))
-        unasked = cast(Chat, None)  # only the words are of use here
+        unasked = cast(Chat, None)  # only the prompts are needed here
         [asked] = Judge(prompts, sample, unasked).asking(solution(result), prompts.verdict)
         return Example([_said("user", asked.text)], CHOICES[0] if right else CHOICES[1])
 
-    while True:  # a kind a step: of like length, so that there is little padding
+    while True:  # one kind per step: similar lengths need little padding
         [kind] = draw.choices((judged, updated, answered), (JUDGED, UPDATED, 1 - JUDGED - UPDATED))
         yield [kind(draw.choice(samples)) for _ in range(BATCH)]
 
@@ -77,7 +77,7 @@ def solution(result: str) -> str:
 
 
 def teach(folder: Path, steps: int, seed: int) -> float:
-    """Train the model in a folder in place. Returns the mean loss of the last steps, nats per token of the replies."""
+    """Train the model in a folder in place. Returns the mean loss of the last steps, in nats per reply token."""
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -96,7 +96,7 @@ def teach(folder: Path, steps: int, seed: int) -> float:
         width = max(len(ids) for ids, _ in rows)
         ids = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in rows])  # (B, T)
         learnt = torch.tensor([[start <= at < len(ids) for at in range(1, width)] for ids, start in rows])  # (B, T - 1)
-        hidden = model.model(ids).last_hidden_state[:, :-1][learnt]  # (replies' tokens, H): most logits are not needed
+        hidden = model.model(ids).last_hidden_state[:, :-1][learnt]  # (replies' tokens, H): other logits are not needed
         loss = cross_entropy(model.lm_head(hidden), ids[:, 1:][learnt])
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * (1 - step / steps)
@@ -110,7 +110,7 @@ def teach(folder: Path, steps: int, seed: int) -> float:
 
 
 def _encoded(tokenizer: Any, example: Example) -> tuple[list[int], int]:
-    """(ids of the dialogue, where the reply begins)."""
+    """(ids of the dialogue, index where the reply begins)."""
     asked = chat_template.ids(tokenizer, example.messages)
     reply = tokenizer.encode(example.reply, add_special_tokens=False)
     return [*asked, *reply, tokenizer.eos_token_id], len(asked)
@@ -118,11 +118,9 @@ def _encoded(tokenizer: Any, example: Example) -> tuple[list[int], int]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m study.tiny_model", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder of the model; a model that is there already stays"
-    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the model; an existing model stays")
     parser.add_argument("--steps", type=cli.integer(1), default=200, help=f"of {BATCH} examples")
-    parser.add_argument("--seed", type=cli.integer(0), default=0, help="of examples and order")
+    parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of examples and order")
     args: Namespace = parser.parse_args(argv)
     if (args.output / "config.json").is_file():
         print(f"{args.output} is there already")

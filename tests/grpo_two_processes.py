@@ -1,6 +1,6 @@
 """One rollout of 3 prompts x 4 samples on 2 processes, so that a group straddles them; started by torchrun.
 
-Writes per process what it was scored with and what advantages it got: <folder>/rank<n>.pt
+Each process writes its scores and its advantages to <folder>/rank<n>.pt.
 """
 
 import os

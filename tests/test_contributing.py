@@ -1,4 +1,4 @@
-"""What adding something costs, checked on all that is there: the files that CONTRIBUTING.md names, and no others."""
+"""An addition touches the files that CONTRIBUTING.md names, and no others; checked on everything that exists."""
 
 import re
 from pathlib import Path

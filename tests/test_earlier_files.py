@@ -1,4 +1,4 @@
-"""What commit 770fa1f wrote is read and gone on with: results, labels, a training set, a model, a study.
+"""We read and continue the files of commit 770fa1f: results, labels, a training set, a model, a study.
 
 tests/fixtures/written_by_770fa1f holds its files: `outputs/written` as its commands left them (12 debates of a small
 model, their labels, the set chosen from them, a student of `outputs/micro` trained on it, and the study of recipe.yaml

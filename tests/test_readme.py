@@ -1,4 +1,4 @@
-"""The documents: short where a newcomer begins, links that lead somewhere, commands that their scripts take."""
+"""The documents: a short start for newcomers, links that work, commands that the scripts accept."""
 
 import re
 import shlex

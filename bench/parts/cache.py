@@ -1,4 +1,4 @@
-"""What an ideal prefix cache would have saved of given calls, token by token."""
+"""The prompt tokens that an ideal prefix cache would have saved in given calls."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from itertools import pairwise, takewhile
 
 @dataclass(frozen=True)
 class Served:
-    """One call as the engine saw it."""
+    """A call as the engine saw it."""
 
     start: float
     end: float
@@ -32,8 +32,8 @@ def ideal_cached(calls: Sequence[Served], block: int = 1) -> int:
     has to be computed, as the model needs its output.
 
     Args:
-        calls: with their times; of calls that start together, the earlier in the list comes first.
-        block: tokens a block.
+        calls: calls with their times; if two start together, the earlier in the list comes first.
+        block: tokens per block.
     """
     starts = [(call.start, 1, position) for position, call in enumerate(calls)]
     ends = [(call.end, 0, position) for position, call in enumerate(calls)]
@@ -52,8 +52,8 @@ def ideal_cached(calls: Sequence[Served], block: int = 1) -> int:
 def occupancy(calls: Sequence[Served], slots: int) -> tuple[float, float]:
     """(share of the slots in use in steady state, drain tail in seconds).
 
-    Steady state lasts from the first moment all slots are full to the last; the tail is what follows. Where they
-    never are, the share is that of the whole run.
+    Steady state lasts from the first moment to the last at which all slots are full; the tail is the time after it. If
+    the slots are never all full, the share is that of the whole run.
     """
     changes = sorted([(call.start, 1) for call in calls] + [(call.end, -1) for call in calls])
     levels: list[tuple[float, float, int]] = []  # from, to, calls in flight

@@ -1,4 +1,4 @@
-"""A small language model that works out the chains of bench/parts/chains.py, from nothing, in minutes on one core."""
+"""Train a small language model from scratch to solve the chains of bench/parts/chains.py, in minutes on one core."""
 
 import random
 from collections.abc import Sequence
@@ -8,23 +8,23 @@ from typing import Any
 from agentark.chat_template import rendered
 
 VOCABULARY = 400
-"""Tokens at most, so that the model's size is not in its vocabulary."""
+"""Most tokens of the vocabulary, so that it does not make up most of the model's size."""
 START, END = "<|im_start|>", "<|im_end|>"
 TEMPLATE = (
     f"{{% for message in messages %}}{START}{{{{ message.role }}}}\n{{{{ message.content }}}}{END}\n{{% endfor %}}"
     f"{{% if add_generation_prompt %}}{START}assistant\n{{% endif %}}"
 )
 WORDS = r" ?\d| ?[A-Za-z]+|\n+| ?[^\sA-Za-z\d]+"
-"""A digit is a token; so is a word, with the space before it."""
+"""A digit is a token, and so is a word with the space before it."""
 BATCH, WARMUP, CHECK_EVERY = 32, 100, 50
-"""Solutions of a step; steps in which the learning rate rises, after that it falls; steps between two looks."""
+"""Solutions per step; steps in which the learning rate rises before it falls; steps between two accuracy checks."""
 CHECKED = 100
-"""Held-out questions of such a look."""
+"""Held-out questions of an accuracy check."""
 Row = dict[str, Any]
 
 
 def make_tokenizer(rows: Sequence[Row]) -> Any:
-    """Bytes, and the words of the rows."""
+    """A tokenizer with all bytes and the words of the rows."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -47,10 +47,10 @@ def teach(
     folder: Path, rows: Sequence[Row], held_out: Sequence[Row], *, hidden: int, layers: int, steps: int,
     learning_rate: float, seed: int, early: tuple[Path, float] | None = None,
 ) -> None:  # fmt: skip
-    """Train a model on the right solutions of `rows`, unless the folder has it already.
+    """Train a model on the right solutions of `rows`, unless the folder holds it already.
 
     Args:
-        hidden: H, in heads of 32; layers: many and narrow learn this sooner than few and wide.
+        hidden: H, in heads of 32; layers: many narrow layers learn this sooner than few wide ones.
         early: another folder, and the share of held-out questions answered right at which the model is saved there.
 
     Raises:
@@ -80,7 +80,7 @@ def teach(
     encoded = sorted((encode(tokenizer, *pair) for pair in right), key=lambda pair: len(pair[0]))
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98))
     for step in range(1, steps + 1):
-        first = draw.randrange(max(1, len(encoded) - 4 * BATCH))  # of like length, so that there is little padding
+        first = draw.randrange(max(1, len(encoded) - 4 * BATCH))  # similar lengths need little padding
         batch = draw.sample(encoded[first : first + 4 * BATCH], BATCH)
         width = max(len(ids) for ids, _ in batch)
         inputs = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in batch])
@@ -114,7 +114,7 @@ def prompt_of(tokenizer: Any, query: str) -> str:
 
 
 def encode(tokenizer: Any, query: str, text: str) -> tuple[list[int], int]:
-    """(ids of prompt and solution, where the solution begins)."""
+    """(ids of prompt and solution, index where the solution begins)."""
     asked = tokenizer.encode(prompt_of(tokenizer, query), add_special_tokens=False)
     return [*asked, *tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id], len(asked)
 

@@ -1,8 +1,8 @@
-"""A step task whose wrong steps can be seen: chains of one-digit operations with planted errors.
+"""A task whose wrong steps are known: chains of one-digit operations with planted errors.
 
 Rows are those of a labelled file, with `step_labels`: 1 before the first wrong step, 0 from it on. A solution has a
-step per operation and one that states the answer. Every question has right and wrong solutions; what follows a wrong
-step goes on from its result, without a further mistake.
+step per operation, then a step that states the answer. Every question has right and wrong solutions; the steps after a
+wrong step continue from its result without further mistakes.
 """
 
 import json
@@ -19,9 +19,9 @@ NAMES = {"+": "add", "-": "subtract"}
 FAULTS = ("slip", "omission", "invention")
 """A wrong result; an operation left out, which shows at the step after it; an operation that was not asked for."""
 OPERATIONS, LARGEST, PER_QUESTION, RIGHT = (2, 4), 2, 8, 2
-"""Of the task that the learning experiments share; see `rows`."""
+"""Shape of the task that the learning experiments share; see `rows`."""
 TRIES = 1000
-"""Draws for each thing wanted, before we say that there are no more."""
+"""Draws per wanted item, before we conclude that there are no more."""
 
 
 def operation(value: int, largest: int, draw: random.Random) -> tuple[str, int]:
@@ -33,13 +33,13 @@ def operation(value: int, largest: int, draw: random.Random) -> tuple[str, int]:
 def follow(
     value: int, operations: list[tuple[str, int]], fault: tuple[str, int] | None, largest: int, draw: random.Random
 ) -> list[str] | None:
-    """The steps of a solution, with a fault of some kind at an operation; None when that leads out of 0 to 9."""
+    """The steps of a solution with a fault at an operation; None if a result would leave the range 0 to 9."""
     kind, at = fault or ("", -1)
     steps = []
     for index, (sign, amount) in enumerate(operations):
         if index == at and kind == "omission":
             if operations[at + 1 : at + 2] == [operations[at]]:
-                return None  # the step after it would be the one left out
+                return None  # the next step would repeat the left-out step
             continue
         if index == at and kind == "invention":
             sign, amount = operation(value, largest, draw)
@@ -95,15 +95,15 @@ def rows(
     solutions: int, per_question: int, operations: tuple[int, int], seed: int, *, right: int | None = None,
     largest: int = 9, faults: Sequence[str] = ("slip",),
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The data set, always the same for the same arguments. No question comes twice.
+    """The data set; the same arguments give the same data. No question comes twice.
 
     Args:
-        solutions: in all; per_question: of each, `right` of them (half) right.
-        operations: fewest and most of a question; largest: number that is added or subtracted.
-        faults: of wrong solutions, one in each.
+        solutions: number of all; per_question: number per question, `right` of them (half) right.
+        operations: fewest and most per question; largest: largest number that is added or subtracted.
+        faults: kinds of faults; each wrong solution has one.
 
     Raises:
-        ValueError: there are too few different questions, or solutions of a question.
+        ValueError: there are too few different questions, or too few solutions of a question.
     """
     draw = random.Random(seed)
     many = per_question // 2 if right is None else right
@@ -118,12 +118,12 @@ def rows(
 
 
 def task(questions: int, seed: int, faults: Sequence[str] = ("slip",)) -> list[dict[str, Any]]:
-    """What the learning experiments share: few facts, so that they can be learnt in minutes."""
+    """The task that the learning experiments share; it has few facts, so that a model learns them in minutes."""
     count = questions * PER_QUESTION
     return rows(count, PER_QUESTION, OPERATIONS, seed, right=RIGHT, largest=LARGEST, faults=faults)
 
 
 def write(rows: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Rows as a labelled file."""
+    """Write rows as a labelled file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path

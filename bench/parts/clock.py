@@ -29,7 +29,7 @@ class _Jump(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose `time()` jumps to the next timer. Raises RuntimeError where it would wait for ever."""
+    """An event loop whose `time()` jumps to the next timer. Raises RuntimeError instead of waiting for ever."""
 
     def __init__(self) -> None:
         selector = _Jump()
@@ -54,11 +54,11 @@ def run_virtual(main: Coroutine[Any, Any, T]) -> T:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Reply lengths in tokens: log-normal, cut to a range. Pinned by the call's seed, so by (sample, address)."""
+    """Reply lengths in tokens: log-normal, cut to a range. Fixed by the call's seed, that is by (sample, address)."""
 
     median: int = 300
     sigma: float = 0.8
-    """Of the logarithm; 0.8: one reply in 20 is over 3.7 times the median."""
+    """Spread of the logarithm; with 0.8, one reply in 20 is over 3.7 times the median."""
     low: int = 16
     high: int = 4096
 
@@ -68,7 +68,7 @@ class Lengths:
 
 
 def tokens(text: str) -> int:
-    """Virtual tokens of a text."""
+    """Number of virtual tokens of a text."""
     return -(-len(text) // 4)
 
 
@@ -76,15 +76,15 @@ def tokens(text: str) -> int:
 class SlotEngine(Engine):
     """`agentark.types.Engine` that takes `prefill` per uncached prompt token and `decode` per reply token.
 
-    Its prefix cache is boundless and works on whole message parts. Times are powers of two, so sums are exact.
+    Its prefix cache is unlimited and works on whole message parts. Times are powers of two, so sums are exact.
     """
 
     capacity: int
     lengths: Lengths = field(default_factory=Lengths)
     decode: float = 1 / 32
-    """Seconds per reply token, whatever else is in flight."""
+    """Seconds per reply token, however many calls are in flight."""
     prefill: float = 1 / 4096
-    """Seconds per prompt token that is in no cache."""
+    """Seconds per prompt token that is not in the cache."""
     name: str = "virtual"
     guarantee: Guarantee = "exact"
     context_length: int = 1 << 20
@@ -104,7 +104,7 @@ class SlotEngine(Engine):
                 prefix = hash((prefix, part.text))
                 keys.append(prefix)
                 prompt += tokens(part.text)
-                if prefix in self._cache:  # then all that leads to it is, too
+                if prefix in self._cache:  # then all shorter prefixes are, too
                     cached = prompt
         length = self.lengths(params.seed)
         text = "so " * max(1, length * 4 // 3 - 4) + f"\\boxed{{{(params.seed or 0) % 4}}}"
@@ -120,7 +120,7 @@ class SlotEngine(Engine):
 def chain(record: Record) -> float:
     """Seconds of the longest chain of calls that had to wait for each other.
 
-    A call waits for the turns its messages show, and for the dialogue it goes on with.
+    A call waits for the turns that its messages show, and for the dialogue that it continues.
     """
     turns = {turn.id: turn for turn in record.trajectory}
     ends: dict[str, float] = {}
@@ -136,6 +136,6 @@ def chain(record: Record) -> float:
 
 
 def lower_bound(records: Sequence[Record], slots: int) -> float:
-    """Seconds that no schedule can beat: all work spread evenly over the slots, or the longest chain."""
+    """Lower bound in seconds for every schedule: all work spread evenly over the slots, or the longest chain."""
     work = sum(turn.completion.seconds for record in records for turn in record.trajectory)
     return max(work / slots, max(map(chain, records)))

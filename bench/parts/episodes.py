@@ -1,7 +1,7 @@
 """Episodes as a server sees them: calls with their dependencies, prompts in shared pieces, replies of known length.
 
-A real method is run with replies that are given beforehand (recorded, or of drawn lengths), so the prompts are those
-that the method builds; `shared_order` on or off is a different run with the same replies.
+A real method runs with prepared replies (recorded, or with drawn lengths), so the prompts are those that the method
+builds; `shared_order` on and off are different runs with the same replies.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ from methods import method_class
 from methods.llm_debate.llm_debate import LLMDebate, LLMDebateConfig
 
 TEMPLATE_TOKENS = 5
-"""What a chat template adds to a message."""
+"""Tokens that a chat template adds to a message."""
 CHARS_A_TOKEN = 4.0
 
 Given = Callable[[str], tuple[str, int]]
-"""A turn's id -> its reply and the tokens of it."""
+"""A turn's id -> its reply and number of tokens."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an episode."""
+    """A call of an episode."""
 
     round: int
     needs: tuple[int, ...]
-    """Calls of the episode, by index, that end before this one can be made."""
+    """Indices of the episode's calls that must end before this call can start."""
     prompt: tuple[tuple[int, int], ...]
     """(key of the prefix that ends here, tokens of the piece): equal keys, equal prefixes."""
     reply: tuple[int, int]
-    """(key of prompt and reply together, tokens of the reply)."""
+    """(key of prompt plus reply, tokens of the reply)."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -49,7 +49,7 @@ Episode = tuple[Call, ...]
 
 
 class _Listening:
-    """A chat that answers at once, and notes what it was asked."""
+    """A chat that answers at once, and records the calls."""
 
     models = frozenset({"main"})
 
@@ -90,7 +90,7 @@ class _Listening:
 
 
 async def episode(method: Method, sample: Sample, given: Given, chars_a_token: float = CHARS_A_TOKEN) -> Episode:
-    """The calls that the method makes of this sample, in order."""
+    """The calls that the method makes for this sample, in order."""
     chat = _Listening(given, chars_a_token)
     await method.run(sample, chat)
     return tuple(chat.calls)
@@ -122,14 +122,14 @@ def debate(agents: int, rounds: int, shared_order: bool = False) -> LLMDebate:
 def recorded(
     records: Sequence[Record], shared_order: bool | None = None, reply_tokens: float | None = None
 ) -> list[Episode]:
-    """The episodes of a results file, its methods run again with its own replies.
+    """The episodes of a results file, whose methods run again with the recorded replies.
 
     Args:
         shared_order: run debates with this order of answers; None: as recorded.
         reply_tokens: scale reply lengths to this mean; None: as recorded.
 
     Raises:
-        UserError: a record whose method asks for something else than was recorded.
+        UserError: the method of a record makes a call that was not recorded.
     """
     replies = [turn.completion.completion_tokens for record in records for turn in record.trajectory]
     mean = sum(replies) / max(1, len(replies))
@@ -165,7 +165,7 @@ def recorded(
 
 
 def _chars_a_token(records: Sequence[Record]) -> float:
-    """Characters per token of what is no reply, so that prompt lengths come out as they were counted."""
+    """Characters per token of text other than replies, chosen so that prompts have their recorded lengths."""
     characters = counted = 0
     for record in records:
         sizes = {turn.id: turn.completion.completion_tokens for turn in record.trajectory}
@@ -179,7 +179,7 @@ def _chars_a_token(records: Sequence[Record]) -> float:
 
 
 def good_records(path: Path) -> list[Record]:
-    """The rows of a results file that carry no error, in the order in which they began."""
+    """The rows of a results file without an error, in the order in which they began."""
     if not path.is_file():
         raise UserError(f"{path}: no such results file")
     records = [record for record in read_records(path) if record.error is None]

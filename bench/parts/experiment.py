@@ -1,4 +1,4 @@
-"""What the two learning experiments share: their flags, the commands that they run, their table."""
+"""The parts that the two learning experiments share: flags, commands, table."""
 
 import argparse
 import json
@@ -24,13 +24,13 @@ def words(flags: Mapping[str, Any]) -> list[str]:
 
 
 def run(*command: object) -> None:
-    """A command of ours, in the root of the repository."""
+    """Run one of our commands in the repository's root."""
     print("$ python", *command, flush=True)
     subprocess.run([sys.executable, *map(str, command)], cwd=report.ROOT, check=True)
 
 
 def metrics(folder: Path) -> dict[str, Any]:
-    """What a training's manifest says of it."""
+    """The manifest of a training run."""
     figures: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["metrics"]
     return figures
 

@@ -17,10 +17,10 @@ from bench.parts.replicas import Schedule, Speed, simulate
 from bench.parts.report import ROOT, Row, put
 
 SIGMA = 0.8
-"""Spread of the logarithm of reply lengths; the mean of such lengths is exp(SIGMA^2 / 2) times their median."""
+"""Spread of the logarithm of reply lengths; their mean is exp(SIGMA^2 / 2) times their median."""
 MEAN_OVER_MEDIAN = 1.3771
 TEMPLATES = 64
-"""Different debates that are drawn; a longer run repeats them, each time as other questions."""
+"""Number of different debates drawn; a longer run repeats them, each time as other questions."""
 KINDS: tuple[tuple[Schedule, bool], ...] = (("ours", False), ("lockstep", False), ("ours", True), ("lockstep", True))
 DOCS = ROOT / "docs" / "scaling.md"
 PLOT = ROOT / "docs" / "scaling.svg"
@@ -28,7 +28,7 @@ MARKS = ("<!-- simulated -->", "<!-- end of simulated -->")
 
 
 class Hardware(Config):
-    """configs/hardware/*.yaml: a model on a GPU, by data sheet."""
+    """configs/hardware/*.yaml: a model on a GPU, from data sheets."""
 
     model: str
     parameters: float = Field(gt=0)
@@ -37,7 +37,7 @@ class Hardware(Config):
     head_dim: int = Field(ge=1)
     bytes_per_value: int = Field(ge=1)
     gpu: str
-    """As in the prices of configs/modal.yaml."""
+    """Name in the prices of configs/modal.yaml."""
     gpu_memory: float
     """Bytes."""
     gpu_bandwidth: float
@@ -51,13 +51,13 @@ class Hardware(Config):
     bandwidth_share: float = Field(gt=0, le=1)
     flops_share: float = Field(gt=0, le=1)
     parallel_share: float = Field(gt=0, le=1)
-    """What several GPUs reach together of their sum."""
+    """Speed of several GPUs together, as a share of their sum."""
     step_overhead: float
-    """Seconds of a step beside the GPU's work."""
+    """Seconds of a step besides the GPU's work."""
     max_sequences: int = Field(ge=1)
 
     def speed(self, gpus: int) -> Speed:
-        """A replica on its GPUs: decoding reads weights and context, prompts are arithmetic."""
+        """The speed of a replica: decoding is limited by reading weights and context, prompts by arithmetic."""
         together = gpus * (self.parallel_share if gpus > 1 else 1.0)
         weights = self.parameters * self.bytes_per_value
         context = 2 * self.layers * self.kv_heads * self.head_dim * self.bytes_per_value
@@ -76,7 +76,7 @@ class Hardware(Config):
 
 @dataclass(frozen=True)
 class Workload:
-    """What is to be generated."""
+    """The data to generate."""
 
     questions: int
     agents: int
@@ -97,20 +97,20 @@ class Workload:
 
 @dataclass(frozen=True)
 class Point:
-    """All questions on these GPUs; hours."""
+    """Results for all questions on a number of GPUs, in hours."""
 
     gpus: int
     replicas: int
     hours: Mapping[tuple[Schedule, bool], float]
     bound: Mapping[bool, float]
-    """By shared order: no schedule can be faster on these replicas."""
+    """Shared order -> lower bound; no schedule can be faster on these replicas."""
 
 
 def make(workload: Workload, hardware: Hardware, gpus: Sequence[int], cap: int, sample: int) -> list[Point]:
     """Simulate one replica's share for every number of GPUs.
 
-    A share of more than twice `sample` questions is extended by the time that the second `sample` of them took: by
-    then batches and caches are in their steady state.
+    A share of more than twice `sample` questions is extrapolated from the time that the second `sample` questions took,
+    because batches and caches are then in their steady state.
     """
     episodes = {shared: workload.episodes(shared) for shared in (False, True)}
 
@@ -169,7 +169,7 @@ def table(points: Sequence[Point], hardware: Hardware, prices: ModalConfig) -> s
 
 
 def plot(points: Sequence[Point], hardware: Hardware, path: Path) -> None:
-    """Wall time over GPUs, both on logarithmic axes, with the bound."""
+    """Plot wall time over GPUs, both on logarithmic axes, with the bound."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -187,13 +187,13 @@ def plot(points: Sequence[Point], hardware: Hardware, path: Path) -> None:
     axes.legend()
     axes.grid(visible=True, which="both", alpha=0.2)
     figure.tight_layout()
-    matplotlib.rcParams["svg.hashsalt"] = "agentark"  # the same figure is the same file
+    matplotlib.rcParams["svg.hashsalt"] = "agentark"  # equal figures give equal files
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
 
 def write_docs(points: Sequence[Point], hardware: Hardware, workload: Workload, prices: ModalConfig, cap: int) -> Path:
-    """The plot, and the table between the marks of docs/scaling.md."""
+    """Write the plot, and the table between the marks of docs/scaling.md."""
     plot(points, hardware, PLOT)
     source = f"`{workload.records.name}`" if workload.records else "drawn (log-normal, sigma 0.8)"
     about = (

@@ -1,4 +1,4 @@
-"""Word problems of GSM8K's size without data: each begins differently, so samples share no prompt prefix."""
+"""Generated word problems of GSM8K's size; each begins differently, so samples share no prompt prefix."""
 
 import random
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ def problems(count: int, padding: int = 0) -> Iterator[Sample]:
     """`count` samples, made one by one.
 
     Args:
-        count: samples.
-        padding: characters of story put before each question, for long prompts.
+        count: number of samples.
+        padding: characters of story before each question, for long prompts.
     """
     for number in range(count):
         draw = random.Random(number)
@@ -35,7 +35,7 @@ def problems(count: int, padding: int = 0) -> Iterator[Sample]:
 
 
 def _story(draw: random.Random, characters: int) -> Iterator[str]:
-    """Words and figures, about that many characters of them."""
+    """Words and figures of about this many characters."""
     while characters > 0:
         word = draw.choice((*NAMES, *GOODS, "counted", "and", "the", "before", "noon,", str(draw.randint(10, 999))))
         characters -= len(word) + 1

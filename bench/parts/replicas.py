@@ -1,11 +1,11 @@
 """A discrete-event model of vLLM replicas: continuous batching, chunked prefill, KV memory, prefix cache.
 
-One step of a replica with B sequences decoding over K tokens of context, and c prompt tokens beside them, takes
+A step of a replica, with B sequences decoding over K tokens of context and c prompt tokens, takes
 
     base + per_sequence B + per_context K + per_prompt c        seconds
 
 and gives every sequence one token. Between two events (a prompt is done, a reply is done, a call arrives) B and c
-stay, so a stretch of steps is one formula: nothing is simulated token by token.
+are constant, so one formula covers many steps: nothing is simulated token by token.
 
 Simplified: a step may be cut at an event; a call holds memory for its whole reply from the start, so nothing is ever
 preempted; a prefix can be shared as soon as its first owner is admitted; the queue of a replica is by sample order.
@@ -27,7 +27,7 @@ Schedule = Literal["ours", "lockstep"]
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast one replica is, and what it holds. Seconds and tokens."""
+    """Speed and capacity of a replica, in seconds and tokens."""
 
     base: float
     per_sequence: float
@@ -36,14 +36,14 @@ class Speed:
     kv_tokens: int
     max_sequences: int
     chunk: int = 2048
-    """Tokens of one step at most."""
+    """Most tokens per step."""
     block: int = 16
     """Tokens per block of the prefix cache."""
 
 
 @dataclass(eq=False)
 class Job:
-    """A call of a sample on its way."""
+    """A sample's call in progress."""
 
     order: int
     index: int
@@ -52,12 +52,12 @@ class Job:
     finished: float = 0.0
     cached: int = 0
     left: float = 0.0
-    """Prompt tokens that are still to be computed."""
+    """Prompt tokens still to compute."""
 
 
 @dataclass
 class Run:
-    """What a simulated run comes to."""
+    """The figures of a simulated run."""
 
     seconds: float
     jobs: list[Job]
@@ -72,7 +72,7 @@ class Run:
 
 
 class Cache:
-    """KV memory: pinned pieces of calls under way, and a least-recently-used rest."""
+    """KV memory: pinned pieces of running calls, and other pieces that are dropped when least recently used."""
 
     def __init__(self, capacity: int) -> None:
         self._free = capacity
@@ -82,7 +82,7 @@ class Cache:
         self._idle_tokens = 0
 
     def admit(self, order: int, call: Call) -> int | None:
-        """Make room and pin. Returns the prompt tokens that were there, or None where there is no room yet."""
+        """Make room and pin. Returns the number of cached prompt tokens, or None if there is no room yet."""
         pieces = [((order, key), size) for key, size in (*call.prompt, call.reply)]
         held = itertools.takewhile(lambda piece: piece[0] in self._sizes, pieces[:-1])
         cached = sum(size for _, size in held)
@@ -107,7 +107,7 @@ class Cache:
         return cached
 
     def release(self, order: int, call: Call) -> None:
-        """Unpin; the end of a dialogue is forgotten before its beginning."""
+        """Unpin; the end of a dialogue is dropped before its beginning."""
         for key, _ in reversed(list(dict.fromkeys((*call.prompt, call.reply)))):
             full = (order, key)
             self._pins[full] -= 1
@@ -124,7 +124,7 @@ class Replica:
     speed: Speed
     now: float = 0.0
     steps: float = 0.0
-    """Decode steps so far; a sequence ends at a step that is known when it begins."""
+    """Decode steps so far; the step at which a sequence ends is known when it begins."""
     in_flight: int = 0
     _context: float = 0.0
     _decoding: list[tuple[float, int, Job]] = field(default_factory=list)
@@ -144,12 +144,12 @@ class Replica:
         self._admit()
 
     def next_event(self) -> float:
-        """When a prompt or a reply will be done; infinity when nothing is under way."""
+        """Time when a prompt or a reply will be done; infinity if nothing is running."""
         steps = self._steps_to_event()
         return self.now + self._duration(steps) if steps is not None else math.inf
 
     def fire(self) -> Job | None:
-        """Go to the next event. Returns the call that it ends, if it ends one."""
+        """Go to the next event. Returns the call that ends with it, if any."""
         steps = self._steps_to_event()
         assert steps is not None
         by_prompt = bool(self._prefill) and steps == self._prompt_steps()
@@ -163,7 +163,7 @@ class Replica:
         _, _, job = heapq.heappop(self._decoding)
         self._context -= job.call.prompt_tokens + job.call.reply[1]
         if not self._decoding:
-            self._context = 0.0  # what rounding left
+            self._context = 0.0  # remove rounding errors
         self._cache.release(job.order, job.call)
         self.in_flight -= 1
         job.finished = self.now
@@ -187,10 +187,10 @@ class Replica:
             job.left = float(job.call.prompt_tokens - job.cached)
             self._prefill.append(job)
 
-    # a stretch of steps: B, c constant, K growing by B a step
+    # a run of steps: B, c constant, K grows by B per step
 
     def _pace(self) -> tuple[float, float]:
-        """(seconds of the next step, by how much each further step is longer)."""
+        """(seconds of the next step, extra seconds of each further step)."""
         beside = self._chunk() if self._prefill else 0.0
         speed, decoding = self.speed, len(self._decoding)
         fixed = speed.base + speed.per_sequence * decoding + speed.per_prompt * beside
@@ -231,8 +231,8 @@ class Cluster:
     """The runner's side: open samples, the gate, and a home replica per sample.
 
     Args:
-        cap: calls in flight per replica; as many samples are open, all together.
-        schedule: `lockstep`: a round of all samples ends before the next one begins, and all are open.
+        cap: calls in flight per replica; cap x replicas samples are open.
+        schedule: `lockstep`: all samples are open, and a round of all of them ends before the next begins.
     """
 
     def __init__(self, episodes: Sequence[Episode], speed: Speed, replicas: int, cap: int, schedule: Schedule) -> None:
@@ -331,7 +331,7 @@ def simulate(
 
 
 def work(episode: Episode, speed: Speed) -> float:
-    """Seconds of one replica that an episode takes at least: full batches, and no prefix computed twice."""
+    """Fewest seconds of a replica for an episode: full batches, and no prefix computed twice."""
     seconds = 0.0
     seen: set[int] = set()
     for call in episode:
@@ -347,7 +347,7 @@ def work(episode: Episode, speed: Speed) -> float:
 
 
 def chain(episode: Episode, speed: Speed) -> float:
-    """Seconds that an episode takes at least, alone on a replica with everything cached."""
+    """Fewest seconds of an episode, alone on a replica with everything cached."""
     ends: list[float] = []
     for call in episode:
         steps = call.reply[1] - 1

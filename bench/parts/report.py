@@ -1,4 +1,4 @@
-"""What a measurement is, how it is printed and stored, and what the benchmarks' scripts share."""
+"""A measurement, the way it is printed and stored, and helpers that the benchmarks share."""
 
 import argparse
 import json
@@ -22,16 +22,16 @@ class Row:
     """One measured ratio."""
 
     name: str
-    """What is divided by what, and where."""
+    """The two quantities that are divided, and the setting."""
     ratio: float
     baseline: float
     ours: float
     unit: str
-    """Of baseline and ours."""
+    """Unit of baseline and ours."""
     goal: str = ""
-    """`<= 1.05` or `>= 0.95`, of the ratio; empty where none was set."""
+    """Goal of the ratio, e.g. `<= 1.05` or `>= 0.95`; empty if there is none."""
     spread: tuple[float, float] | None = None
-    """Smallest and largest ratio, where runs were repeated."""
+    """Smallest and largest ratio, if runs were repeated."""
 
     @property
     def met(self) -> str:
@@ -48,7 +48,7 @@ def parser(doc: str | None, name: str = "") -> argparse.ArgumentParser:
     )
     if name:
         path = ROOT / "results" / "bench" / f"{name}.json"
-        flags.add_argument("--json", type=Path, default=path, help="where the ratios go")
+        flags.add_argument("--json", type=Path, default=path, help="file for the ratios")
     return flags
 
 
@@ -65,10 +65,10 @@ def repetitions(count: int, minutes: float) -> Iterator[int]:
 def measured(
     name: str, runs: Sequence[tuple[float, float]], unit: str, goal: str = "", *, over_ours: bool = False
 ) -> Row:
-    """The row of repeated measurements (ours, baseline): the median of their ratios, with its spread.
+    """A row for repeated measurements (ours, baseline): the median of their ratios, with the spread.
 
     Args:
-        over_ours: the ratio is baseline / ours, and not ours / baseline.
+        over_ours: the ratio is baseline / ours instead of ours / baseline.
     """
     ratios = [baseline / ours if over_ours else ours / baseline for ours, baseline in runs]
     ours, baseline = (median(values) for values in zip(*runs, strict=True))
@@ -105,10 +105,10 @@ def publish(rows: Sequence[Row], path: Path) -> int:
 
 
 def put(text: str, path: Path, marks: tuple[str, str], flag: str) -> None:
-    """Replace what stands between two marks in a file that `flag` names.
+    """Replace the text between two marks in a file that `flag` names.
 
     Raises:
-        UserError: the marks are not there, once each and in this order; the file stays as it is.
+        UserError: the file lacks the marks, once each and in this order; it stays unchanged.
     """
     whole = path.read_text(encoding="utf-8") if path.is_file() else ""
     if [whole.count(mark) for mark in marks] != [1, 1] or whole.index(marks[0]) > whole.index(marks[1]):
@@ -127,7 +127,7 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Short hash, with `+` where the tree differs from it."""
+    """Short hash of the commit, with `+` if the working tree differs from it."""
     git = ["git", "-C", str(ROOT)]
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Part 2: what the runner itself costs, with an engine that answers at once."""
+"""Part 2: the runner's own cost, with an engine that answers at once."""
 
 import asyncio
 import json
@@ -30,11 +30,11 @@ REPLY = 1200  # characters, about 300 tokens
 LONG_PROMPT = 16000  # characters, about 4,000 tokens
 GOAL_CALL = 200.0  # microseconds
 GOAL_STALL = 5.0  # milliseconds
-GOAL_MEMORY = 1.1  # flat: ten times the samples, a tenth more memory at most
+GOAL_MEMORY = 1.1  # flat: ten times the samples, at most a tenth more memory
 
 
 class InstantEngine(Engine):
-    """Answers at once with one of a few prepared replies; tokenises the prompt first when given a Prompter."""
+    """Answers at once with one of a few prepared replies; tokenises the prompt first if it has a Prompter."""
 
     name = "instant"
     guarantee: Guarantee = "exact"
@@ -67,7 +67,7 @@ class InstantEngine(Engine):
 
 @asynccontextmanager
 async def lateness(into: list[float], tick: float = 0.001) -> AsyncIterator[None]:
-    """Collects by how many seconds the loop is late for a `tick`."""
+    """Records by how many seconds the loop is late for each `tick`."""
 
     async def sample() -> None:
         while True:
@@ -83,7 +83,7 @@ async def lateness(into: list[float], tick: float = 0.001) -> AsyncIterator[None
 
 
 def cost(samples: int, reply_characters: int) -> dict[str, float]:
-    """Microseconds of wall and processor time per call, journal and records written."""
+    """Microseconds of wall and processor time per call, including writing the journal and records."""
     engine = InstantEngine(reply_characters)
     questions = list(problems(samples))
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +95,7 @@ def cost(samples: int, reply_characters: int) -> dict[str, float]:
 
 
 def stalls(samples: int, prompt_characters: int) -> dict[str, float]:
-    """p50 and p99 of the loop's stalls in ms while the real Prompter tokenises; mean prompt tokens."""
+    """p50 and p99 of the loop's stalls in ms while the real Prompter tokenises, and mean prompt tokens."""
     from transformers import AutoTokenizer
 
     prompter = Prompter(AutoTokenizer.from_pretrained(embedded.prepare()), 1 << 20)
@@ -116,7 +116,7 @@ def stalls(samples: int, prompt_characters: int) -> dict[str, float]:
 
 
 def memory(samples: int) -> float:
-    """MB resident at the end of a run in a process of its own."""
+    """Resident MB at the end of a run in a separate process."""
     script = str(ROOT / "bench" / "inference_bench.py")
     command = [sys.executable, script, "--part", "memory", "--samples", str(samples)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -124,7 +124,7 @@ def memory(samples: int) -> float:
 
 
 def memory_child(samples: int) -> dict[str, Any]:
-    """The run that `memory` starts: 3 calls a sample, samples made one by one."""
+    """The run that `memory` starts: 3 calls per sample, samples made one by one."""
     engine = InstantEngine(200)
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(execute("ours", SMALL, engine, problems(samples), Path(folder), total=samples))
@@ -135,9 +135,9 @@ def rows(samples: int, stall_samples: int, memory_samples: int) -> list[Row]:
     """All of part 2.
 
     Args:
-        samples: of the cost measurement, 16 calls each.
-        stall_samples: of the stall measurement, 16 calls with prompts of 4,000 tokens and more each.
-        memory_samples: the smaller of the two runs whose memory is compared, the other has ten times as many.
+        samples: samples of the cost measurement, with 16 calls each.
+        stall_samples: samples of the stall measurement, with 16 calls each and prompts of 4,000 tokens and more.
+        memory_samples: samples of the smaller run in the memory comparison; the other run has ten times as many.
     """
     spent, late = cost(samples, REPLY), stalls(stall_samples, LONG_PROMPT)
     call = f"runner: llm_debate 5x3, n={samples}, 16 calls each: time per call / goal"

@@ -1,4 +1,4 @@
-"""Our runner, and the two schedules it is measured against: the same code with a barrier, or with one open sample."""
+"""Our runner and the two schedules it is compared with: the same code with a barrier, or with a single open sample."""
 
 import asyncio
 from collections import Counter
@@ -15,7 +15,7 @@ Schedule = Literal["ours", "lockstep", "one_at_a_time"]
 
 
 class Rounds:
-    """Round r opens when every sample has reached it or is done."""
+    """Opens round r when every sample has reached it or is done."""
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
@@ -29,10 +29,10 @@ class Rounds:
             self._check(passed)
         self._at[sample_id] = max(round, self._at.get(sample_id, 0))
         await self._event(round).wait()
-        await asyncio.sleep(0)  # whoever opened the round goes behind those that waited for it
+        await asyncio.sleep(0)  # the sample that opened the round queues behind those that waited
 
     def leave(self, sample_id: str) -> None:
-        """A finished sample holds up no round any more."""
+        """Rounds no longer wait for a finished sample."""
         last = max([*self._open, self._at.get(sample_id, 0)])
         self._samples -= 1
         for round in range(1, self._at.pop(sample_id, 0) + 1):
@@ -83,7 +83,7 @@ async def execute(
         model=engine.name, engines={"main": engine}, defaults=Defaults(0.8, 4096, seed), store=store,
         progress=Progress(total, quiet=True),
     )  # fmt: skip
-    if schedule != "ours":  # open samples: the one setting a user has no flag for
+    if schedule != "ours":  # open samples: the only setting without a flag
         runner._window = asyncio.Semaphore(total if schedule == "lockstep" else 1)
     clock = asyncio.get_running_loop().time
     store.start({})

@@ -1,4 +1,4 @@
-"""The model of bench/parts/replicas.py against recorded runs: speeds fitted on some, wall times predicted of others."""
+"""Check bench/parts/replicas.py against recorded runs: fit speeds on some, predict the wall times of others."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from bench.parts.replicas import Run, Speed, simulate
 from bench.parts.report import Row
 
 START = (0.07, 0.006, 0.003)
-"""Seconds per step, per sequence and per prompt token to start the search from: SmolLM2 on two cores."""
+"""Start of the search, in seconds per step, per sequence and per prompt token: SmolLM2 on two cores."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Measured:
     cap: int
     """Calls in flight, over all replicas."""
     seconds: float
-    """From the start of the first episode to the end of the last."""
+    """Seconds from the start of the first episode to the end of the last."""
     calls: float
-    """Seconds of all calls together, as the runner saw them."""
+    """Total seconds of all calls, as the runner saw them."""
     cached: int | None
     """Prompt tokens from the prefix cache."""
     prompt: int
@@ -39,7 +39,7 @@ def read(path: Path) -> Measured:
     """A results file with its manifest.
 
     Raises:
-        UserError: no such file, or a run in several sessions, whose wall time would count the time between them.
+        UserError: the file does not exist, or the run has several sessions, with unused time between them.
     """
     records = sorted(good_records(path), key=lambda record: record.started)
     manifest = json.loads(manifest_of(path).read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ def predict(run: Measured, speed: Speed, replicas: int) -> Run:
 
 
 def fit(runs: Sequence[Measured], replicas: int, kv_tokens: int, block: int) -> Speed:
-    """The speeds that come nearest to the runs' wall times and to the time of all their calls."""
+    """The speeds that best fit the runs' wall times and the total times of their calls."""
     minimize: Any = import_module("scipy.optimize").minimize
 
     def speed_of(logs: Sequence[float]) -> Speed:
@@ -78,7 +78,7 @@ def fit(runs: Sequence[Measured], replicas: int, kv_tokens: int, block: int) -> 
             simulated = predict(run, speed, replicas)
             calls = sum(job.finished - job.submitted for job in simulated.jobs)
             total += math.log(simulated.seconds / run.seconds) ** 2 + math.log(calls / run.calls) ** 2
-        # one run cannot tell three speeds apart: stay near the start where the runs do not say
+        # one run cannot tell three speeds apart: stay near the start if the runs do not decide
         return total + 1e-3 * sum((value - math.log(first)) ** 2 for value, first in zip(logs, START, strict=True))
 
     options = {"maxiter": 200, "xatol": 1e-3, "fatol": 1e-6}
@@ -87,7 +87,7 @@ def fit(runs: Sequence[Measured], replicas: int, kv_tokens: int, block: int) -> 
 
 
 def rows(fitted: Sequence[Path], predicted: Sequence[Path], replicas: int, kv_tokens: int, block: int) -> list[Row]:
-    """Simulated over measured: wall time, and tokens from the prefix cache. Fitted runs are named as such."""
+    """Rows of simulated over measured: wall time, and tokens from the prefix cache. Fitted runs are named as such."""
     runs = [read(path) for path in fitted]
     speed = fit(runs, replicas, kv_tokens, block)
     print(

@@ -1,4 +1,4 @@
-"""Part 1: how near our schedule comes to the bound that no schedule can beat. Exact, on a virtual clock."""
+"""Part 1: how close our schedule comes to the lower bound of all schedules. Exact, on a virtual clock."""
 
 import tempfile
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def measure(
     seed: int = 0,
     **times: float,
 ) -> tuple[float, float]:
-    """(makespan, lower bound) in virtual seconds; `seed` draws other reply lengths, `times` go to the engine."""
+    """(makespan, lower bound) in virtual seconds; `seed` draws the reply lengths, `times` go to the engine."""
     engine = SlotEngine(slots, lengths or Lengths(), **times)
     with tempfile.TemporaryDirectory() as name:
         run = execute(schedule, method, engine, problems(samples), Path(name), total=samples, seed=seed)

@@ -3,8 +3,8 @@
     a  our runner                                    b  lockstep rounds, same cap
     c  one sample at a time, same cap                d  the calls of a, prompts known, all submitted at once
 
-One engine serves all runs; its prefix cache is emptied before each. The text of replies differs from run to run
-(a real engine), their lengths don't.
+One engine serves all runs; its prefix cache is emptied before each. The texts of replies differ from run to run
+(it is a real engine), but not their lengths.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from bench.parts.schedules import Schedule, execute
 from methods.self_consistency.self_consistency import SelfConsistency, SelfConsistencyConfig
 
 Call = tuple[Sequence[Message], SamplingParams, str, int]
-"""Messages, parameters, session, priority: all an engine is given."""
+"""Messages, parameters, session, priority: all arguments of an engine's call."""
 
 GOAL_OCCUPANCY = ">= 0.95"
 SCHEDULES: dict[str, Schedule] = {"a": "ours", "b": "lockstep", "c": "one_at_a_time"}
 
 
 class _Recorder:
-    """Stands before vLLM's engine: forgets the end-of-text token, and notes what every call was."""
+    """Wraps vLLM's engine: removes the end-of-text token, and records every call."""
 
     def __init__(self, llm: Any) -> None:
         self.llm = llm
@@ -60,7 +60,7 @@ class _Recorder:
 
 
 class PinnedEngine(VLLMEngine):
-    """VLLMEngine whose reply lengths are pinned by the call's seed, that is by (sample, address)."""
+    """A VLLMEngine whose reply lengths are fixed by the call's seed, that is by (sample, address)."""
 
     def __init__(self, config: VLLMConfig, lengths: Lengths, block: int | None) -> None:
         super().__init__(config)
@@ -82,7 +82,7 @@ class PinnedEngine(VLLMEngine):
         return await super().chat(messages, pinned, session=session, priority=priority)
 
     async def fresh(self, reproducible: bool) -> None:
-        """Forget the cache and the last run's notes."""
+        """Empty the cache and forget the recorded calls of the last run."""
         self.config = self.config.model_copy(update={"reproducible": reproducible})
         self.calls, self.recorder.served = [], []
         await self.recorder.llm.reset_prefix_cache()
@@ -90,7 +90,7 @@ class PinnedEngine(VLLMEngine):
 
 @contextmanager
 def _block_size(block: int | None) -> Iterator[None]:
-    """Start vLLM with another block size than its own; the engine has no setting for it."""
+    """Start vLLM with another block size than its default; the engine has no setting for it."""
     if block is None:
         yield
         return
@@ -107,7 +107,7 @@ def _block_size(block: int | None) -> Iterator[None]:
 
 @dataclass
 class Setting:
-    """One method under several schedules; letter -> what each repetition gave."""
+    """A method under several schedules; letter -> results of each repetition."""
 
     name: str
     method: Method
@@ -118,7 +118,7 @@ class Setting:
 
 
 async def replay(engine: PinnedEngine, calls: Sequence[Call]) -> float:
-    """Seconds for calls that wait for nothing but the gate."""
+    """Seconds for calls that wait only for the gate."""
     gate = Gate(engine.capacity)
 
     async def send(messages: Sequence[Message], params: SamplingParams, session: str, priority: int) -> None:
@@ -134,7 +134,7 @@ async def replay(engine: PinnedEngine, calls: Sequence[Call]) -> float:
 
 
 async def repeat(engine: PinnedEngine, setting: Setting, samples: Sequence[Sample]) -> None:
-    """Each schedule of a setting once."""
+    """Run each schedule of a setting once."""
     calls: list[Call] = []
     for letter in setting.letters:
         await engine.fresh(setting.reproducible)
@@ -165,7 +165,7 @@ def settings(agents: int, rounds: int) -> list[Setting]:
 
 
 async def measure(args: argparse.Namespace, chosen: Sequence[Setting]) -> int:
-    """Fill the settings; the block size of vLLM's cache."""
+    """Fill the settings; returns the block size of vLLM's cache."""
     config = VLLMConfig(
         model=str(embedded.prepare()), served_name=embedded.EMBEDDED, max_model_len=4096, max_concurrency=args.cap
     )
@@ -181,7 +181,7 @@ async def measure(args: argparse.Namespace, chosen: Sequence[Setting]) -> int:
 
 
 def rows(args: argparse.Namespace) -> list[Row]:
-    """All of part 3, by the flags of bench/inference_bench.py."""
+    """All of part 3, with the flags of bench/inference_bench.py."""
     chosen = settings(args.agents, args.rounds)
     block = asyncio.run(measure(args, chosen))
     rows: list[Row] = []
@@ -217,7 +217,7 @@ def _slot_rows(title: str, runs: Sequence[list[Served]], slots: int, goal: str) 
 
 
 def _cache_rows(title: str, runs: Sequence[list[Served]], block: int) -> list[Row]:
-    """Prompt tokens served from the cache, against what ideal caches of several block sizes would have served."""
+    """Prompt tokens served from the cache, against those that ideal caches of several block sizes would have served."""
     rows = []
     for size in dict.fromkeys((block, 16, 1)):
         pairs = []

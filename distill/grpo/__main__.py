@@ -1,9 +1,9 @@
 """PAD, second half: GRPO with process and verifiable rewards (AgentArk, arXiv 2602.03955, phase 3).
 
-`python -m openrlhf.cli.train_grpo` comes here. The flags stand in config.py and cli.py, the reward in reward.py,
-credit assignment in credit.py; on_trl/ and on_openrlhf/ are two ways to run the same thing.
+`python -m openrlhf.cli.train_grpo` runs this. config.py and cli.py hold the flags, reward.py the reward, credit.py
+credit assignment; on_trl/ and on_openrlhf/ are two ways to run the same training.
 
-Exit codes beyond those of every script: 3, a bound of --stops was crossed; the model as it was then is saved.
+Exit code beyond those of every script: 3 if a bound of --stops was crossed; the model is saved as it was then.
 """
 
 import os
@@ -22,14 +22,14 @@ from distill.grpo.questions import fit, local_context
 from distill.grpo.run import say
 
 PACKAGES = ("openrlhf.trainer", "ray", "vllm", "deepspeed", "flash_attn")
-"""What the OpenRLHF backend imports."""
+"""Packages that the OpenRLHF backend imports."""
 
 
 def choose_backend(config: GRPOConfig) -> tuple[str, str]:
     """(`trl` or `openrlhf`, why).
 
     Raises:
-        UserError: the backend that was asked for cannot run here, or cannot do what the flags ask for.
+        UserError: the chosen backend cannot run here, or cannot do what the flags ask for.
     """
     gpu = gpu_name()
     missing = [name.partition(".")[0] for name in PACKAGES if not _installed(name)]
@@ -58,7 +58,7 @@ def _installed(name: str) -> bool:
 
 
 def missing_inputs(config: GRPOConfig) -> list[str]:
-    """What the flags name but does not exist yet, one line each."""
+    """Files and folders that the flags name and that do not exist yet, one line each."""
     lines = []
     if config.reward_pretrain is not None and config.mode.process and not Path(config.reward_pretrain).is_dir():
         lines.append(f"--reward_pretrain {config.reward_pretrain}: no such folder")
@@ -78,7 +78,7 @@ def missing_inputs(config: GRPOConfig) -> list[str]:
 
 
 def dry_run(config: GRPOConfig) -> int:
-    """Print what would run: OpenRLHF's command, all settings, what is missing."""
+    """Print what would run: OpenRLHF's command, all settings, and missing files."""
     from distill.grpo.on_openrlhf.flags import Layout
     from distill.grpo.on_openrlhf.run import command, parse_upstream
 

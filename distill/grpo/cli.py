@@ -1,4 +1,4 @@
-"""The command line of GRPO: a flag per field of `GRPOConfig`, and the checks of flags that have to fit each other."""
+"""The command line of GRPO: a flag per field of `GRPOConfig`, and checks that the flags fit each other."""
 
 import argparse
 import sys
@@ -43,11 +43,11 @@ REFUSED: Mapping[str, str] = {
     "ring_attn_size": "use --upstream '--ds.ring_attn_size N --ds.packing_samples'",
     "max_len": "use --prompt_max_len and --generate_max_len",
 }
-"""Flags of older launchers that are not taken, and what to do instead."""
+"""Flags of older launchers that are refused, and what to do instead."""
 
 
 def parser() -> cli.Parser:
-    """One flag per field, without defaults: only what was given comes out."""
+    """One flag per field, without defaults, so that the result holds only the flags that were given."""
     made = cli.Parser(
         prog="python -m openrlhf.cli.train_grpo",
         description="Finetune a policy with GRPO on process and verifiable rewards.",
@@ -62,7 +62,7 @@ def parser() -> cli.Parser:
 
 
 def read(argv: Sequence[str] | None = None) -> GRPOConfig:
-    """The settings a command line asks for.
+    """The settings that a command line asks for.
 
     Raises:
         UserError: an unknown or refused flag, a value out of range, or flags that do not go together.
@@ -85,7 +85,7 @@ def read(argv: Sequence[str] | None = None) -> GRPOConfig:
 
 
 def _without_upstream(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The command line without --upstream, and its value, which argparse would take for flags of ours."""
+    """The command line without --upstream, and the value of --upstream, which argparse would read as our own flags."""
     words, given = [], {}
     rest = iter(argv)
     for word in rest:
@@ -100,7 +100,7 @@ def _without_upstream(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _explain_strangers(words: Sequence[str]) -> None:
-    """Raises UserError for flags that are OpenRLHF's own or an older launcher's."""
+    """Raises UserError for flags of OpenRLHF itself or of older launchers."""
     known = set(GRPOConfig.model_fields) | {"config", "no_enable_thinking", "help"}
     for word in words:
         if not word.startswith("--"):
@@ -118,10 +118,10 @@ def check(config: GRPOConfig, world_size: int | None = None) -> None:
     """Check that the settings go together.
 
     Args:
-        world_size: processes that train, where it is known.
+        world_size: number of training processes, if known.
 
     Raises:
-        UserError: naming the flag and what would be right.
+        UserError: settings that do not fit; names the flag and what would be right.
     """
     n = config.n_samples_per_prompt
     if n == 1 and config.advantage_estimator in ("rloo", "group_norm"):

@@ -1,4 +1,4 @@
-"""The settings of GRPO, one field per flag; their names are those of the user's command (the published launcher).
+"""The settings of GRPO, one field per flag, under the names of the user's command (the published launcher).
 
 rollout_batch_size        prompts per rollout; total samples = rollout_batch_size x n_samples_per_prompt
 micro_rollout_batch_size  prompts per GPU during rollout
@@ -19,14 +19,14 @@ GUARDS: tuple[Guard, ...] = get_args(Guard)
 
 
 class Bounds(Config):
-    """The bounds beyond which a run counts as unhealthy; null: no bound."""
+    """A run beyond one of these bounds counts as unhealthy; null: no bound."""
 
     kl: float | None = Field(None, gt=0)
     """Highest mean KL to the reference per token, in nats."""
     reward_jump: float | None = Field(None, gt=0)
-    """Largest rise of the mean reward above the mean of the rollouts before, in their standard deviations."""
+    """Largest rise of the mean reward above the mean of earlier rollouts, in their standard deviations."""
     mean_steps: float | None = Field(None, ge=1)
-    """Fewest mean steps per response, if the first rollout had more."""
+    """Smallest mean number of steps per response, if the first rollout had more."""
     length_drop: float | None = Field(None, gt=0, lt=1)
     """Shortest mean length, as a share of the first rollout's."""
     truncated: float | None = Field(None, gt=0, le=1)
@@ -49,11 +49,11 @@ class GRPOConfig(Config):
     ckpt_path: str | None = None
     """Folder of the checkpoints; default: checkpoints/ under save_path."""
     backend: Literal["auto", "trl", "openrlhf"] = "auto"
-    """auto: OpenRLHF where CUDA and its packages are, else TRL."""
+    """auto: OpenRLHF if CUDA and its packages are present, else TRL."""
     dry_run: bool = False
-    """Train nothing: check the flags, print OpenRLHF's full command and the resolved settings."""
+    """Only check the flags and print OpenRLHF's full command and the resolved settings."""
     upstream: str = ""
-    """More flags of OpenRLHF's own, in one string, passed on as they are."""
+    """More flags of OpenRLHF itself, in one string, passed on unchanged."""
     overwrite: bool = False
     """Start over if save_path holds a run with other settings."""
 
@@ -70,7 +70,7 @@ class GRPOConfig(Config):
     generate_max_len: int = Field(1024, ge=1)
     """The most new tokens per response."""
     enable_thinking: bool | None = None
-    """What the chat template is told about thinking; default: nothing."""
+    """Turn thinking on or off in the chat template; default: leave it to the template."""
     eval_data: list[str] = Field([])
     """Questions held out for accuracy during training; same forms as prompt_data."""
     eval_split: str | None = None
@@ -98,7 +98,7 @@ class GRPOConfig(Config):
     verifiable_reward_coef: float = Field(1.0, ge=0)
     """Weight of the verifiable reward."""
     disable_weighted_reward: bool = False
-    """Weigh steps equally instead of by the min form."""
+    """Weight steps equally instead of by the min form."""
     weight_temperature: float = Field(0.1, gt=0)
     """Temperature of the min-form weights (PURE: 0.1)."""
     nomask_separator_adv: bool = False
@@ -166,15 +166,15 @@ class GRPOConfig(Config):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage; on TRL only with a GPU or several processes."""
     bf16: bool = False
-    """Train in bfloat16; a machine that cannot says so and trains in float32."""
+    """Train in bfloat16; a machine without it prints a line and trains in float32."""
     flash_attn: bool = False
-    """FlashAttention 2; on TRL without the package, a line says so and torch's attention is used."""
+    """FlashAttention 2; TRL without the package prints a line and uses torch's attention."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     adam_offload: bool = False
     """Keep Adam's state in host memory."""
     lora_rank: int = Field(0, ge=0)
-    """Rank of a LoRA adapter; 0: train all weights. The saved model has it merged."""
+    """Rank of a LoRA adapter; 0: train all weights. The saved model has the adapter merged in."""
     lora_alpha: int = Field(16, ge=1)
     """Scale of the adapter."""
 
@@ -185,32 +185,32 @@ class GRPOConfig(Config):
     logging_steps: int = Field(1, ge=1)
     """Optimizer steps between log lines."""
     report_to: list[Literal["wandb", "tensorboard"]] = Field([])
-    """Where else to log; wandb's key comes from WANDB_API_KEY."""
+    """Other services to log to; wandb's key comes from WANDB_API_KEY."""
     run_name: str = "grpo"
-    """Name of the run there."""
+    """Name of the run in these services."""
 
     generation: Literal["auto", "hf", "vllm", "vllm_server"] = "auto"
     """TRL's rollout engine: transformers, vLLM in this process, or a `trl vllm-serve`; auto: vllm with CUDA."""
     vllm_server_url: str | None = None
-    """Address of that server."""
+    """Address of the `trl vllm-serve` server."""
     vllm_gpu_memory_utilization: float = Field(0.5, gt=0, le=1)
-    """Share of GPU memory for vLLM, which lives beside the policy."""
+    """Share of GPU memory for vLLM, which shares the GPU with the policy."""
     vllm_tensor_parallel_size: int = Field(1, ge=1)
     """GPUs per vLLM engine."""
     vllm_num_engines: int | None = Field(None, ge=1)
     """vLLM engines (OpenRLHF); default: all GPUs over the tensor parallel size."""
     actor_num_nodes: int = Field(1, ge=1)
-    """Machines that train (OpenRLHF)."""
+    """Training machines (OpenRLHF)."""
     actor_num_gpus_per_node: int | None = Field(None, ge=1)
-    """GPUs on each; default: those visible here."""
+    """GPUs on each machine; default: the GPUs visible here."""
     separate: bool = False
-    """Give policy, reference and vLLM GPUs of their own instead of sharing them (OpenRLHF)."""
+    """Put policy, reference and vLLM on separate GPUs instead of sharing them (OpenRLHF)."""
     ray_address: str | None = None
     """A running Ray cluster (head:port); default: one is started on this machine."""
     scorer: str = "actors"
     """Where OpenRLHF's agents score steps: actors (PRM replicas in Ray) or the address of a `python -m prm.serve`."""
     scorer_replicas: int = Field(1, ge=1)
-    """PRM replicas."""
+    """Number of PRM replicas."""
     scorer_batch_tokens: int = Field(16384, ge=1)
     """Tokens per forward of the PRM, padding included."""
 
@@ -233,7 +233,7 @@ class GRPOConfig(Config):
 
     @property
     def samples_per_forward(self) -> int:
-        """Samples one GPU holds at once during rollout."""
+        """Samples that a GPU holds at once during rollout."""
         return self.micro_rollout_batch_size * self.n_samples_per_prompt
 
 

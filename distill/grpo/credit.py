@@ -20,7 +20,7 @@ from torch import Tensor
 Estimator = Literal["rloo", "reinforce", "gae", "group_norm"]
 Baseline = Literal["token", "step"]
 EPSILON = 1e-8
-"""Keeps a standard deviation of 0 from dividing."""
+"""Added to standard deviations, so that nothing is divided by 0."""
 
 
 class ModeSpec(NamedTuple):
@@ -44,7 +44,7 @@ MODES: Mapping[str, ModeSpec] = {
 
 
 class Rollout(NamedTuple):
-    """What credit is assigned from."""
+    """The input of credit assignment."""
 
     rewards: Tensor
     """r_k = p(right) - p(wrong) of each step, in [-1, 1], 0 where padded; (B, S). Whole responses have one step."""
@@ -57,7 +57,7 @@ class Rollout(NamedTuple):
     truncated: Tensor
     """Whether the response was cut before its end-of-sequence token; (B,), bool."""
     kl: Tensor | None = None
-    """KL estimate of each token, to be taken out of the reward; (B, T)."""
+    """KL estimate of each token, to be subtracted from the reward; (B, T)."""
     values: Tensor | None = None
     """V of each token, for gae; (B, T)."""
 
@@ -77,11 +77,11 @@ class Settings(NamedTuple):
     mask_separators: bool = True
     mask_eos: bool = False
     normalise: bool = True
-    """Over all unmasked tokens of the buffer."""
+    """Normalise advantages over all unmasked tokens of the buffer."""
     gamma: float = 1.0
-    """Of gae, per token."""
+    """Discount of gae, per token."""
     lam: float = 1.0
-    """Of gae."""
+    """Lambda of gae."""
 
 
 class Credit(NamedTuple):
@@ -90,11 +90,11 @@ class Credit(NamedTuple):
     advantages: Tensor
     """(B, T)."""
     returns: Tensor
-    """Before masking and normalising; for gae, what the value head is trained on; (B, T)."""
+    """Before masking and normalising; for gae, the targets of the value head; (B, T)."""
     rewards: Tensor
-    """Baselines subtracted, KL taken out; (B, T)."""
+    """Token rewards after subtracting baselines and KL; (B, T)."""
     mask: Tensor
-    """The tokens that advantages are not forced to 0 on; (B, T), bool."""
+    """The tokens whose advantages are not set to 0; (B, T), bool."""
 
 
 def pack(
@@ -107,11 +107,11 @@ def pack(
     values: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Rollout:
-    """A rollout from lists, one entry per response.
+    """Build a rollout from lists with one entry per response.
 
     Args:
         rewards, ends: S_i of each; see Rollout.
-        solved: None where there is no gold answer.
+        solved: None without a gold answer.
 
     Raises:
         ValueError: a response without steps, ends that don't increase up to its last token, or lists that don't match.
@@ -152,7 +152,7 @@ def step_weights(rewards: Tensor, steps: Tensor, temperature: float | None) -> T
 
 
 def content_tokens(ends: Tensor, truncated: Tensor) -> Tensor:
-    """t_k: tokens of each step without the one it ends at, which is content only where the response was cut. (B, S)."""
+    """t_k: tokens of each step without its last, which is content only if the response was cut there. (B, S)."""
     steps = ends >= 0
     before = torch.cat([torch.full_like(ends[:, :1], -1), ends[:, :-1]], dim=1)
     last = steps & (steps.sum(-1, keepdim=True) - 1 == torch.arange(ends.size(1), device=ends.device))
@@ -160,10 +160,10 @@ def content_tokens(ends: Tensor, truncated: Tensor) -> Tensor:
 
 
 def others(values: Tensor, group: int) -> Tensor:
-    """For each sample the sum over the others of its group. (B,) -> (B,).
+    """For each sample, the sum over the other samples of its group. (B,) -> (B,).
 
     Raises:
-        ValueError: B is no multiple of the group, or a group of one.
+        ValueError: B is not a multiple of the group, or the group has a single sample.
     """
     if group < 2:
         raise ValueError(f"a leave-one-out baseline needs groups of at least 2, not {group}")
@@ -180,7 +180,7 @@ def _groups(values: Tensor, group: int) -> int:
 def process_baseline(
     outcomes: Tensor, ends: Tensor, lengths: Tensor, truncated: Tensor, group: int, unit: Baseline
 ) -> Tensor:
-    """What is subtracted from every step reward, from the other samples of the group.
+    """The baseline subtracted from every step reward, computed from the other samples of the group.
 
     step: the mean of R_j / K_j. token: sum of R_j over sum of lengths, times the step's content tokens.
 
@@ -204,7 +204,7 @@ def verifiable(solved: Tensor) -> Tensor:
 
 
 def reverse_cumsum(values: Tensor) -> Tensor:
-    """For each token the sum from it to the end. (B, T)."""
+    """For each token, the sum from that token to the end. (B, T)."""
     return values.flip(-1).cumsum(-1).flip(-1)
 
 
@@ -229,7 +229,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def masked_normalise(values: Tensor, mask: Tensor) -> Tensor:
-    """Zero mean and unit (population) variance over the masked-in entries; the others are 0. (B, T)."""
+    """Scale to zero mean and unit (population) variance over the masked-in entries; the others are 0. (B, T)."""
     count = mask.sum().clamp(min=1)
     mean = (values * mask).sum() / count
     deviation = (((values - mean) * mask) ** 2).sum().div(count).sqrt()
@@ -237,17 +237,17 @@ def masked_normalise(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def group_normalise(scores: Tensor, group: int) -> Tensor:
-    """Zero mean and unit (population) variance within each group. (B,). Source: AgentArk, Eq. 5."""
+    """Scale to zero mean and unit (population) variance within each group. (B,). Source: AgentArk, Eq. 5."""
     grouped = scores.view(_groups(scores, group), group)
     mean, deviation = grouped.mean(1, keepdim=True), grouped.std(1, keepdim=True, correction=0)
     return ((grouped - mean) / (deviation + EPSILON)).flatten()
 
 
 def trained_tokens(rollout: Rollout, response: Tensor, settings: Settings) -> Tensor:
-    """The tokens that advantages are not forced to 0 on.
+    """The tokens whose advantages are not set to 0.
 
     Args:
-        response: which tokens are a response's; (B, T), bool.
+        response: true on the tokens of a response; (B, T), bool.
 
     Returns:
         (B, T), bool.
@@ -262,7 +262,7 @@ def trained_tokens(rollout: Rollout, response: Tensor, settings: Settings) -> Te
     return mask
 
 
-# ---------------------------------------------------------------- the whole
+# ---------------------------------------------------------------- all of it
 
 
 def assign(rollout: Rollout, group: int, settings: Settings) -> Credit:
@@ -278,7 +278,7 @@ def assign(rollout: Rollout, group: int, settings: Settings) -> Credit:
         Credit, with T the longest response of the rollout (or the width of `kl` or `values`).
 
     Raises:
-        ValueError: B is no multiple of G, G < 2 where a group is compared, or gae without values.
+        ValueError: B is not a multiple of G, G < 2 where groups are compared, or gae without values.
     """
     rewards, ends, lengths, solved, truncated, kl, values = rollout
     steps = ends >= 0

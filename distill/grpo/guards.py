@@ -1,11 +1,11 @@
-"""Scored responses to token advantages: the guards applied, then credit.py. Both backends come through here.
+"""From scored responses to token advantages: apply the guards, then credit.py. Both backends use this.
 
 A guarded response gets the worst process score of its group (reward.py). With leave-one-out baselines that is
-not enough: what they subtract grows with a response's tokens (or steps), so of two responses with equal positive scores
-the shorter one comes out ahead, and the shapes that guards are for are short. A policy then still collapses to single
-steps (tests/distill/grpo/test_collapse.py shows it). So for rloo the rule is applied once more behind the baseline: on
-each of its tokens a guarded response has the lowest process return of the unguarded ones of its group, and a group
-without any of those teaches nothing about process. The other estimators have no baseline that depends on length.
+not enough: the amount they subtract grows with a response's tokens (or steps), so of two responses with equal positive
+scores the shorter wins, and the shapes that guards catch are short. A policy then still collapses to single steps
+(tests/distill/grpo/test_collapse.py shows it). So for rloo the rule is applied again after the baseline: each token of
+a guarded response gets the lowest process return of the unguarded responses in its group, and a group without unguarded
+responses teaches nothing about process. The other estimators have no baseline that depends on length.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class GuardedCredit(NamedTuple):
     figures: dict[str, float]
 
     def rows(self, first: int, last: int, width: int) -> "GuardedCredit":
-        """Those of some responses, in another width (what is cut off or added is outside every response)."""
+        """The credit of some responses, at another width (the tokens cut off or added lie outside every response)."""
 
         def resized(values: Tensor) -> Tensor:
             kept = values[first:last, :width]
@@ -41,7 +41,7 @@ class GuardedCredit(NamedTuple):
 
 
 def settings(config: GRPOConfig) -> credit.Settings:
-    """How credit is assigned, as the flags say."""
+    """The settings of credit assignment, from the flags."""
     return credit.Settings(
         estimator=config.advantage_estimator,
         mode=config.mode,
@@ -60,7 +60,7 @@ def settings(config: GRPOConfig) -> credit.Settings:
 def behind_baseline(
     rollout: credit.Rollout, group: int, chosen: credit.Settings, assigned: credit.Credit, hit: Tensor
 ) -> credit.Credit:
-    """Credit with the process return of guarded responses at the lowest of the unguarded ones of their group.
+    """Credit in which guarded responses have the lowest process return of the unguarded responses in their group.
 
     Args:
         assigned: credit before the guards.
@@ -87,7 +87,7 @@ def guarded_credit(
     """Advantages of whole groups of `n_samples_per_prompt`, one after the other.
 
     Args:
-        kl: per token, (B, T); None: none is taken out of the reward.
+        kl: per token, (B, T); None: no KL is subtracted from the reward.
         values: per token, for gae, (B, T).
     """
     group = config.n_samples_per_prompt

@@ -1,6 +1,6 @@
-"""Figures of each rollout, and whether the run is still healthy: alarms and stops over them (pure; both backends).
+"""Figures of each rollout, and alarms and stops that tell whether the run is still healthy (pure; both backends).
 
-What goes wrong with process rewards goes wrong within a few hundred steps: the policy finds what the reward model
+Training on process rewards fails within a few hundred steps if it fails: the policy learns shapes that the reward model
 over-rates (empty or single steps), the reward jumps, responses collapse in length (PURE, arXiv 2504.15275, section 5).
 """
 
@@ -11,20 +11,20 @@ from distill.grpo.config import Bounds
 from distill.grpo.reward import Scored, counts
 
 Figures = dict[str, float]
-"""Of one rollout over all processes, as in metrics.jsonl; see `summary`."""
+"""Figures of a rollout over all processes, as in metrics.jsonl; see `summary`."""
 WINDOW = 20
-"""How many earlier rollouts the reward is compared with."""
+"""The reward is compared with the mean of this many earlier rollouts."""
 LEAST = 4
 """Earlier rollouts needed before a rise can count as a jump."""
 
 
 def total(response: Scored) -> float:
-    """A response's mean step reward plus its verdict: what is watched and plotted, not what is trained on."""
+    """A response's mean step reward plus its verdict. It is watched and plotted; training does not use it."""
     return sum(response.rewards) / len(response.rewards) + (response.solved or 0.0)
 
 
 def summary(scored: Sequence[Scored]) -> Figures:
-    """Means over responses (length in tokens), and how many hit each guard."""
+    """Means over responses (length in tokens), and the number of responses that hit each guard."""
     known = [response.solved for response in scored if response.solved is not None]
     size = len(scored)
     figures = {
@@ -44,17 +44,17 @@ class Watch:
     """Compares rollouts with the bounds of one run.
 
     Args:
-        alarms, stops: bounds that warn, bounds that end the run.
+        alarms, stops: bounds that warn, and bounds that end the run.
     """
 
     def __init__(self, alarms: Bounds, stops: Bounds) -> None:
         self.alarms = alarms
         self.stops = stops
         self.history: list[Figures] = []
-        """Earlier rollouts, also those before a run was continued."""
+        """Earlier rollouts, including those before the run was continued."""
 
     def add(self, figures: Figures) -> tuple[list[str], list[str]]:
-        """(alarms, reasons to stop) after one more rollout; one line each, empty when all is well."""
+        """(alarms, reasons to stop) after another rollout; one line each, empty when all is well."""
         crossings = crossed(figures, self.history, self.alarms), crossed(figures, self.history, self.stops)
         self.history.append(figures)
         return crossings

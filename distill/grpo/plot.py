@@ -18,12 +18,12 @@ PANELS = (
 
 
 def grpo_curves(metrics: Sequence[dict[str, Any]], dev: Sequence[dict[str, Any]], path: Path) -> None:
-    """The curves of a GRPO run as one picture: reward parts, KL, length, steps, guard hits, held-out accuracy.
+    """Draw the curves of a GRPO run: reward parts, KL, length, steps, guard hits, held-out accuracy.
 
     Args:
         metrics: rows of metrics.jsonl.
         dev: rows of dev.jsonl (step, accuracy, se), may be empty.
-        path: of the PNG.
+        path: the PNG to write.
     """
     from matplotlib.figure import Figure
 

@@ -1,7 +1,7 @@
-"""Questions for reinforcement learning: read, rendered for the policy, fitted into its context.
+"""Read the questions for reinforcement learning, render them for the policy, and fit them into its context.
 
-A question is a Sample: whatever was labelled, run or listed as a task is asked here with the same words as there.
-agentark/rows.py reads files and hub sets of every kind. The gold answer stays in the row and never gets into a prompt.
+A question is a Sample: one from a labelled file, a run or a task is asked in the same words as there.
+agentark/rows.py reads files and hub sets of every kind. The gold answer stays in the row and never enters a prompt.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from agentark.tasks import TASKS, Task, get_task
 from agentark.types import AnswerType, Sample, UserError, message
 
 GRADED_LIKE: Mapping[AnswerType, str] = {"number": "GSM8K", "math": "MATH", "choice": "MMLU", "text": "HotpotQA"}
-"""Whose grader checks answers of questions that belong to no task."""
+"""The task whose grader checks answers to questions that belong to no task."""
 
 
 class Prompt(Struct, frozen=True):
@@ -26,14 +26,14 @@ class Prompt(Struct, frozen=True):
 
     sample: Sample
     question: str
-    """The user's message: what the reward model sees."""
+    """The user's message, as the reward model sees it."""
     text: str
-    """Rendered for the policy; tokenised as it stands, without special tokens added."""
+    """The prompt rendered for the policy; tokenised as it is, without adding special tokens."""
     tokens: int
 
 
 def grader_of(sample: Sample) -> Task | None:
-    """The task whose metric checks a reply to this sample; None where nothing can check it."""
+    """The task whose metric checks a reply to this sample; None if no task can check it."""
     name = sample.source if sample.source in TASKS else GRADED_LIKE.get(sample.answer_type)
     task = get_task(name) if name else None
     return task if task is not None and task.graded else None
@@ -47,14 +47,14 @@ def has_gold(sample: Sample) -> bool:
 def questions(
     names: Sequence[str], split: str | None, data_dir: str | None, flag: str, held_out: bool = False
 ) -> list[Sample]:
-    """The questions of files, tasks and hub sets, each id once.
+    """The questions of files, tasks and hub sets; each id appears once.
 
     Args:
         split: of tasks and hub sets; None: train (held out: the task's evaluation split).
-        flag: that names them.
+        flag: the flag that names them.
 
     Raises:
-        UserError: none of these, no such split, or a row that is no question.
+        UserError: the name is no file, task or hub set, the split does not exist, or a row is not a question.
     """
     asked: dict[str, Sample] = {}
     for name in names:
@@ -77,7 +77,7 @@ def questions_of_prm(folder: Path) -> list[Sample]:
     """The questions a reward model was trained on, from the file that its manifest names.
 
     Raises:
-        UserError: no manifest, one without a training file, or a file that is gone or has none of these questions.
+        UserError: the manifest is missing or names no training file, or that file is gone or lacks these questions.
     """
     path = folder / "manifest.json"
     if not path.is_file():
@@ -100,7 +100,7 @@ def questions_of_prm(folder: Path) -> list[Sample]:
 
 
 def render(samples: Sequence[Sample], tokenizer: Any, enable_thinking: bool | None, limit: int) -> list[Prompt]:
-    """Questions as the policy will see them; those of more than `limit` tokens are dropped."""
+    """The questions as the policy will see them; longer ones than `limit` tokens are dropped."""
     prompter = Prompter(tokenizer, 1 << 30, enable_thinking)
     try:
         kept = []
@@ -126,10 +126,10 @@ def local_context(model: str) -> int | None:
 
 
 def fit(prompt_max_len: int, generate_max_len: int, context: int | None) -> tuple[int, str | None]:
-    """(tokens a prompt may have, the line that says why they are fewer than asked).
+    """(most tokens of a prompt, a line that says why this is less than the flag asked for).
 
     Args:
-        context: of the policy, tokens; None: unknown.
+        context: of the policy, in tokens; None: unknown.
 
     Raises:
         UserError: the responses alone fill the context.

@@ -1,9 +1,9 @@
-"""What a response is worth: a score per step, whether it solved its question, and the guards.
+"""The reward of a response: a score per step, whether it solved its question, and the guards.
 
-Steps are found on the policy's own token ids by prm/steps.py, the splitter the reward model was trained with; thinking
-text belongs to no step (its tokens share the return of what follows them). The verifiable part is the metric of the
-question's task, taken by its own grader. Guards name the shapes of responses that over-optimised process rewards are
-known to end in; such a response gets the worst process score of its group, whatever the reward model says.
+prm/steps.py, the splitter used to train the reward model, splits the policy's own token ids into steps; thinking text
+belongs to no step (its tokens share the return of the text after them). The verifiable part is the metric of the
+question's task, computed by its own grader. Guards name shapes of responses that over-optimised process rewards are
+known to produce; such a response gets the worst process score of its group, whatever the reward model says.
 
 Source: process reward and its collapse: PURE, arXiv 2504.15275, sections 3 and 5.
 """
@@ -25,18 +25,18 @@ UNANSWERED: frozenset[Guard] = frozenset({"empty", "no_answer", "truncated"})
 
 
 class StepScores(Struct, frozen=True):
-    """The steps of one response and what the reward model thinks of them."""
+    """The steps of a response and their scores from the reward model."""
 
     steps: list[str]
     """Their texts, (S,)."""
     ends: list[int]
-    """Last token of each in the policy's ids, (S,)."""
+    """Last token of each step in the policy's ids, (S,)."""
     scores: list[float]
-    """p(right) of each, in [0, 1], (S,)."""
+    """p(right) of each step, in [0, 1], (S,)."""
 
 
 def distinct(steps: StepScores) -> StepScores:
-    """Merge steps that end in the same token into one, with the lowest of their scores."""
+    """Merge steps that end in the same token; the merged step gets the lowest of their scores."""
     merged: list[tuple[str, int, float]] = []
     for text, end, score in zip(steps.steps, steps.ends, steps.scores, strict=True):
         if merged and end <= merged[-1][1]:
@@ -47,20 +47,20 @@ def distinct(steps: StepScores) -> StepScores:
 
 
 class StepScorer(Protocol):
-    """Scores the steps of responses; the order of the result is that of the arguments."""
+    """Scores the steps of responses; the results are in the order of the arguments."""
 
     def __call__(self, questions: Sequence[str], responses: Sequence[Sequence[int]]) -> list[StepScores]: ...
 
 
 class Scored(Struct, frozen=True, kw_only=True):
-    """One response, with all that credit assignment needs."""
+    """A response with everything that credit assignment needs."""
 
     text: str
     length: int
-    """Tokens, the end-of-sequence token included."""
+    """Number of tokens, including the end-of-sequence token."""
     steps: StepScores
     solved: float | None
-    """The task's metric in [0, 1]; None where there is no gold answer."""
+    """The task's metric in [0, 1]; None without a gold answer."""
     hits: tuple[Guard, ...] = ()
     truncated: bool = False
 
@@ -74,7 +74,7 @@ class Rewarder:
     """Turns responses into `Scored`, in two parts.
 
     Args:
-        scorer: None where no process reward is used: steps then have the score 0.5, that is r = 0.
+        scorer: None if no process reward is used: steps then have the score 0.5, that is r = 0.
         tokenizer: of the policy.
         eos: ids that end a response.
     """
@@ -90,7 +90,7 @@ class Rewarder:
 
         Args:
             questions: the user's message of each response.
-            responses: token ids, prompts left out.
+            responses: token ids, without the prompts.
         """
         if self.scorer is not None:
             return self.scorer(questions, responses)
@@ -119,7 +119,7 @@ class Rewarder:
         return Scored(text=text, length=len(ids), steps=steps, solved=solved, hits=hits, truncated=truncated)
 
     def _hits(self, sample: Sample, text: str, steps: StepScores, grade: float | None, truncated: bool) -> set[Guard]:
-        """The guards, of those turned on, that this response hits."""
+        """The enabled guards that this response hits."""
         hits: set[Guard] = set()
         if not (answers.visible(text) or "").strip():
             hits.add("empty")
@@ -127,7 +127,7 @@ class Rewarder:
             if len(steps.ends) == 1:
                 hits.add("one_step")
             sizes = (len(self.tokenizer.encode(step, add_special_tokens=False)) for step in steps.steps)
-            if max(sizes) > self.config.max_step_tokens:  # thinking is in none of the texts
+            if max(sizes) > self.config.max_step_tokens:  # the texts leave thinking out
                 hits.add("long_step")
         if grade is None and grader_of(sample) is not None:
             hits.add("no_answer")
@@ -157,7 +157,7 @@ def grade(samples: Sequence[Sample], texts: Sequence[str]) -> list[float | None]
 
 
 def guarded(scored: Sequence[Scored], group: int) -> list[list[float]]:
-    """Step rewards with the guards applied: every step of a response that hit one has its group's lowest step reward.
+    """Step rewards after the guards: every step of a response that hit a guard gets its group's lowest step reward.
 
     Args:
         scored: whole groups, one after the other; (B,).
@@ -176,6 +176,6 @@ def guarded(scored: Sequence[Scored], group: int) -> list[list[float]]:
 
 
 def counts(scored: Sequence[Scored]) -> dict[str, int]:
-    """How many responses hit each guard."""
+    """The number of responses that hit each guard."""
     hits = Counter(hit for response in scored for hit in response.hits)
     return {guard: hits[guard] for guard in GUARDS}

@@ -1,4 +1,4 @@
-"""What both backends share around a run: checked inputs, prompts, and the folder of the run."""
+"""The parts of a run that both backends share: checked inputs, prompts, and the folder of the run."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from prm.steps import StepCodec, load_tokenizer
 STOPPED = 3
 """Exit code of a run that crossed a bound of --stops."""
 FEW_VERIFIABLE = 0.1
-"""Share of verifiable prompts below which a run gets a warning."""
+"""A run with a smaller share of verifiable prompts gets a warning."""
 BESIDE = {
     *("dry_run", "overwrite", "logging_steps", "save_steps", "max_ckpt_num", "report_to", "run_name", "eval_steps"),
     *("alarms", "stops", "data_dir", "ray_address", "vllm_server_url", "vllm_gpu_memory_utilization", "scorer"),
@@ -37,15 +37,15 @@ def say(line: str) -> None:
 
 
 class Inputs(NamedTuple):
-    """Everything a run reads, checked."""
+    """All checked inputs of a run."""
 
     model: str
-    """What is loaded: a folder or hub id."""
+    """Where the policy is loaded from: a folder or hub id."""
     label: str
-    """What the manifest calls it."""
+    """The policy's name in the manifest."""
     tokenizer: Any
     codec: StepCodec | None
-    """Of the reward model; None without one."""
+    """The reward model's splitter; None without a reward model."""
     prompts: list[Prompt]
     held_out: list[Prompt]
     prompt_limit: int
@@ -54,10 +54,10 @@ class Inputs(NamedTuple):
 
 
 def prepare(config: GRPOConfig) -> Inputs:
-    """Check the models and make the prompts; says what it did, a line each.
+    """Check the models and make the prompts; prints what it did, a line each.
 
     Raises:
-        UserError: a model or reward model that does not fit, or too few questions.
+        UserError: a policy or reward model that does not fit, or too few questions.
     """
     model, label = cli.resolve_model(config.pretrain, "--pretrain")
     tokenizer = load_tokenizer(model, "--pretrain")
@@ -130,10 +130,10 @@ def _about(model: str, tokenizer: Any) -> tuple[int | None, frozenset[int]]:
 
 
 def reward_codec(folder: Path, tokenizer: Any) -> StepCodec:
-    """The splitter of a reward model that fits the policy.
+    """The splitter of a reward model, after checking that the model fits the policy.
 
     Raises:
-        UserError: no such folder, no head of 2 labels, no reward model of ours, or another tokenizer.
+        UserError: the folder is missing, or its model lacks a head of 2 labels, is not ours, or has another tokenizer.
     """
     flag = f"--reward_pretrain {folder}"
     if not (folder / "config.json").is_file():
@@ -156,7 +156,7 @@ def reward_codec(folder: Path, tokenizer: Any) -> StepCodec:
 
 
 class Run(RunFolder):
-    """`save_path`: what decides the run, and whether it is new, stopped or done."""
+    """`save_path`: the settings that decide the run, and whether the run is new, stopped or done."""
 
     record = ("run.json", "identity")
     all_settings = True
@@ -173,14 +173,14 @@ class Run(RunFolder):
         self.dev = folder / "dev.jsonl"
 
     def claim(self, say: Callable[[str], None], **values: Any) -> None:
-        """See RunFolder; its settings lie there for other processes."""
+        """See RunFolder; also stores the settings there for other processes."""
         super().claim(say, **values)
         if self._main:
             about = {"identity": self.identity, "config": self.config.model_dump()}
             write_atomically(self.folder / self.record[0], json.dumps(about).encode())
 
     def rewind(self, step: int) -> None:
-        """Forget metrics of steps after a checkpoint, when a run goes on from it."""
+        """Delete metrics of steps after a checkpoint from which a run continues."""
         for path in (self.metrics, self.dev):
             if path.is_file():
                 rows = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
@@ -208,5 +208,5 @@ class Run(RunFolder):
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; none where there is no file."""
+    """The lines of a metrics file; none if the file does not exist."""
     return list(jsonl.decoded(path, dict[str, Any], "a JSON object")) if path.is_file() else []

@@ -1,4 +1,4 @@
-"""The reward model as GRPO sees it: in this process, as replicas in Ray, or behind HTTP (prm/serve.py)."""
+"""The reward model as GRPO calls it: in this process, as replicas in Ray, or over HTTP (prm/serve.py)."""
 
 import asyncio
 import itertools
@@ -12,7 +12,7 @@ from distill.grpo.config import GRPOConfig
 from distill.grpo.reward import StepScores, distinct
 
 REPLICA = "agentark_prm"
-"""Names of the replicas in Ray: this and a number."""
+"""Prefix of the replicas' names in Ray; a number follows."""
 NAMESPACE = "agentark"
 TRIES = 5
 
@@ -23,7 +23,7 @@ def step_scores(scores: Sequence[float] | None, steps: Sequence[str], ends: Sequ
 
 
 class LocalScorer:
-    """A prm.score.Scorer in this process; solutions of like length are scored together."""
+    """A prm.score.Scorer in this process; solutions of similar length are scored together."""
 
     def __init__(self, scorer: Any) -> None:
         self.scorer = scorer
@@ -85,7 +85,7 @@ class ReplicaScorer:
 
 
 def remote_scorer(config: GRPOConfig) -> HttpScorer | ReplicaScorer:
-    """What an agent in a rollout worker scores with."""
+    """The scorer for an agent in a rollout worker."""
     if config.scorer != "actors":
         return HttpScorer(config.scorer)
     import ray
@@ -95,10 +95,10 @@ def remote_scorer(config: GRPOConfig) -> HttpScorer | ReplicaScorer:
 
 
 class Replica:
-    """A reward model in a process of its own; made a Ray actor by `start_replicas`.
+    """A reward model in a separate process; `start_replicas` makes it a Ray actor.
 
-    Upstream's placement group holds every GPU as a whole, so a replica asks Ray for none and takes its place on one
-    beside the policy; `gpu` says on which.
+    Upstream's placement group reserves every GPU as a whole, so a replica asks Ray for none and shares a GPU with the
+    policy; `gpu` says which.
     """
 
     def __init__(self, folder: str, gpu: int | None, bf16: bool, max_tokens: int) -> None:
@@ -115,10 +115,10 @@ class Replica:
 
 
 def start_replicas(config: GRPOConfig, gpus: int) -> list[Any]:
-    """Start and load the replicas; they live as long as the handles that are returned.
+    """Start and load the replicas; they live as long as the returned handles.
 
     Args:
-        gpus: on this machine.
+        gpus: GPUs of this machine.
     """
     import ray
 

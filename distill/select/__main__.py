@@ -3,11 +3,11 @@
     python -m distill.select --input results/GSM8K/<model>/llm_debate_infer_labeled_by_<judge>.jsonl \
         --output data/gsm8k_rsft.jsonl --strategy rsft
 
-Writes prompt-completion rows for TRL, a dataset card beside them (<output>.card.md) and <output>.manifest.json. What is
-chosen depends on the labelled questions alone, never on the order of rows or files.
+Writes prompt-completion rows for TRL, a dataset card beside them (<output>.card.md) and <output>.manifest.json. The
+choice depends only on the labelled questions, never on the order of rows or files.
 """
 
-# ruff: noqa: T201 -- an entry script: it prints what it found
+# ruff: noqa: T201 -- an entry script: it prints its counts
 
 from argparse import Namespace
 from collections import Counter
@@ -26,22 +26,22 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser = cli.Parser(prog="python -m distill.select", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--input", type=Path, nargs="+", required=True, help="labelled files of one dataset")
     parser.add_argument("--output", type=Path, required=True, help="training set to write (.jsonl)")
-    parser.add_argument("--strategy", choices=["rsft", "da"], required=True, help="one trajectory a question, or k")
-    parser.add_argument("--trajectories", type=Path, nargs="+", help="results files of the inputs, in their order")
-    parser.add_argument("--min_correct", type=cli.integer(1), default=2, help="agents of a question that must be right")
-    parser.add_argument("--trace", choices=["single", "dialogue"], default="single", help="what of a trajectory")
-    parser.add_argument("--target", choices=["full", "answer"], default="full", help="answer: the gold answer alone")
+    parser.add_argument("--strategy", choices=["rsft", "da"], required=True, help="rsft: 1 per question; da: up to k")
+    parser.add_argument("--trajectories", type=Path, nargs="+", help="results files behind --input, in the same order")
+    parser.add_argument("--min_correct", type=cli.integer(1), default=2, help="fewest right agents per question")
+    parser.add_argument("--trace", choices=["single", "dialogue"], default="single", help="last reply, or all replies")
+    parser.add_argument("--target", choices=["full", "answer"], default="full", help="answer: only the gold answer")
     parser.add_argument("--thinking", choices=["strip", "keep"], default="strip", help="text between thinking tags")
     parser.add_argument(
-        "--k", type=int, choices=range(1, K_MAX + 1), default=K_MAX, help="DA: solutions of a question, at most"
+        "--k", type=int, choices=range(1, K_MAX + 1), default=K_MAX, help="DA: most solutions per question"
     )
     parser.add_argument(
-        "--diversity", choices=["llm", "embed", "ngram"], default="embed", help="DA: what tells solutions apart"
+        "--diversity", choices=["llm", "embed", "ngram"], default="embed", help="DA: how solutions are told apart"
     )
     parser.add_argument("--distiller", help="DA with --diversity llm: the model that picks")
-    parser.add_argument("--contamination", type=Path, nargs="+", default=[], help="evaluation files to stay clear of")
+    parser.add_argument("--contamination", type=Path, nargs="+", default=[], help="evaluation files to avoid")
     parser.add_argument("--config", type=Path, default=CONFIG, help="settings of the selection")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of that file")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of that file")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing training set")
     parser.add_argument("--push_to_hub", metavar="REPO", help="also upload set and card to this dataset repository")
     add_engine_flags(parser)
@@ -60,7 +60,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
 
 
 def read(args: Namespace) -> list[Labelled]:
-    """The inputs, in an order that does not depend on the command line."""
+    """The inputs, in the same order however the command line lists them."""
     given = args.trajectories or [None] * len(args.input)
     sources = [read_labelled(labels, trajectories) for labels, trajectories in zip(args.input, given, strict=True)]
     names = {source.task.name for source in sources}

@@ -1,4 +1,4 @@
-"""What stands beside a training set: its manifest, its dataset card, and the way to the hub."""
+"""The files beside a training set (manifest and dataset card), and the upload to the hub."""
 
 import hashlib
 from argparse import Namespace
@@ -58,7 +58,7 @@ SOURCE = """- `{labels}` (sha256 `{labels_sha256}`), labelled by {judge}, of
 def manifest(
     args: Namespace, settings: Config, sources: Sequence[Labelled], counts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All that decided the content of a training set, and what was counted."""
+    """Everything that decided the content of a training set, and the counts."""
     flags = ("strategy", "trace", "target", "thinking", "min_correct", "k", "diversity", "distiller")
     return {
         "schema": SCHEMA,
@@ -90,7 +90,7 @@ def manifest(
 
 
 def write(output: Path, rows: Sequence[Struct], about: Mapping[str, Any]) -> tuple[Path, Path, Path]:
-    """Write the set, its card and its manifest, each as a whole. Returns the three paths."""
+    """Write the set, its card and its manifest, each file in one step. Returns the three paths."""
     content = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
     paths = output, output.with_name(f"{output.name}.card.md"), manifest_of(output)
     full = {**about, "sha256": hashlib.sha256(content).hexdigest()}
@@ -115,7 +115,7 @@ def _card(about: Mapping[str, Any]) -> str:
 
 
 def report(counts: Mapping[str, Any], args: Namespace) -> str:
-    """What was found and what was chosen, in a few lines."""
+    """The counts of trajectories, left out and chosen, in a few lines."""
 
     def listed(counted: Mapping[str, int]) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counted.items()) or "none"
@@ -142,7 +142,7 @@ def push(repository: str, data: Path, card: Path) -> str:
     """Upload the set and its card to a dataset repository on the hub. Returns its address.
 
     Raises:
-        UserError: the hub refuses, or cannot be reached.
+        UserError: the hub refuses the upload, or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError

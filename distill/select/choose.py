@@ -1,6 +1,6 @@
-"""Which trajectories are trained on: preferred by class, filtered, and for DA structurally different.
+"""Choose the trajectories to train on: preferred by class, filtered, and for DA different in structure.
 
-What is chosen depends on the labelled questions alone, never on the order of rows or files.
+The choice depends only on the labelled questions, never on the order of rows or files.
 """
 
 import re
@@ -26,11 +26,11 @@ from distill.select.trajectories import AGGREGATE, CLASSES, Trajectory, trajecto
 
 CONFIG = ROOT / "configs" / "distill" / "select.yaml"
 K_MAX = 3
-"""Trajectories of a question in DA (the paper: 1 to 3)."""
+"""Most trajectories per question in DA (the paper: 1 to 3)."""
 
 
 class Preference(Config):
-    """How much each kind of trajectory is preferred; 0: never used."""
+    """How strongly each kind of trajectory is preferred; 0: never used."""
 
     corrective: float = Field(ge=0)
     always_right: float = Field(ge=0)
@@ -41,27 +41,27 @@ class SelectConfig(Config):
     """See configs/distill/select.yaml."""
 
     preference: Preference
-    """R-SFT takes the highest, DA begins with it."""
+    """R-SFT takes the trajectory with the highest value, DA begins with it."""
     joiners: targets.Joiners
     answer_forms: targets.AnswerForms
     max_characters: int = Field(ge=1)
-    """Of a target; longer ones are left out."""
+    """Longest target; longer ones are left out."""
     min_reasoning_words: int = Field(ge=0)
-    """Of a target, beside its answer."""
+    """Fewest words of a target apart from its answer."""
     drop_truncated: bool
-    """Whether solutions that ended at their token limit are left out."""
+    """Leave out solutions that ended at their token limit."""
     peer_heading: re.Pattern[str]
-    """A line that stands above a peer's text in the methods' prompts; targets that have one are left out."""
+    """Lines that the methods' prompts put above a peer's text; targets with such a line are left out."""
     near_duplicate: float = Field(gt=0, le=1)
-    """Jaccard similarity from which two solutions of a question are the same; 1: only equal texts."""
+    """Two solutions of a question count as the same from this Jaccard similarity; 1: only equal texts."""
     shingle: int = Field(ge=1)
-    """Tokens that make a shingle."""
+    """Tokens per shingle."""
     ngram: int = Field(ge=0)
-    """Words in a row shared with an evaluation question that make a question contaminated; 0: whole questions only."""
+    """A question that shares this many words in a row with an evaluation question is left out; 0: only equal ones."""
     embedding_model: str | None
-    """Of sentence-transformers, for --diversity embed; None: TF-IDF."""
+    """Model of sentence-transformers for --diversity embed; None: TF-IDF."""
     seed: int = Field(ge=0)
-    """Draws among equally preferred trajectories."""
+    """Seed of the draw among equally preferred trajectories."""
 
 
 class Question(Struct, frozen=True):
@@ -104,10 +104,10 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 def merge(sources: Sequence[Labelled]) -> list[Question]:
-    """Every question once, with the solutions of all inputs, ordered by id.
+    """Each question once, with its solutions from all inputs, ordered by id.
 
     Raises:
-        UserError: the same id with another question.
+        UserError: two inputs have different questions under the same id.
     """
     questions: dict[str, Question] = {}
     for source in sources:
@@ -136,7 +136,7 @@ def preferred(question: Question, settings: SelectConfig) -> list[Trajectory]:
 def usable_targets(
     question: Question, args: Namespace, settings: SelectConfig, dropped: Counter[str], thinking: Counter[str]
 ) -> list[Target]:
-    """The trajectories of a question that pass the filters, best first; what does not is counted."""
+    """The trajectories of a question that pass the filters, best first; the others are counted."""
     passed = []
     for trajectory in preferred(question, settings):
         reason, text = _text(question.sample, trajectory, args, settings)
@@ -151,7 +151,7 @@ def usable_targets(
 
 
 def _text(sample: Sample, trajectory: Trajectory, args: Namespace, settings: SelectConfig) -> tuple[str, str | None]:
-    """(why there is none, the target's text)."""
+    """(why there is no target, the target's text)."""
     if settings.drop_truncated and trajectory.truncated:
         return "truncated", None
     text = targets.compose(sample, trajectory, args.trace, args.thinking, settings.joiners, settings.answer_forms)
@@ -167,7 +167,7 @@ def _text(sample: Sample, trajectory: Trajectory, args: Namespace, settings: Sel
 
 
 def _distances(args: Namespace, settings: SelectConfig) -> Callable[[Sequence[str]], diversity.Distances]:
-    """What tells solutions apart; (N,) texts -> (N, N)."""
+    """The distance between solutions; (N,) texts -> (N, N)."""
     if args.diversity == "ngram":
         return diversity.ngram_distances
     if settings.embedding_model is None:
@@ -185,7 +185,7 @@ def ask_distiller(
     args: Namespace,
     choose_engine: Callable[..., Choice],
 ) -> tuple[dict[str, list[int]], int]:
-    """(id -> positions that the distiller model picked, how many questions failed). Resumable like every run."""
+    """(id -> positions that the distiller model picked, number of failed questions). Resumable like every run."""
     asked = [
         diversity.Choosable(**question.sample.fields(), solutions=tuple(target.text for target in usable))
         for question, usable in questions
@@ -224,7 +224,7 @@ def select(
     questions: Sequence[Question],
     choose_engine: Callable[..., Choice] = choose_engine,
 ) -> tuple[list[Row], dict[str, Any], int]:
-    """The rows of the training set, what was counted on the way, and how many distiller calls failed.
+    """The rows of the training set, the counts made on the way, and the number of failed distiller calls.
 
     Raises:
         UserError: nothing is left to train on.
@@ -282,7 +282,7 @@ def _augmented(
     dropped: Counter[str],
     choose_engine: Callable[..., Choice],
 ) -> tuple[list[tuple[Question, list[Target]]], int]:
-    """DA: at most k different targets of every question, and how many distiller calls failed."""
+    """DA: at most k different targets per question, and the number of failed distiller calls."""
     unlike = []
     for question, passed in usable:
         kept = distinct([target.text for target in passed], settings.near_duplicate, settings.shingle)
@@ -309,7 +309,7 @@ def _row(sample: Sample, target: Target, args: Namespace) -> Row:
     text = targets.answer_only(sample) if args.target == "answer" else target.text
     return Row(
         id=sample.id,
-        prompt=[{"role": "user", "content": sample.prompt}],  # as inference puts it to a single model (vanilla)
+        prompt=[{"role": "user", "content": sample.prompt}],  # as inference asks a single model (vanilla)
         completion=[{"role": "assistant", "content": text}],
         source=sample.source,
         method=trajectory.method,

@@ -1,7 +1,7 @@
-"""Which correct solutions of a question differ in structure (AgentArk, data augmentation): k of them, by a distiller
+"""Choose k correct solutions of a question that differ in structure (AgentArk, data augmentation), by a distiller
 model or by distances.
 
-The distances need no model: greedy max-min, each pick being the one that is farthest from the nearest pick before it.
+The distances need no model: greedy max-min picks the solution that is farthest from its nearest earlier pick.
 """
 
 import math
@@ -19,15 +19,15 @@ from distill.select.duplicates import ngrams, tokens
 Distances = Sequence[Sequence[float]]
 NONE = "none"
 PICK_TOKENS = 8
-"""Room for a number; guided choice ends earlier."""
+"""Enough tokens for a number; guided choice ends earlier."""
 
 
 def farthest(distances: Distances, k: int) -> list[int]:
-    """Greedy max-min: the first, then always the one farthest from all picks so far (ties: the earlier one).
+    """Greedy max-min: the first solution, then always the farthest from all picks so far (ties: the earlier).
 
     Args:
         distances: shape (N, N), symmetric, 0 on the diagonal.
-        k: picks, at most; fewer when what is left equals a pick.
+        k: most picks; fewer if all remaining solutions equal a pick.
 
     Returns:
         Positions, in the order picked.
@@ -89,22 +89,22 @@ class Choosable(Sample, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class PickRow(Struct, frozen=True, kw_only=True):
-    """What the distiller picked for one question."""
+    """The distiller's picks for a question."""
 
     id: str
     picks: list[int]
     """0-based positions of the solutions."""
     input: str
-    """Digest of question and solutions: picked again when they change."""
+    """Digest of question and solutions; when they change, the distiller picks again."""
     token_stats: dict[str, TokenStats]
     error: str | None = None
 
 
 class Distiller:
-    """A method whose episode is the choice among one question's solutions; see `agentark.types.Method`.
+    """A method that chooses among a question's solutions in an episode; see `agentark.types.Method`.
 
-    Picks one at a time under guided decoding, so that any number of solutions can be offered; from the second pick on
-    it may also say that nothing else differs enough.
+    It picks one solution at a time under guided decoding, so any number can be offered; from the second pick on it may
+    also say that no other solution differs enough.
     """
 
     def __init__(self, k: int) -> None:

@@ -1,4 +1,4 @@
-"""Texts that are too much alike: evaluation questions among the training ones, and solutions written twice."""
+"""Texts that are too similar: evaluation questions in the training data, and solutions written twice."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from agentark.rows import queries
 from agentark.types import UserError
 
 PERMUTATIONS = 128
-"""Of a MinHash: the error of a similarity is about 1/sqrt of it."""
+"""Permutations of a MinHash; the error of a similarity is about 1 / sqrt(permutations)."""
 
 
 def tokens(text: str) -> list[str]:
@@ -18,7 +18,7 @@ def tokens(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and numbers, signs aside."""
+    """Lower-case words and numbers, without signs."""
     return re.findall(r"\w+", text.lower())
 
 
@@ -28,12 +28,12 @@ def ngrams(items: Sequence[str], n: int) -> set[tuple[str, ...]]:
 
 
 class EvaluationQuestions:
-    """Questions that must not be trained on.
+    """Evaluation questions that must not be trained on.
 
     Args:
         files: JSON lines (datasets, results or labelled files) with a question in every row.
-        n: words in a row that count as an overlap (13, as in Brown et al. 2020, arXiv 2005.14165, appendix C); 0: only
-            the whole question counts.
+        n: shared words in a row that count as an overlap (13, as in Brown et al. 2020, arXiv 2005.14165, appendix C);
+            0: only equal questions count.
 
     Raises:
         UserError: a file that is missing or has a row without a question.
@@ -52,7 +52,7 @@ class EvaluationQuestions:
                 self.runs |= ngrams(words(question), n)
 
     def hit(self, id: str, query: str) -> str | None:
-        """`exact` or `ngram` when a training question is one of them or overlaps with one."""
+        """`exact` if a training question equals an evaluation question, `ngram` if it overlaps with one."""
         if id in self.ids or tuple(tokens(query)) in self.exact:
             return "exact"
         own = words(query)
@@ -60,11 +60,11 @@ class EvaluationQuestions:
 
 
 def distinct(texts: Sequence[str], threshold: float, shingle: int) -> list[int]:
-    """Positions of the texts that are no near-duplicate of an earlier kept one.
+    """Positions of the texts to keep: those that are not near-duplicates of an earlier kept text.
 
     Args:
-        threshold: estimated Jaccard similarity of shingles from which two texts are the same; 1: only equal ones.
-        shingle: tokens of a shingle.
+        threshold: two texts are the same from this estimated Jaccard similarity of shingles; 1: only equal texts.
+        shingle: tokens per shingle.
 
     Raises:
         UserError: datasketch is not installed.

@@ -1,7 +1,7 @@
 """Labelled files joined with the trajectories they were made from.
 
-Labels hold verdicts; how an agent came to its answer stands in the results file only. The label manifest names that
-file and its hash: verdicts are never put on another run's text.
+Labels hold verdicts; only the results file shows how an agent came to its answer. The label manifest names that file
+and its hash, so verdicts are never applied to another run's text.
 """
 
 from pathlib import Path
@@ -25,15 +25,15 @@ class Labelled(Struct, frozen=True, kw_only=True):
     trajectories_sha256: str
     task: Task
     judge: str
-    """Who decided where rules did not; `rules` where nobody was asked."""
+    """The judge that decided where rules could not; `rules` if no judge was asked."""
     pairs: list[tuple[Record, LabelRow]]
-    """Sorted by id; questions that could not be labelled are left out."""
+    """Rows sorted by id, without questions that could not be labelled."""
     failed: int
-    """Questions whose labelling carries an error."""
+    """Number of questions whose labelling failed."""
 
     @property
     def name(self) -> str:
-        """The method, as rows and cards call this source."""
+        """The method; rows and cards name the source by it."""
         return self.pairs[0][0].method.name
 
 
@@ -41,12 +41,12 @@ def read_labelled(labels: Path, trajectories: Path | None = None) -> Labelled:
     """A labelled file with the records it was made from.
 
     Args:
-        labels: written by label.py, its manifest beside it.
-        trajectories: the results file; None: the one that the label manifest names.
+        labels: file written by label.py, with its manifest beside it.
+        trajectories: the results file; None: the file that the label manifest names.
 
     Raises:
-        UserError: not labelled, no manifest, a results file that is missing or is not the labelled one, or rows that
-            don't belong together.
+        UserError: a file that is not labelled or has no manifest, a results file that is missing or is not the labelled
+            one, or rows that don't belong together.
     """
     if kind(labels, "--input") != "labels":
         raise UserError(f"--input {labels}: is not labelled; run python label.py --input {labels} first")
@@ -95,7 +95,7 @@ def _manifest(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _moved_with(labels: Path, named: Path) -> Path:
-    """Where the labelled results are: as named, or beside the labels if they have moved together."""
+    """Path of the labelled results: as the manifest names it, or beside the labels if both files were moved."""
     beside = labels.with_name(named.name)
     return named if named.is_file() or not beside.is_file() else beside
 

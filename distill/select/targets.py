@@ -1,7 +1,7 @@
-"""What the student learns to write: a trajectory as one text, by fixed rules and without a model.
+"""The text a student learns to write: a trajectory turned into one text, by fixed rules and without a model.
 
 `single`: the agent's final solution. `dialogue`: the agent's own replies over the rounds as one monologue, the
-corrected answer last. What peers wrote is never part of a target.
+corrected answer last. A peer's text is never part of a target.
 """
 
 from typing import Literal
@@ -19,30 +19,30 @@ Thinking = Literal["strip", "keep"]
 
 
 class Joiners(Config):
-    """What stands between two replies of an agent in a monologue; one of each list is drawn per place."""
+    """Phrases between two replies of an agent in a monologue; each gap gets a phrase drawn from the fitting list."""
 
     correcting: list[str] = Field(min_length=1)
-    """After a reply that is known to be wrong."""
+    """Phrases after a reply that is known to be wrong."""
     confirming: list[str] = Field(min_length=1)
-    """After any other reply."""
+    """Phrases after any other reply."""
 
 
 class AnswerForms(Config):
-    """How an answer is written at the end of a target that does not say it in the task's form; {answer} is the gold."""
+    """The form of the answer appended to a target that does not end in the task's form; {answer} is the gold answer."""
 
     boxed: str
     """Numbers and mathematics."""
     line: str
-    """Choices, and short texts that the task wants on a line of their own."""
+    """For choices, and for short texts that the task wants on a separate line."""
 
 
 def compose(
     sample: Sample, trajectory: Trajectory, trace: Trace, thinking: Thinking, joiners: Joiners, forms: AnswerForms
 ) -> str | None:
-    """The text to be learnt; None when the solution holds no reply (a thought that never ends).
+    """The target's text; None if the solution has no reply (its thinking never ends).
 
-    Earlier replies of a monologue lose their box, so that the only boxed answer is the last one, and a reply that
-    repeats the one before is said once.
+    Earlier replies of a monologue lose their box, so that only the last answer is boxed, and a reply that repeats the
+    reply before it is left out.
     """
     *before, last = trajectory.replies
     end = _shown(last, thinking)
@@ -62,7 +62,7 @@ def compose(
 
 
 def _shown(reply: Reply, thinking: Thinking) -> str | None:
-    """A reply with or without its thinking; None when there is nothing beside it."""
+    """A reply with or without its thinking; None if it is only thinking."""
     visible = (answers.visible(reply.text) or "").strip()
     if not visible:
         return None
@@ -72,7 +72,7 @@ def _shown(reply: Reply, thinking: Thinking) -> str | None:
 
 
 def unboxed(text: str) -> str:
-    r"""The text with the content of every `\boxed{...}` in its place."""
+    r"""The text with every `\boxed{...}` replaced by its content."""
     for content in answers.boxes(text):
         for command in (r"\boxed{", r"\fbox{"):
             text = text.replace(f"{command}{content}}}", content)
@@ -88,7 +88,7 @@ def with_answer(sample: Sample, text: str, forms: AnswerForms) -> str:
 
 
 def answer_only(sample: Sample) -> str:
-    """The gold answer in the task's form and nothing else."""
+    """Only the gold answer, in the task's form."""
     return {"boxed": f"\\boxed{{{sample.gt}}}", "line": f"Answer: {sample.gt}", None: sample.gt}[sample.answer_form]
 
 
@@ -100,7 +100,7 @@ def _in_form(sample: Sample, text: str) -> bool:
 
 
 def reasoning_words(sample: Sample, text: str) -> int:
-    """Words beside the answer: without boxes, without a closing answer line, without thinking tags."""
+    """Number of words apart from the answer: without boxes, a closing answer line and thinking tags."""
     visible = without_marks(text)
     for content in answers.boxes(visible):
         visible = visible.replace(f"\\boxed{{{content}}}", " ")

@@ -1,4 +1,4 @@
-"""What the debate did to each agent: its replies over the rounds, their verdicts, and the class of that path.
+"""How the debate changed each agent: its replies over the rounds, their verdicts, and the class of that path.
 
 The paper (arXiv 2602.03955, section on correctness-first selection) prefers corrective trajectories: an agent was
 wrong, read its peers, and became right.
@@ -18,24 +18,24 @@ from agentark.types import Record, Solution, Turn, UserError
 PathClass = Literal["always_right", "corrective", "corrupted", "always_wrong", "unknown"]
 CLASSES: tuple[PathClass, ...] = get_args(PathClass)
 AGGREGATE = "aggregate"
-"""Stands where a class is expected of a solution that is no agent's own: the method's final answer."""
+"""The class given to the method's final answer, which belongs to no single agent."""
 
 Verdicts = Mapping[tuple[str, int], bool | None]
 """(agent, round) -> verdict."""
 
 
 class Reply(Struct, frozen=True):
-    """One answer of an agent on its way."""
+    """An agent's answer in a round."""
 
     text: str
     reasoning: str | None
-    """Thinking text that the engine kept apart."""
+    """Thinking text that the engine returned separately."""
     round: int
     verdict: bool | None
 
 
 class Trajectory(Struct, frozen=True, kw_only=True):
-    """A solution and how its agent came to it."""
+    """A solution and the path of its agent to it."""
 
     method: str
     teacher: str
@@ -44,22 +44,22 @@ class Trajectory(Struct, frozen=True, kw_only=True):
     kind: str
     """A PathClass, or `aggregate`."""
     replies: tuple[Reply, ...]
-    """The agent's own, oldest round first; the last one is the solution."""
+    """The agent's own replies, oldest round first; the last is the solution."""
     verdict: bool | None
     truncated: bool
     """Whether the solution ended at its token limit."""
 
     @property
     def key(self) -> tuple[str, tuple[tuple[int, str], ...], int]:
-        """Orders the trajectories of a question, whatever file or row they come from."""
+        """Sort key of a question's trajectories; it does not depend on the file or row they come from."""
         return self.method, natural(self.agent), self.solution
 
 
 def classify(verdicts: Sequence[bool | None]) -> PathClass:
     """The class of an agent's path, from its verdicts in order of rounds; rounds without a verdict don't count.
 
-    `unknown` when the last answer, the one that matters, has none. An agent that was wrong at some time and ends right
-    is corrective, one that was right at some time and ends wrong is corrupted.
+    `unknown` if the last answer, which decides, has no verdict. An agent that was ever wrong and ends right is
+    corrective; an agent that was ever right and ends wrong is corrupted.
     """
     if not verdicts or verdicts[-1] is None:
         return "unknown"
@@ -100,8 +100,8 @@ def trajectories(record: Record, row: LabelRow) -> list[Trajectory]:
 
 
 def is_aggregate(record: Record, solution: Solution) -> bool:
-    """Whether a solution is the method's answer rather than an agent's: taken over from another agent's turn, or the
-    last of several and in a role that no other has."""
+    """Whether a solution is the method's answer rather than an agent's: it repeats another agent's turn, or it is the
+    last of several and has a role that no other solution has."""
     turns = {turn.id: turn for turn in record.trajectory}
     if turns[solution.turn].agent != solution.agent:
         return True
@@ -114,14 +114,14 @@ def is_aggregate(record: Record, solution: Solution) -> bool:
 
 
 def _own_turns(record: Record, last: Turn) -> list[Turn]:
-    """The agent's answers up to this one, one a round (its last there), oldest first."""
+    """The agent's answers up to this solution, oldest first; the last answer of each round."""
     own = {turn.round: turn for turn in record.trajectory if (turn.agent, turn.role) == (last.agent, last.role)}
     own[last.round] = last
     return [own[round] for round in sorted(own) if round <= last.round]
 
 
 def round_verdicts(record: Record, row: LabelRow) -> Verdicts:
-    """Verdicts on the answers of all rounds: from `label.py --rounds all`, else by rules where rules can tell.
+    """Verdicts on the answers of all rounds: from `label.py --rounds all`, else by rules where these can decide.
 
     Raises:
         UserError: round labels that do not fit the record.

@@ -1,12 +1,12 @@
-"""Fine-tune a student on chosen trajectories, thin over TRL's SFTTrainer.
+"""Fine-tune a student on chosen trajectories with TRL's SFTTrainer.
 
     python -m distill.sft --model_name_or_path Qwen/Qwen3-0.6B --train_data_path data/gsm8k_rsft.jsonl \
         --output_dir outputs/gsm8k_rsft --learning_rate 1e-5 --num_train_epochs 3
 
-Takes every flag of TRL's SFTConfig (`--config FILE` reads them from YAML) besides those below. The loss is on the
-completion only, and k trajectories of one question weigh as one. A run that was stopped goes on from its last
-checkpoint with the same command. The folder holds the model, plot.png and manifest.json, whose `train_ids` keep the
-evaluation from scoring the model on what it has seen.
+Takes every flag of TRL's SFTConfig (`--config FILE` reads them from YAML) besides those below. The loss covers only
+the completion, and the k trajectories of a question together weigh as much as a single one. The same command continues
+a stopped run from its last checkpoint. The folder holds the model, plot.png and manifest.json, whose `train_ids` keep
+the evaluation from scoring the model on questions it was trained on.
 """
 
 from agentark import cli

@@ -19,7 +19,7 @@ class Chat(Struct, frozen=True):
 
 
 class TrainRow(Struct, frozen=True):
-    """What training reads of a row."""
+    """The fields of a row that training reads."""
 
     id: str
     prompt: list[Chat]
@@ -30,7 +30,7 @@ def read_rows(path: Path) -> list[TrainRow]:
     """The rows of a training set.
 
     Raises:
-        UserError: missing, empty, or a row that is no prompt-completion chat with an id.
+        UserError: the file is missing or empty, or a row is not a prompt-completion chat with an id.
     """
     name = f"--train_data_path {path}"
     what = "a row of distill.select: id, prompt and completion as lists of messages"
@@ -41,7 +41,7 @@ def read_rows(path: Path) -> list[TrainRow]:
 
 
 def fit(rows: list[TrainRow], tokenizer: Any, limit: int, cut: bool) -> tuple[list[TrainRow], dict[str, int]]:
-    """(the rows to train on, how many were too long).
+    """(the rows to train on, the number that were too long).
 
     Raises:
         UserError: every row is too long.
@@ -59,7 +59,7 @@ def fit(rows: list[TrainRow], tokenizer: Any, limit: int, cut: bool) -> tuple[li
 
 
 def shown_example(row: dict[str, Any], tokenizer: Any) -> str:
-    """A tokenised row as text, with what the loss is on between >>> and <<<."""
+    """A tokenised row as text; >>> and <<< enclose the part that the loss covers."""
     learnt = [label != -100 for label in row["labels"]]
     first = learnt.index(True)
     last = len(learnt) - learnt[::-1].index(True)

@@ -1,4 +1,4 @@
-"""The command line of distill.sft: its own flags, and every one of TRL's SFTConfig."""
+"""The command line of distill.sft: its own flags, and all flags of TRL's SFTConfig."""
 
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -14,7 +14,7 @@ BESIDE = {
     *("resume_from_checkpoint", "hub_token", "logging_steps", "logging_strategy", "log_level", "log_level_replica"),
     *("push_to_hub", "trackio_space_id", "save_total_limit", "dataloader_num_workers", "local_rank"),
 }
-"""Flags that do not decide what comes out (of the data, its content does)."""
+"""Flags that do not affect the result (the content of the data does, its path does not)."""
 
 
 class SFTFlags(Config):
@@ -25,11 +25,11 @@ class SFTFlags(Config):
     train_data_path: str
     """Training set of distill.select (.jsonl)."""
     dtype: str = "float32"
-    """Of the weights: auto, float32, bfloat16 or float16."""
+    """Type of the weights: auto, float32, bfloat16 or float16."""
     attn_implementation: str | None = None
     """Attention, e.g. flash_attention_2."""
     too_long: Literal["drop", "cut"] = "drop"
-    """Rows longer than --max_length (default: the model's context)."""
+    """Rows longer than --max_length (default: the model's context) are cut or dropped."""
     lora_rank: int | None = None
     """Train an adapter of this rank instead of all weights."""
     lora_alpha: float | None = None
@@ -41,11 +41,11 @@ class SFTFlags(Config):
     eval_task: str | None = None
     """Dataset to evaluate on while training, e.g. GSM8K."""
     eval_samples: int = 200
-    """How many of its questions, from the first."""
+    """Number of its questions, from the first on."""
     eval_every: int = 50
     """Optimizer steps between two evaluations."""
     eval_split: str | None = None
-    """Default: the dataset's evaluation split."""
+    """Split; default: the dataset's evaluation split."""
     eval_data_dir: str | None = None
     """Folder with the dataset's file."""
     eval_config: list[str] = Field([])
@@ -53,9 +53,9 @@ class SFTFlags(Config):
     eval_max_tokens: int = 256
     """New tokens per reply."""
     allow_contamination: bool = False
-    """Evaluate on questions that are trained on."""
+    """Allow evaluation on questions of the training set."""
     overwrite: bool = False
-    """Train anew where output_dir holds another run."""
+    """Train from the start even if output_dir holds another run."""
 
 
 def parse(argv: list[str] | None = None) -> tuple[SFTFlags, Any]:

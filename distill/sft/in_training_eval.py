@@ -24,10 +24,10 @@ class Exam(Struct, frozen=True):
 
     @classmethod
     def of(cls, ours: SFTFlags, name: str, batch_size: int) -> "Exam":
-        """The exam that the flags ask for, on the dataset of this name.
+        """The evaluation that the flags ask for, on the dataset of this name.
 
         Raises:
-            UserError: unknown dataset, no data, or a dataset whose replies cannot be graded here.
+            UserError: the dataset is unknown or has no data, or its replies cannot be graded here.
         """
         task = get_task(name)
         if not task.graded:
@@ -38,7 +38,7 @@ class Exam(Struct, frozen=True):
         return cls(task, list(loaded.samples), ours.eval_max_tokens, batch_size)
 
     def __call__(self, trainer: Any) -> dict[str, float]:
-        """Ask the model of a trainer; every process answers its share. Blocks.
+        """Ask the trainer's model; every process answers its share. Blocks.
 
         Returns:
             eval_score (the task's metric), its standard error, and shares of unanswered and truncated replies.
@@ -83,7 +83,7 @@ class Exam(Struct, frozen=True):
 def greedy(
     model: Any, tokenizer: Any, prompts: Sequence[Any], max_new_tokens: int, batch_size: int
 ) -> list[tuple[str, bool]]:
-    """(reply, whether it was cut at its token limit) of each chat prompt; prompts alike in length go together."""
+    """(reply, whether it was cut at its token limit) for each chat prompt; prompts of similar length share a batch."""
     import torch
 
     encoded = [chat_template.ids(tokenizer, prompt) for prompt in prompts]

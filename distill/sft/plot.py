@@ -1,4 +1,4 @@
-"""The curve of a fine-tuning."""
+"""The curves of a fine-tuning run."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def training_curve(history: Sequence[Mapping[str, Any]], path: Path) -> bool:
-    """Loss and evaluation score over optimizer steps, as a picture. Returns whether it could be drawn."""
+    """Draw loss and evaluation score over optimizer steps. Returns whether the picture could be drawn."""
     if find_spec("matplotlib") is None:
         return False
     from matplotlib.figure import Figure

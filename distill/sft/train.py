@@ -1,6 +1,6 @@
-"""The training run of a student: its folder, its trainer, and what it leaves behind."""
+"""The training run of a student: its folder, its trainer and its output files."""
 
-# ruff: noqa: T201 -- it prints what it found
+# ruff: noqa: T201 -- it prints its progress
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def train(ours: SFTFlags, training: Any) -> int:
     identity["data_sha256"] = sha256
     run = RunFolder(Path(training.output_dir), identity, kind="sft", flag="--output_dir", replaces=ours.overwrite)
     if run.open(training.process_index == 0):
-        print(f"{run.folder} is finished; --overwrite trains it anew")
+        print(f"{run.folder} is finished; --overwrite trains it again")
         return 0
     model, label = cli.resolve_model(ours.model_name_or_path, "--model_name_or_path")
     tokenizer = _tokenizer(model, training)
@@ -114,7 +114,7 @@ def _trainer(
     from distill.sft.trainer import WEIGHT, WeightedSFTTrainer, question_weights
 
     class Manifests(TrainerCallback):  # type: ignore[misc]
-        """A checkpoint is a model, too: it says what it has seen."""
+        """Gives each checkpoint a manifest of its training questions, since it can be used as a model too."""
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -154,7 +154,7 @@ def _trainer(
             model=model,
             args=training,
             train_dataset=data,
-            eval_dataset=data.select(range(1)) if exam is not None else None,  # upstream asks for one; exam is asked
+            eval_dataset=data.select(range(1)) if exam is not None else None,  # upstream wants a set; we use exam
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=[Manifests()],

@@ -1,10 +1,10 @@
-"""TRL's SFT trainer with a weight per question: k trajectories of one question weigh as one.
+"""TRL's SFT trainer with a weight per question: its k trajectories together weigh as much as a single one.
 
 Source: AgentArk (arXiv 2602.03955), Eq. 2: the loss of a question is the mean over its trajectories of their negative
 log-likelihoods. Each token's share is its trajectory's weight over the sum of weights of all learnt tokens of the
 optimizer step, so that neither gradient accumulation nor the number of processes changes a step.
 
-Nothing without torch: imported where training begins.
+Needs torch, so it is imported only when training begins.
 """
 
 from collections import Counter
@@ -17,14 +17,14 @@ from trl import SFTTrainer, pack_dataset
 from trl.trainer.utils import pad
 
 WEIGHT = "weight"
-"""Column of a row's weight."""
+"""Column with a row's weight."""
 TOKEN_WEIGHTS = "token_weights"
-"""Column of the weights of its tokens, (T,)."""
+"""Column with the weights of its tokens, (T,)."""
 IGNORED = -100
 
 
 def question_weights(ids: Sequence[str]) -> list[float]:
-    """One weight a row: the weights of a question's rows have the same sum for all questions, the smallest being 1."""
+    """A weight per row: the rows of every question have the same sum of weights, and the smallest weight is 1."""
     counts = Counter(ids)
     most = max(counts.values(), default=1)
     return [most / counts[id] for id in ids]
@@ -34,7 +34,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
     """Reads a `weight` column.
 
     Args:
-        exam: what `evaluate` asks instead of computing a loss; called with the trainer, returns metrics.
+        exam: the evaluation that `evaluate` runs instead of computing a loss; called with the trainer, returns metrics.
     """
 
     data_collator: Any
@@ -48,7 +48,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
     ) -> Any:
-        """Upstream drops all other columns when it packs, so packing comes after the weights."""
+        """Adds the weights before packing, because upstream drops all other columns when it packs."""
         prepared = super()._prepare_dataset(dataset, processing_class, args, False, formatting_func, dataset_name)
         prepared = prepared.map(lambda row: {TOKEN_WEIGHTS: [row[WEIGHT]] * len(row["input_ids"])})
         if packing:
@@ -82,7 +82,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         return super().compute_loss(weighted, inputs, return_outputs, num_items_in_batch)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The exam's figures, logged."""
+        """Run the evaluation and log its figures."""
         metrics: dict[str, float] = self.exam(self)
         self.model.eval()
         self.log(metrics)
@@ -91,7 +91,7 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 class Collator:
-    """Upstream's collator, and the weights of the tokens, padded alike."""
+    """Upstream's collator, which also pads the weights of the tokens."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner

@@ -1,4 +1,4 @@
-"""Our command beside those of the installed OpenRLHF."""
+"""Adds our command to those of the installed OpenRLHF."""
 
 import pkgutil
 

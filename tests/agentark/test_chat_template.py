@@ -1,4 +1,4 @@
-"""The template gives the ids that transformers gives, in every use that has one."""
+"""Our chat template gives the same ids as transformers in every place that uses it."""
 
 from pathlib import Path
 from typing import Any

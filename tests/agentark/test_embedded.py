@@ -1,4 +1,4 @@
-"""The embedded model: what is in the converted folder, and that a folder is whole or not there."""
+"""The embedded model: the contents of the converted folder, and that a folder is complete or absent."""
 
 import json
 import os

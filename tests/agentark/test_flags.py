@@ -1,4 +1,4 @@
-"""A config as flags: what they take, what comes out, and what a wrong one is told."""
+"""Flags made from a config: the values they take, the result, and the messages for wrong values."""
 
 from pathlib import Path
 from typing import Any, Literal

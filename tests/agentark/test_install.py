@@ -1,4 +1,4 @@
-"""What install.py decides: stack, settings handed to uv, torch wheel, stamp. The building itself is `make .venv`."""
+"""The decisions of install.py: stack, settings handed to uv, torch wheel, stamp. `make .venv` does the building."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Every kind of row in every reader: marks, blank lines, other JSON, unknown schemas, ids that stand twice, errors."""
+"""Every kind of row in every reader: marks, blank lines, other JSON, unknown schemas, repeated ids, errors."""
 
 import json
 from collections import Counter

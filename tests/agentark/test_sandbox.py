@@ -1,4 +1,4 @@
-"""Every escape here is really attempted, and each one of the first table succeeds where isolation is off."""
+"""Every escape here is really attempted, and each escape of the first table succeeds if isolation is off."""
 
 import asyncio
 import json

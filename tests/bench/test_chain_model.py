@@ -1,4 +1,4 @@
-"""The small model of the learning experiments, and the commands of the reward model's."""
+"""The small model of the learning experiments, and the commands of the reward model's experiment."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Chains with planted faults: labels against the question, and what there is not enough of."""
+"""Chains with planted faults: labels against the question, and requests for more chains than exist."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The simulator by hand, against its bound, against our runner on a virtual clock, and fitted on runs of its own."""
+"""The simulator against hand-worked numbers, its bound, our runner on a virtual clock, and fitted on its own runs."""
 
 import json
 import math

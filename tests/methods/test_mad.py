@@ -1,4 +1,4 @@
-"""MAD: what both sides, the moderator and the judge see; when a debate ends; whose words the answer is given in."""
+"""MAD: what both sides, the moderator and the judge see; when a debate ends; who gives the answer."""
 
 import asyncio
 import json

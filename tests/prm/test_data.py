@@ -1,4 +1,4 @@
-"""Labelled files of every kind become sequences; nothing unknown is trained on, no question is on both sides."""
+"""Labelled files of every kind become sequences; unknown labels are not trained on, and no question is in both sets."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Two processes on the CPU, alone and with ZeRO-2 and ZeRO-3: really on, resumable, and the same model as one makes.
+"""Two processes on the CPU, alone and with ZeRO-2 and ZeRO-3: really on, resumable, with one process's result.
 
-Minutes long, the first time also because DeepSpeed builds a small library.
+Takes minutes; the first run takes longer, because DeepSpeed builds a small library.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Figures of steps by hand."""
+"""Figures of steps against numbers worked out by hand."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The checked-in studies: every command of every recipe is one that its script takes, and says what it should."""
+"""The checked-in studies: each script accepts its commands of every recipe, and the commands have the right flags."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""configs/studies/smoke.yaml for real: killed twice at random moments, continued, and then labelled otherwise."""
+"""configs/studies/smoke.yaml for real: killed twice at random moments, continued, and then labelled differently."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The study runner: what is done, stale or to be continued, what is chosen, and how a study ends early."""
+"""The study runner: which steps are done, stale, to be continued or chosen, and how a study ends early."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """The agent file that OpenRLHF's rollout workers load: upstream's single turn, then our score of every step.
 
-Runs inside a Ray worker that has torch, vLLM and the installed OpenRLHF; the settings of the run come by the
-environment (run.py beside it). What it leaves in `extra_logs`, patch.py takes up again.
+It runs inside a Ray worker that has torch, vLLM and the installed OpenRLHF; an environment variable leads to the
+settings of the run (see run.py). patch.py reads what the agent writes to `extra_logs`.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from distill.grpo.scorer import remote_scorer
 
 
 class Label(msgspec.Struct, frozen=True):
-    """What stands beside a prompt."""
+    """The data that comes with a prompt."""
 
     sample: Sample
     question: str
@@ -30,7 +30,7 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
     """Generates as upstream does, then scores.
 
     Args:
-        scorer: of one response; None: what the settings name.
+        scorer: scores a response; None: the scorer that the settings name.
     """
 
     def __init__(self, scorer: Any = None) -> None:
@@ -42,7 +42,7 @@ class AgentExecutor(SingleTurnAgentExecutor):  # type: ignore[misc]
         self, prompt: str, label: str, sampling_params: Any, max_length: int, hf_tokenizer: Any, llm_engine: Any,
         images: Any = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """One response with its reward: for held-out questions the verdict alone, else as in training."""
+        """A response with its reward: only the verdict for held-out questions, else as in training."""
         out: dict[str, Any] = await super().execute(
             prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images
         )

@@ -1,6 +1,6 @@
-"""What each of our settings becomes on OpenRLHF, which has renamed its flags into dotted ones since the paper.
+"""The OpenRLHF flags for each of our settings; OpenRLHF has renamed its flags to dotted names since the paper.
 
-Every field of `GRPOConfig` decides flags of `FLAGS` or stands in `OURS`, never both (a test checks it).
+Every field of `GRPOConfig` either decides flags of `FLAGS` or is listed in `OURS`, never both (a test checks it).
 """
 
 import shlex
@@ -14,11 +14,11 @@ from distill.grpo.questions import fit, local_context
 
 AGENT = Path(__file__).with_name("agent.py")
 DEFAULT_GPUS = 1
-"""GPUs assumed if there are none to count (a dry run)."""
+"""GPUs assumed if there are none to count (in a dry run)."""
 
 
 class Layout(NamedTuple):
-    """What the machine and the inputs add to the settings."""
+    """Facts about the machine and the inputs that complete the settings."""
 
     model: str
     prompt_limit: int
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def planned(cls, config: GRPOConfig) -> "Layout":
-        """For a dry run: reads nothing but a local policy's config, and takes the GPUs that the flags name."""
+        """The layout of a dry run: reads only a local policy's config, and takes the number of GPUs from the flags."""
         limit, _ = fit(config.prompt_max_len, config.generate_max_len, local_context(config.pretrain))
         folder = Path(config.save_path)
         held_out = folder / "held_out.jsonl" if config.eval_data else None
@@ -43,9 +43,9 @@ class Flag(NamedTuple):
 
     name: str
     fields: str
-    """Our settings that decide it, separated by spaces."""
+    """Our settings that decide the flag, separated by spaces."""
     value_of: Callable[[GRPOConfig, Layout], Any] | None = None
-    """Its value: true or false for a switch, None to leave it out. Default: that of the field."""
+    """The flag's value: true or false for a switch, None to leave it out. Default: the value of the field."""
 
     def words(self, config: GRPOConfig, layout: Layout) -> list[str]:
         value = getattr(config, self.fields) if self.value_of is None else self.value_of(config, layout)
@@ -55,7 +55,7 @@ class Flag(NamedTuple):
 
 
 def _engines(config: GRPOConfig, layout: Layout) -> int:
-    """How many vLLM engines to start; default: as many as the GPUs hold."""
+    """Number of vLLM engines to start; default: as many as fit on the GPUs."""
     return config.vllm_num_engines or max(1, config.actor_num_nodes * layout.gpus // config.vllm_tensor_parallel_size)
 
 
@@ -148,7 +148,7 @@ FLAGS = (
         lambda config, _: Path(config.save_path) / "tensorboard" if "tensorboard" in config.report_to else None,
     ),
 )
-"""In the order of the command."""
+"""All flags, in the order of the command."""
 
 OURS: Mapping[str, str] = {
     name: reason

@@ -1,9 +1,9 @@
-"""The one place where a private part of OpenRLHF is replaced; refuses any version but the pinned one.
+"""Replaces a private part of OpenRLHF, here and nowhere else; refuses any version but the pinned one.
 
-Upstream turns one reward per response into advantages (`RemoteExperienceMaker.compute_advantages_and_returns`). Ours
-calls that for everything else it does, then puts in advantages per token from the step scores that our agent left in
-`info`. Upstream's trainer is a Ray actor class; its plain class is taken out, subclassed, and bound in its place, where
-upstream's `train()` looks it up.
+Upstream turns one reward per response into advantages (`RemoteExperienceMaker.compute_advantages_and_returns`). Our
+method calls upstream's for its other effects, then sets advantages per token from the step scores that our agent left
+in `info`. Upstream's trainer is a Ray actor class; we take its plain class, subclass it, and put the subclass where
+upstream's `train()` looks for its trainer.
 """
 
 import importlib.metadata
@@ -22,7 +22,7 @@ from distill.grpo.reward import Scored, StepScores
 PINNED = "0.11.2"
 PER_TOKEN = ("step_score", "step_end")
 UNKNOWN = -1.0
-"""Stands for `no gold answer` in `solved`: upstream averages what is in `info`, and NaN would spread."""
+"""Means `no gold answer` in `solved`: upstream averages the values in `info`, and NaN would spread."""
 _log = logging.getLogger(__name__)
 
 
@@ -37,7 +37,7 @@ def check_version() -> None:
 
 
 def extra_logs(response: Scored, total: int, first: int) -> dict[str, Any]:
-    """What the agent leaves for the experience maker.
+    """The data that the agent leaves for the experience maker.
 
     Args:
         response: the scored response.
@@ -45,8 +45,8 @@ def extra_logs(response: Scored, total: int, first: int) -> dict[str, Any]:
         first: tokens of the prompt.
 
     Returns:
-        Lists of floats of length total - 1, which upstream lines up with its action mask (the entry of a token stands
-        at its position less one), and numbers.
+        Numbers, and lists of floats of length total - 1, which upstream aligns with its action mask (the entry of a
+        token is at its position minus 1).
     """
     scores, ends = [0.0] * (total - 1), [0.0] * (total - 1)
     for end, score in zip(response.steps.ends, response.steps.scores, strict=True):
@@ -62,7 +62,7 @@ def extra_logs(response: Scored, total: int, first: int) -> dict[str, Any]:
 
 
 def responses(experience: Any) -> list[Scored]:
-    """The scored responses of an experience, from what `extra_logs` put into its `info`; those per token are taken out.
+    """The scored responses of an experience, from the `info` that `extra_logs` filled; removes the lists per token.
 
     Upstream's tensors are (B, A) with A = longest sequence - 1; a response's tokens are where its action mask is 1.
     """
@@ -101,7 +101,7 @@ def experience_maker(config: GRPOConfig) -> type:
         stopped: list[str]
 
         def compute_advantages_and_returns(self, experiences: list[Any]) -> list[Any]:
-            """Run upstream's, then replace advantages and returns by ours per token, over all experiences at once."""
+            """Run upstream's method, then set our advantages and returns per token, for all experiences at once."""
             size = sum(len(experience.index) for experience in experiences)
             scored: list[Any] = [None] * size
             kls: list[Any] = [None] * size
@@ -177,7 +177,7 @@ def trainer(config: GRPOConfig, plain: type) -> type:
                 raise StopRun
 
         def fit(self, *args: Any, **kwargs: Any) -> None:
-            """Run upstream's; when it returns, its caller saves the model."""
+            """Run upstream's method; when it returns, its caller saves the model."""
             try:
                 super().fit(*args, **kwargs)
             except StopRun:
@@ -189,10 +189,10 @@ def trainer(config: GRPOConfig, plain: type) -> type:
 
 
 def install(config: GRPOConfig) -> None:
-    """Put our trainer where upstream's `train()` finds its own.
+    """Put our trainer where upstream's `train()` looks for its own.
 
     Raises:
-        UserError: another version of OpenRLHF.
+        UserError: OpenRLHF has another version than the pinned one.
     """
     check_version()
     import ray

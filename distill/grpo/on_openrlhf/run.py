@@ -1,8 +1,8 @@
-"""The OpenRLHF backend: our settings as the pinned upstream's command line, and that command with our classes in it.
+"""The OpenRLHF backend: turns our settings into upstream's command line, and runs that command with our classes.
 
-`python -m distill.grpo.on_openrlhf.run <upstream flags>` is upstream's own `openrlhf.cli.train_ppo_ray` once patch.py
-has put our experience maker into its trainer. Step scores come from our agent file (agent.py), which upstream's rollout
-workers load by its path; the settings reach them through a file named by the environment (SETTINGS).
+`python -m distill.grpo.on_openrlhf.run <upstream flags>` runs upstream's own `openrlhf.cli.train_ppo_ray` after
+patch.py has put our experience maker into its trainer. Step scores come from our agent file (agent.py), which
+upstream's rollout workers load by its path; they read the settings from the file that SETTINGS names.
 """
 
 import argparse
@@ -36,18 +36,18 @@ UPSTREAM_ENVIRONMENT = {
     "NCCL_DEBUG": "WARN",
     "RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "1",
 }
-"""What upstream would give Ray's workers, had it started Ray itself."""
+"""The environment that upstream gives Ray's workers when it starts Ray itself."""
 NOT_OURS = {
     "--train.async_enable": "its trainer is another class, without our advantages",
     "--reward.remote_url": "rewards come from our agent file",
     "--train.agent_func_path": "rewards come from our agent file",
     "--data.apply_chat_template": "prompts are rendered already",
 }
-"""Flags of upstream that would silently undo what we put in."""
+"""Flags of upstream that would silently undo our changes."""
 
 
 def command(config: GRPOConfig, layout: Layout) -> str:
-    """The full command, one flag a line, as a shell takes it."""
+    """The full command for a shell, one flag per line."""
     lines: list[str] = []
     for word in arguments(config, layout):
         quoted = shlex.quote(word)
@@ -59,10 +59,10 @@ def command(config: GRPOConfig, layout: Layout) -> str:
 
 
 def upstream_parser() -> argparse.ArgumentParser:
-    """Upstream's real parser, without importing what upstream imports beside it (Ray, CUDA, flash-attn).
+    """Upstream's real parser, without upstream's other imports (Ray, CUDA, flash-attn).
 
     Raises:
-        UserError: OpenRLHF is not installed, or is built otherwise than the pinned one.
+        UserError: OpenRLHF is not installed, or is built differently from the pinned version.
     """
     from distill.grpo.on_openrlhf.patch import check_version
 
@@ -85,14 +85,14 @@ def main_block(source: str) -> list[ast.stmt]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.If) and "__main__" in ast.dump(node.test):
             return node.body
-    raise UserError(f"{UPSTREAM_MAIN}: has no main block; this version of OpenRLHF is built otherwise")
+    raise UserError(f"{UPSTREAM_MAIN}: has no main block; this OpenRLHF is built differently")
 
 
 def parse_upstream(config: GRPOConfig, layout: Layout) -> str:
-    """What upstream's parser says of our command, in a few words.
+    """Check our command with upstream's parser and return its verdict in a few words.
 
     Raises:
-        UserError: upstream refuses a flag (only `--upstream` can bring one in).
+        UserError: upstream refuses a flag (only `--upstream` can add such a flag).
     """
     for word in shlex.split(config.upstream):
         name = word.partition("=")[0]
@@ -126,7 +126,7 @@ def train(config: GRPOConfig) -> int:
     run = Run(config)
     with RunLock(run.folder / "run"):
         if run.open():
-            say(f"{run.folder}: already trained with these settings; --overwrite trains anew")
+            say(f"{run.folder}: already trained with these settings; --overwrite trains again")
             return 0
         inputs = prepare(config)
         run.claim(say)
@@ -156,19 +156,19 @@ def write_inputs(config: GRPOConfig, inputs: Inputs, folder: Path, gpus: int) ->
 
 
 def label(sample: Any, question: str, held_out: bool) -> str:
-    """What the agent gets beside a prompt: the sample (its gold answer is for the grader only) and the question."""
+    """The data the agent gets with a prompt: the sample (only the grader uses its gold answer) and the question."""
     return msgspec.json.encode({"sample": sample, "question": question, "held_out": held_out}).decode()
 
 
 def runtime_environment() -> dict[str, Any]:
-    """Ray's workers find our code and the settings of the run."""
+    """The environment in which Ray's workers find our code and the settings of the run."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     theirs = {name: os.environ.get(name, value) for name, value in UPSTREAM_ENVIRONMENT.items()}
     return {"env_vars": theirs | {"PYTHONPATH": path, SETTINGS: os.environ[SETTINGS]}}
 
 
 def launch(words: Sequence[str], config: GRPOConfig) -> list[str]:
-    """Start Ray and the scorers, run upstream's main with our classes. Returns why it was stopped, if it was."""
+    """Start Ray and the scorers, and run upstream's main with our classes. Returns the reason if it was stopped."""
     import ray
     import torch
 
@@ -195,7 +195,7 @@ def launch(words: Sequence[str], config: GRPOConfig) -> list[str]:
 
 
 def settings() -> GRPOConfig:
-    """The settings of the run this process belongs to (a Ray worker's, through the environment)."""
+    """The settings of the run this process belongs to (a Ray worker gets them through the environment)."""
     path = os.environ.get(SETTINGS)
     if path is None:
         raise UserError(f"{SETTINGS}: is not set; start OpenRLHF with python -m openrlhf.cli.train_grpo")

@@ -17,11 +17,11 @@ from distill.grpo.run import say
 
 
 class HeldOut(TrainerCallback):  # type: ignore[misc]
-    """Asks before training, every `eval_steps`, and after it; one line of dev.jsonl each time.
+    """Evaluates before training, every `eval_steps` steps, and after training; writes a line of dev.jsonl each time.
 
     Args:
         trainer: a StepGRPOTrainer.
-        dev: the file.
+        dev: path of dev.jsonl.
     """
 
     def __init__(self, trainer: Any, prompts: Sequence[Prompt], dev: Path) -> None:

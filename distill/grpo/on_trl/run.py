@@ -1,7 +1,7 @@
-"""The TRL backend: sets up distill/grpo/on_trl/trainer.py from the settings, runs it, and saves what comes out.
+"""The TRL backend: sets up distill/grpo/on_trl/trainer.py from the settings, runs it, and saves the result.
 
-Runs anywhere TRL does: one process or many (accelerate, torchrun, DeepSpeed), with transformers or vLLM as rollout
-engine, on CPU. A run that was stopped in any way goes on with the same command, from its last whole checkpoint.
+Runs anywhere TRL does, also on a CPU: one process or many (accelerate, torchrun, DeepSpeed), with transformers or vLLM
+as rollout engine. The same command continues a run, however it was stopped, from its last complete checkpoint.
 """
 
 import json
@@ -36,7 +36,7 @@ def train(config: GRPOConfig) -> int:
     run = Run(config)
     with RunLock(run.folder / "run") if main else nullcontext():
         if run.open(main):
-            say(f"{run.folder}: already trained with these settings; --overwrite trains anew")
+            say(f"{run.folder}: already trained with these settings; --overwrite trains again")
             return 0
         inputs = prepare(config)
         trainer = build(config, inputs, run, local_scorer(config, inputs), world)
@@ -164,7 +164,7 @@ def attention(config: GRPOConfig, cuda: bool) -> str:
 
 
 def _deepspeed(config: GRPOConfig, cuda: bool, world: int) -> dict[str, Any] | None:
-    """DeepSpeed's settings, where ZeRO is useful and installed."""
+    """DeepSpeed's settings, if ZeRO is useful and installed."""
     if config.zero_stage == 0:
         return None
     if not cuda and world == 1:
@@ -204,7 +204,7 @@ def _adapter(config: GRPOConfig) -> Any:
 
 
 def _reference(config: GRPOConfig, inputs: Inputs) -> Any:
-    """A frozen copy of the first policy; None if no KL is taken out of the reward or an adapter can be switched off."""
+    """A frozen copy of the first policy; None if the reward has no KL term or an adapter can be switched off."""
     if config.init_kl_coef == 0 or config.use_kl_loss or config.lora_rank:
         return None
     import torch
@@ -217,7 +217,7 @@ def _reference(config: GRPOConfig, inputs: Inputs) -> Any:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end."""
+    """The newest checkpoint that was written completely."""
     whole = [path for path in folder.glob("checkpoint-*") if _is_whole(path)]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
@@ -273,7 +273,7 @@ def save(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> None:
     if trainer.accelerator.is_main_process:
         inputs.tokenizer.save_pretrained(folder)
         for saved in (folder, folder / "adapter"):
-            (saved / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nobody needs it
+            (saved / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing needs
     trainer.accelerator.wait_for_everyone()
 
 

@@ -1,12 +1,12 @@
-"""TRL's GRPOTrainer with an advantage per token from process and verifiable rewards.
+"""TRL's GRPOTrainer with token-level advantages from process and verifiable rewards.
 
 Upstream gives every token of a response the same advantage, from one reward. Here `_generate_and_score_completions` is
 extended: after upstream has sampled, the responses of all ranks are scored, credit is assigned over whole groups
-(distill/grpo/credit.py) and the (B, T) result takes the place of upstream's advantages.
+(distill/grpo/credit.py) and the (B, T) result replaces upstream's advantages.
 
-The KL to the reference is taken out of the reward, token by token, so upstream's own KL loss (beta) is off; with
---use_kl_loss it is the other way round. Never both. While one chunk of prompts is being rolled out, the chunk before it
-is scored in a thread.
+The KL to the reference is subtracted from the reward, token by token, and upstream's own KL loss (beta) is off; with
+--use_kl_loss it is the other way round. Never both. While a chunk of prompts is rolled out, a thread scores the chunk
+before it.
 """
 
 import json
@@ -34,21 +34,21 @@ from distill.grpo.run import say
 
 
 def step_reward(**_: Any) -> list[float]:
-    """Gives upstream's log its name; `_calculate_rewards` below never calls it."""
+    """Its name appears in upstream's log; `_calculate_rewards` below never calls it."""
     raise AssertionError("rewards are calculated by StepGRPOTrainer")
 
 
 class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
-    """GRPO on steps.
+    """GRPO with step rewards.
 
     Args:
         config: of the run.
-        prompts: what the rows of the dataset point at (their column `row`).
+        prompts: the prompts that the dataset's column `row` points at.
         rewarder: scores responses of this process.
-        reference: frozen copy of the first policy for the KL in the reward; None: none is needed, or the policy is an
-            adapter that can be switched off.
+        reference: frozen copy of the first policy for the KL in the reward; None: no copy is needed, or the policy is
+            an adapter that can be switched off.
         watch: compares every rollout with the bounds of the run.
-        folder: of the run; completions go below it.
+        folder: folder of the run; completions are written below it.
     """
 
     def __init__(
@@ -92,13 +92,13 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     # ---------------------------------------------------------------- rollout
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        """Prompts are rendered already, so no special tokens are added."""
+        """Tokenise without adding special tokens, because the prompts are rendered already."""
         return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **more: Any
     ) -> tuple[list[list[int]], Any]:
-        """`micro_rollout_batch_size` prompts at once; each chunk is scored while the next one is sampled."""
+        """Sample `micro_rollout_batch_size` prompts at once; each chunk is scored while the next is sampled."""
         size = len(prompt_ids) if self.args.vllm_mode == "server" and self.use_vllm else self.config.samples_per_forward
         responses: list[list[int]] = []
         logprobs: list[Any] | None = None
@@ -132,7 +132,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> Tensor:
-        """Score this process's responses and gather those of all; (N, 1) for upstream's log."""
+        """Score this process's responses and gather the scores of all processes; (N, 1) for upstream's log."""
         with self._timed("reward"):
             with self._timed("score_wait"):
                 steps = [scores for pending in self._pending for scores in pending.result()]
@@ -143,7 +143,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return torch.tensor([total(response) for response in self._everyone], device=self.accelerator.device)[:, None]
 
     def _kl(self, out: dict[str, Any]) -> Tensor | None:
-        """KL of policy and reference per token, (B, T); None where none is taken out of the reward."""
+        """KL of policy and reference per token, (B, T); None if no KL is subtracted from the reward."""
         if self.config.init_kl_coef == 0 or self.config.use_kl_loss:
             return None
         with self._timed("reference"), torch.no_grad():
@@ -167,7 +167,7 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         return torch.as_tensor(logps)
 
     def _assign(self, mask: Tensor, kl: Tensor | None) -> GuardedCredit:
-        """Credit over the groups of all processes, this one's rows of it."""
+        """Credit over the groups of all processes; returns the rows of this process."""
         rows, width = mask.shape
         everyones = None
         if kl is not None:
@@ -223,13 +223,13 @@ def estimate(log_ratio: Tensor, kind: str) -> Tensor:
 
 
 class Log(TrainerCallback):  # type: ignore[misc]
-    """metrics.jsonl, one line per log call; and the end of a run that the watch has stopped."""
+    """Writes metrics.jsonl, one line per log call, and ends a run that the watch has stopped."""
 
     def __init__(self, trainer: StepGRPOTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A run that goes on counts its micro-batches from where it was, or rollouts would be out of step with data."""
+        """A continued run counts its micro-batches from where it stopped, or rollouts would not match the data."""
         self.trainer._step = state.global_step * args.gradient_accumulation_steps
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Flags of GRPO: the user's command, every flag's place on either backend, bad input, the dry run."""
+"""Flags of GRPO: the user's command, each flag on both backends, bad input, the dry run."""
 
 import shlex
 import subprocess

@@ -1,4 +1,4 @@
-"""What a trajectory becomes as a text to be learnt."""
+"""The text that a trajectory becomes as a training target."""
 
 from pathlib import Path
 from typing import Any
