@@ -99,6 +99,8 @@ def _bring_up_to_date(asked: str | None, run: "Commands") -> int:
     print(f"{stack.upper()} stack: {why}")
     in_place = _runs(PYTHON) and not BUILDING.exists() and (stamp is None or (usable and stamp["stack"] == stack))
     if not in_place:
+        if VENV.is_symlink():
+            raise StepError(f"{VENV.name} is a link to {os.readlink(VENV)}, which would be emptied: remove the link")
         reason = " (the last build did not finish)" if BUILDING.exists() else ""
         with run.step(f"new .venv with Python {platform.python_version()}{reason}"):
             shutil.rmtree(VENV / "bin", ignore_errors=True)  # first, so that half a clearing is seen as none

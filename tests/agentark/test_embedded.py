@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,11 @@ def test_many_at_once(locks: bool, conversions: Conversions, tmp_path: Path, mon
     threads = [threading.Thread(target=lambda: folders.append(embedded.prepare(tmp_path))) for _ in range(4)]
     for thread in threads:
         thread.start()
-    threading.Timer(0.3, conversions.pause.set).start()
+    deadline = time.monotonic() + 20
+    while conversions.count < (1 if locks else 4) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)  # for a second one to begin where it must not
+    conversions.pause.set()
     for thread in threads:
         thread.join()
     assert folders == [tmp_path / embedded.EMBEDDED] * 4

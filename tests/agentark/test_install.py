@@ -229,6 +229,15 @@ def test_failed_step_is_shown_and_the_next_run_continues(machine: Machine, capsy
     assert machine.new_venvs == 0
 
 
+def test_what_a_link_leads_to_is_not_emptied(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    shared = machine.root / "shared"
+    (shared / "bin").mkdir(parents=True)
+    (machine.root / ".venv").symlink_to(shared)
+    assert machine.install() == (1, [])
+    assert f".venv is a link to {shared}, which would be emptied: remove the link" in capsys.readouterr().err
+    assert (shared / "bin").is_dir()
+
+
 def test_moved_folder_is_built_anew(machine: Machine) -> None:
     machine.install()
     stamp = json.loads(machine.stamp.read_text())
