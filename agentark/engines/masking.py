@@ -1,10 +1,9 @@
 """Blanks a key out of what a server sends back, in every form that it may take."""
 
 import base64
-import json
+import html
 import re
 from collections.abc import Callable, Iterator
-from urllib.parse import quote
 
 SECRET_LENGTH = 6
 """Shorter keys are placeholders; blanking them would blank words."""
@@ -12,17 +11,29 @@ MASK = "[key]"
 
 
 def masking(key: str) -> Callable[[str], str]:
-    """text -> the text without the key: as it is, escaped for JSON or a URL, and in base64 (at any offset)."""
+    """text -> the text without the key: each character plain or escaped (JSON, URL, HTML), in hex, and in base64."""
     if len(key) < SECRET_LENGTH:
         return str
-    forms = re.compile("|".join(sorted(map(re.escape, {*_spellings(key)}), key=len, reverse=True)))
+    plain = "".join(f"(?:{'|'.join(_spellings(character))})" for character in key)
+    forms = re.compile("|".join([plain, f"(?i:{key.encode().hex()})", *map(re.escape, _in_base64(key.encode()))]))
     return lambda text: forms.sub(MASK, text)
 
 
-def _spellings(key: str) -> Iterator[str]:
-    yield from (key, json.dumps(key)[1:-1], key.replace("/", "\\/"), quote(key, safe=""))
+def _spellings(character: str) -> Iterator[str]:
+    """Patterns of a character, as it is and escaped."""
+    code = ord(character)
+    yield from (
+        re.escape(character),
+        rf"\\+{re.escape(character)}",
+        rf"(?i:\\+u{code:04x}|%{code:02x}|&\#x0*{code:x};)",
+    )
+    yield from (rf"&\#0*{code};", re.escape(html.escape(character)))
+
+
+def _in_base64(key: bytes) -> Iterator[str]:
+    """The characters that are the same whatever stands before and after the key; one text for each offset."""
     for offset, skipped in enumerate((0, 2, 3)):  # characters that hold bits of the text before the key
         for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            encoded = encode(b"\0" * offset + key.encode()).decode()
+            encoded = encode(b"\0" * offset + key).decode()
             shared = (offset + len(key)) % 3  # bytes of the key in a last group shared with the text after it
             yield encoded[skipped : len(encoded) - (4 - shared if shared else 0)]

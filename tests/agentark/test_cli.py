@@ -21,6 +21,14 @@ ROOT = Path(__file__).parents[2]
             ["pack/tool.py", "--hub-token=hf_abc", "--token", "t"],
             "python pack/tool.py --hub-token=HIDDEN --token HIDDEN",
         ),
+        (
+            ["pack/tool.py", "--wandb.key", "k", "--set", "hub_token=t"],
+            "python pack/tool.py --wandb.key HIDDEN --set hub_token=HIDDEN",
+        ),
+        (
+            ["pack/tool.py", "--upstream", "--logger.wandb.key k --x 1"],
+            "python pack/tool.py --upstream '--logger.wandb.key HIDDEN --x 1'",
+        ),
         (["pack/tool.py", "--max_tokens", "5", "--keys=a"], "python pack/tool.py --max_tokens 5 --keys=a"),
     ],
 )
