@@ -110,6 +110,11 @@ def test_what_we_did_not_write_is_not_replaced(tmp_path: Path, monkeypatch: pyte
     (path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"--overwrite would remove notes.txt, which is not ours; move it away"):
         folder_of(path, replaces=True).open()
+    for hidden in (".env", ".git"):
+        (path / hidden).touch()
+        with pytest.raises(UserError, match=rf"--overwrite would remove \{hidden}, which is not ours"):
+            folder_of(path, replaces=True).open()
+        (path / hidden).unlink()
     assert folder_of(path).open()
     (path / "notes.txt").unlink()
     monkeypatch.chdir(path / "checkpoint-1")
