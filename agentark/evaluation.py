@@ -6,7 +6,6 @@ row has none). Figures are means over all answers except errors; an unanswered o
 
 import hashlib
 import importlib.metadata
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from agentark import algebra, answers, extraction, metrics, numerals, stats, thinking
+from agentark import answers, metrics, stats
 from agentark.config import nearest
 from agentark.files import write_atomically
 from agentark.jsonl import decoded
@@ -33,7 +32,7 @@ VERDICTS: tuple[Verdict, ...] = ("correct", "wrong", "unanswered", "error")
 GUARANTEES = ("engine", "seeded", "exact")
 """From the weakest to the strongest."""
 
-GRADERS = (algebra, answers, extraction, metrics, numerals, thinking)
+GRADERS = ("algebra", "answers", "code_grading", "extraction", "metrics", "numerals", "sandbox_inside", "thinking")
 """These modules decide whether an answer is right; the grader's version is the digest of their code."""
 
 INDEPENDENT = "samples"
@@ -303,8 +302,8 @@ def _names(names: Iterator[str]) -> str:
 
 def grader() -> dict[str, str]:
     """Name and version of the grading code: ours by its digest (it has no release number), libraries by version."""
-    code = "".join(inspect.getsource(module) for module in GRADERS)
-    versions = {"name": "agentark", "version": hashlib.sha256(code.encode()).hexdigest()[:12]}
+    code = b"".join(Path(__file__).with_name(f"{module}.py").read_bytes() for module in GRADERS)
+    versions = {"name": "agentark", "version": hashlib.sha256(code).hexdigest()[:12]}
     for package in ("math-verify", "rouge-score", "sacrebleu", "bert-score"):
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
