@@ -15,8 +15,9 @@ from msgspec import Struct
 from agentark import cli, config
 from agentark.episode import Defaults, Episode
 from agentark.lock import RunLock
+from agentark.progress import Progress
 from agentark.records import Store, now
-from agentark.runner import Progress, Row, Runner, end_killed, note_totals
+from agentark.runner import Row, Runner, end_killed, note_totals
 from agentark.tasks import Loaded, Task
 from agentark.types import Engine, Method, MethodInfo, Sample, UserError
 
@@ -86,7 +87,7 @@ async def _session(
         facts = {"engine": main.name, "guarantee": main.guarantee, "capacity": main.capacity, "todo": len(todo)}
         store.start({**about, **facts})
         finished = False
-        with Progress(len(todo)) as progress:
+        with Progress(len(todo)) as progress, progress.ticking():
             try:
                 runner = Runner(
                     method=job.method,

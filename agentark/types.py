@@ -287,6 +287,10 @@ SANDBOX = "sandbox"
 """Name of the model that runs code (agentark/sandbox_engine.py)."""
 
 
+REPAIR_ROLE = "_repair"
+"""How the role of a call ends that asks again for a reply that could not be read."""
+
+
 class Chat(Protocol):
     """How a method talks to a model. The k-th call at an address (agent, round, role) completes it."""
 

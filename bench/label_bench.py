@@ -25,8 +25,9 @@ from agentark.engines.vllm import VLLMConfig, VLLMEngine
 from agentark.episode import Defaults, gather
 from agentark.judge import JudgePrompts, LabelConfig, Labeller, label_row, load_prompts
 from agentark.labels import Answered, Candidate
+from agentark.progress import Progress
 from agentark.records import Store
-from agentark.runner import Progress, Runner
+from agentark.runner import Runner
 from agentark.tasks import get_task
 from agentark.types import Chat, Message, Method, MethodInfo, Outcome, Part, Sample, message
 from bench.parts import report

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agentark.engines.prompt import LocalConfig, Prompter
+from agentark.progress import starting
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CPU_CAPACITY = 128
@@ -79,6 +80,12 @@ class VLLMEngine:
         self._ids = itertools.count()
 
     async def __aenter__(self) -> "VLLMEngine":
+        with starting("vLLM") as phase:
+            self._start(phase)
+        return self
+
+    def _start(self, phase: Callable[[str], None]) -> None:
+        phase("importing")
         on_cpu = _prepare_environment("ERROR" if self.config.quiet else "INFO")
         from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -105,6 +112,7 @@ class VLLMEngine:
         if config.lora_path is not None:
             arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(config.lora_path)}
             self._lora = LoRARequest("adapter", 1, str(config.lora_path))
+        phase("loading")
         with _engine_log(config.quiet) as self._log:
             try:
                 args = AsyncEngineArgs(**{key: value for key, value in arguments.items() if value is not None})
@@ -118,7 +126,6 @@ class VLLMEngine:
         self.prompter = Prompter(
             self._llm.get_tokenizer(), self.context_length, config.enable_thinking, config.chat_template
         )
-        return self
 
     async def __aexit__(self, *exc: object) -> None:
         self.prompter.close()

@@ -25,6 +25,7 @@ from agentark.engines.openai import OpenAIEngine
 from agentark.engines.server import Server
 from agentark.engines.vllm import CPU_CAPACITY, CPU_ENVIRONMENT
 from agentark.lock import RunLock
+from agentark.progress import starting
 from agentark.types import RunError, UserError
 
 logger = logging.getLogger(__name__)
@@ -93,9 +94,12 @@ class RayLauncher:
         self._ray: Any = None
 
     async def start(self) -> OpenAIEngine:
-        with self._lock.engine_start():
+        count = self.config.num_replicas
+        with self._lock.engine_start(), starting("Ray") as phase:
+            phase(f"placing {count} replica{'s' * (count != 1)}")
             await finished(self._place)
-            numbers = range(1, self.config.num_replicas + 1)
+            phase("loading")
+            numbers = range(1, count + 1)
             for outcome in await asyncio.gather(*map(self._first_start, numbers), return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
