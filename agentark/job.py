@@ -84,7 +84,8 @@ async def _session(
         for engine in {id(engine): engine for engine in engines.values()}.values():
             await stack.enter_async_context(engine)
         main = engines["main"]
-        facts = {"engine": main.name, "guarantee": main.guarantee, "capacity": main.capacity, "todo": len(todo)}
+        facts = {"engine": main.name, "guarantee": main.guarantee, "capacity": main.capacity}
+        facts |= {"dtype": main.dtype, "todo": len(todo)}
         store.start({**about, **facts})
         finished = False
         with Progress(len(todo)) as progress, progress.ticking():

@@ -138,6 +138,8 @@ class Engine(Protocol):
     capacity: int
     """Calls that are worth having in flight at once."""
     context_length: int
+    dtype: str | None = None
+    """What the model computes in, once started; None: not known."""
 
     async def __aenter__(self) -> Self:
         return self

@@ -68,6 +68,7 @@ class HFEngine:
         self.config = config
         self.capacity = config.max_concurrency or CAPACITY["cpu"]
         self.context_length = 0
+        self.dtype: str | None = None
         self._share = 1.0
         self._manager: Any = None
         self._ids = map(str, itertools.count())
@@ -176,7 +177,7 @@ class HFEngine:
         config = self.config
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = {"cuda": "bfloat16", "cpu": "float32"}[device] if config.dtype == "auto" else config.dtype
-        self.capacity = config.max_concurrency or CAPACITY[device]
+        self.dtype, self.capacity = dtype, config.max_concurrency or CAPACITY[device]
         phase("loading")
         try:
             tokenizer = pretrained("AutoTokenizer", config.model)

@@ -115,6 +115,7 @@ class OpenAIEngine:
             raise UserError("served models need the package openai, which is not installed (pip install openai)")
         self.config = config
         self.guarantee: Guarantee = "engine"
+        self.dtype: str | None = None
         total = sum(endpoint.max_workers for endpoint in config.endpoints)
         self.capacity = min(total, config.max_concurrency or total)
         self.context_length = config.max_model_len or UNKNOWN_CONTEXT

@@ -29,8 +29,9 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB
     # the model in the engine's own process: in one of its own it needs another import and spins on a core between steps
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "GOMP_SPINCOUNT": "1000",  # an idle OpenMP thread waits asleep: on a busy machine spinning costs ten times the time
 }
-"""Defaults of the variables that the CPU build reads at its import."""
+"""Defaults of the variables that the CPU build and its libraries read at their import."""
 
 GUIDANCE: dict[str, Any] = {"backend": "xgrammar", "disable_any_whitespace": True}
 """Small models fill the whitespace that JSON allows until their tokens run out."""
@@ -39,8 +40,6 @@ SURE = 100.0
 """Bias on the logits of tokens if one of them must come; the most vLLM takes. Unlike guidance it is added after the
 log-probabilities are taken. (`allowed_token_ids` would be, too, but vLLM 0.29 gives one request's to another when it
 reorders its batch: `InputBatch.swap_states`.)"""
-
-SHUTDOWN_SECONDS = 10.0
 
 
 class VLLMConfig(LocalConfig):
@@ -77,6 +76,7 @@ class VLLMEngine:
         self.on_start = on_start
         self.capacity = config.max_concurrency or CPU_CAPACITY
         self.context_length = 0
+        self.dtype: str | None = None
         self._ids = itertools.count()
 
     async def __aenter__(self) -> "VLLMEngine":
@@ -86,10 +86,12 @@ class VLLMEngine:
 
     def _start(self, phase: Callable[[str], None]) -> None:
         phase("importing")
+        computed = "torch" in sys.modules
         on_cpu = _prepare_environment("ERROR" if self.config.quiet else "INFO")
         from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         config = self.config
@@ -97,7 +99,7 @@ class VLLMEngine:
             "model": config.model,
             "tensor_parallel_size": config.tensor_parallel_size,
             "data_parallel_size": config.data_parallel_size,
-            "dtype": "float32" if on_cpu and config.dtype == "auto" else config.dtype,
+            "dtype": cpu_dtype() if on_cpu and config.dtype == "auto" else config.dtype,
             "max_model_len": config.max_model_len,
             "gpu_memory_utilization": config.gpu_memory_utilization,
             "enable_prefix_caching": True,
@@ -116,11 +118,16 @@ class VLLMEngine:
         with _engine_log(config.quiet) as self._log:
             try:
                 args = AsyncEngineArgs(**{key: value for key, value in arguments.items() if value is not None})
+                # as `vllm.LLM` has it: on GPUs the largest batches, where a server's default is an eighth of them
+                vllm_config = args.create_engine_config(UsageContext.LLM_CLASS)
+                if on_cpu and not computed:  # no OpenMP threads yet that a fork would lack; saves a second import
+                    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
                 with self.on_start() if self.on_start else nullcontext():
-                    self._llm = AsyncLLM.from_engine_args(args)
+                    self._llm = AsyncLLM.from_vllm_config(vllm_config, usage_context=UsageContext.LLM_CLASS)
             except (RuntimeError, ValueError, OSError, TypeError, NotImplementedError) as error:
                 raise UserError(f"vLLM cannot serve {config.model}: {_root_cause(self._log, error)}") from error
         self.context_length = self._llm.model_config.max_model_len
+        self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
         if config.max_concurrency is None and not on_cpu:
             self.capacity = self._llm.vllm_config.scheduler_config.max_num_seqs * config.data_parallel_size
         self.prompter = Prompter(
@@ -129,7 +136,7 @@ class VLLMEngine:
 
     async def __aexit__(self, *exc: object) -> None:
         self.prompter.close()
-        self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+        self._llm.shutdown(timeout=0)  # nothing is left to finish
         if self._log and exc[0] is None:
             self._log.unlink(missing_ok=True)
 
@@ -209,6 +216,14 @@ class VLLMEngine:
         if result is None or not result.finished:
             raise EngineFault("vLLM ended this call without a reply")
         return result
+
+
+def cpu_dtype() -> str:
+    """What this processor is fastest in: bfloat16 if it has instructions for it, which others would only convert."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
 def _prepare_environment(log_level: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from agentark.config import Config
-from agentark.engines.vllm import CPU_BLOCK, GUIDANCE
+from agentark.engines.vllm import CPU_BLOCK, GUIDANCE, cpu_dtype
 
 MODULE = "vllm.entrypoints.openai.api_server"
 """Not `vllm serve`, which the CPU build does not have."""
@@ -35,7 +35,7 @@ def server_command(
         max_num_seqs: calls in one batch at most.
         on_cpu: the vLLM installed is the CPU build.
     """
-    dtype = "float32" if on_cpu and serving.dtype == "auto" else serving.dtype
+    dtype = cpu_dtype() if on_cpu and serving.dtype == "auto" else serving.dtype
     command = [
         *(python, "-m", MODULE, "--model", serving.model, "--served-model-name", serving.served_name),
         *("--host", host, "--port", port, "--dtype", dtype, "--max-num-seqs", str(max_num_seqs)),
