@@ -1,13 +1,26 @@
-"""Small files: read as one object, hashed, replaced as a whole; and the name of the manifest beside a file."""
+"""Files: read as one object, hashed, replaced as a whole; a full disk in words; and the manifest beside a file."""
 
+import errno
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from agentark.types import UserError
+import psutil
+
+from agentark.types import RunError, UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of a disk, quota or file that has no room left."""
+FULL_IN_WORDS = re.compile(
+    r"no space left|disk quota exceeded|file too large|PytorchStreamWriter failed", re.IGNORECASE
+)
+"""In the errors of libraries that hide the system's own."""
 
 
 def manifest_of(path: Path) -> Path:
@@ -43,11 +56,82 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+# ---------------------------------------------------------------- writing
+
+
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a small file as a whole, safe against kill and power loss."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    """Replace a small file as a whole; see `replacing`."""
+    with replacing(path) as stream:
         stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A stream whose content replaces a file as a whole, safe against kill and power loss. Makes the folder.
+
+    Raises:
+        RunError, UserError: it cannot be written; nothing stays of the attempt.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            pid = stale.name.split(".")[-2]
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):  # killed while it wrote
+                stale.unlink(missing_ok=True)
+        try:
+            with temporary.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the system's errors into ours.
+
+    Raises:
+        RunError: no space, or a broken disk. UserError: the path cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        broken = error.errno in {*FULL, errno.EIO}
+        raise (RunError if broken else UserError)(unwritable(path, error)) from None
+
+
+@contextmanager
+def space_in(folder: Path) -> Iterator[None]:
+    """While libraries write into a folder: raises RunError where they find no space; their other errors stay."""
+    try:
+        yield
+    except Exception as error:
+        if (line := no_space(error, folder)) is None:
+            raise
+        raise RunError(line) from None
+
+
+def unwritable(path: Path | str, error: OSError) -> str:
+    """Why a file cannot be written, in a line."""
+    what = "no space to write it" if error.errno in FULL else "cannot be written"
+    return f"{path}: {what} ({error.strerror})"
+
+
+def no_space(error: BaseException, where: Path | str) -> str | None:
+    """A line that names the file, if an error comes from a full disk; also where it is another's cause.
+
+    Args:
+        where: named if the error does not name a file itself.
+    """
+    if isinstance(error, OSError) and error.errno in {*FULL, errno.EIO}:
+        return unwritable(error.filename or where, error)
+    if not isinstance(error, RunError | UserError) and FULL_IN_WORDS.search(str(error)):
+        return f"{where}: no space to write it ({' '.join(str(error).split()):.200})"
+    behind = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    lines = (no_space(other, where) for other in (*behind, error.__cause__, error.__context__) if other is not None)
+    return next((line for line in lines if line is not None), None)
