@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -56,6 +57,50 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+# ---------------------------------------------------------------- where may be written
+
+
+def check_file(path: Path, name: str | None = None) -> None:
+    """Raises UserError where no file can be written: another kind of thing stands there, or a part is no folder.
+
+    Args:
+        name: of the path in the message, with its flag; default: the path.
+    """
+    _check_place(path, name or str(path), stat.S_ISREG, "file")
+
+
+def check_folder(path: Path, name: str | None = None) -> None:
+    """The same for a folder."""
+    _check_place(path, name or str(path), stat.S_ISDIR, "folder")
+
+
+KINDS = {
+    stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device", stat.S_IFBLK: "device",
+}  # fmt: skip
+HANDLES = ("/dev", "/dev/fd", "/proc")
+"""Folders whose links stand for open files, as /dev/stdout does."""
+
+
+def _check_place(path: Path, name: str, fits: Callable[[int], bool], wanted: str) -> None:
+    try:
+        if str(path.absolute().parent).startswith(HANDLES[2]) or str(path.absolute().parent) in HANDLES:
+            raise UserError(f"{name}: belongs to the system; give a {wanted}")
+        if path.exists():
+            if not fits(mode := path.stat().st_mode):
+                raise UserError(f"{name}: is a {KINDS.get(stat.S_IFMT(mode), 'special file')}; give a {wanted}")
+            return
+        if path.is_symlink() and (wanted == "folder" or not path.resolve().parent.is_dir()):
+            raise UserError(f"{name}: is a link to what does not exist; give a {wanted}")
+        above = next(folder for folder in path.absolute().parents if folder.exists() or folder.is_symlink())
+        if not above.is_dir():
+            raise UserError(f"{name}: cannot be written ({above} is no folder)")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(f"{name}: cannot be written ({above} may not be changed)")
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, has a NUL, or a loop of links
+        raise UserError(f"{name}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+
+
 # ---------------------------------------------------------------- writing
 
 
@@ -72,6 +117,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         RunError, UserError: it cannot be written; nothing stays of the attempt.
     """
+    check_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +135,27 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+def append(path: Path, line: bytes) -> None:
+    """Add a line to a file in one write. Raises RunError, UserError like `writing`; no half of it stays then."""
+    with writing(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            append_to(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def append_to(descriptor: int, line: bytes) -> None:
+    """Write all of a line at the end of an open file, or nothing. Raises OSError."""
+    size = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
 
 
 @contextmanager
@@ -130,7 +197,9 @@ def no_space(error: BaseException, where: Path | str) -> str | None:
     """
     if isinstance(error, OSError) and error.errno in {*FULL, errno.EIO}:
         return unwritable(error.filename or where, error)
-    if not isinstance(error, RunError | UserError) and FULL_IN_WORDS.search(str(error)):
+    if isinstance(error, RunError | UserError):
+        return str(error) if isinstance(error, RunError) else None
+    if FULL_IN_WORDS.search(str(error)):
         return f"{where}: no space to write it ({' '.join(str(error).split()):.200})"
     behind = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
     lines = (no_space(other, where) for other in (*behind, error.__cause__, error.__context__) if other is not None)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
+from agentark.files import append, write_atomically
 from prm import loss, model
 from prm.data import Item, collate
 from prm.features import Features
@@ -229,7 +230,7 @@ class Hooks(TrainerCallback):  # type: ignore[misc]
         """Cut off the lines that a resumed run will write again."""
         if state.is_world_process_zero and self.path.exists():
             kept = [line for line in read_curves(self.path) if line["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.sampler.epoch = int(state.epoch or 0)
@@ -244,8 +245,8 @@ class Hooks(TrainerCallback):  # type: ignore[misc]
                 name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in (logs or {}).items()
             }
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"step": state.global_step, "epoch": state.epoch, **values}) + "\n")
+            line = json.dumps({"step": state.global_step, "epoch": state.epoch, **values})
+            append(self.path, line.encode() + b"\n")
 
 
 def read_curves(path: Path) -> list[dict[str, Any]]:

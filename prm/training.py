@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from agentark import cli
-from agentark.files import file_sha256, json_of, write_atomically
+from agentark.files import file_sha256, json_of, space_in, write_atomically
 from agentark.hub import context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
@@ -64,7 +64,8 @@ def run(flags: Flags, say: Say) -> Path:
         if dataset is not None:
             tell(dataset.card.text())
     tell(data.check_batch(data.collate(train.items[:8]), codec))
-    metrics = Training(flags, base, output, codec, train, held_out, tell).run()
+    with space_in(out):
+        metrics = Training(flags, base, output, codec, train, held_out, tell).run()
     output.write(status="done", metrics=metrics)
     tell(f"written to {out}")
     return out

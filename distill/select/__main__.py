@@ -26,7 +26,7 @@ from distill.select.labelled import Labelled, read_labelled
 def parse(argv: list[str] | None = None) -> Namespace:
     parser = cli.Parser(prog="python -m distill.select", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--input", type=Path, nargs="+", required=True, help="labelled files of one dataset")
-    parser.add_argument("--output", type=Path, required=True, help="training set to write (.jsonl)")
+    parser.add_argument("--output", type=cli.output_file, required=True, help="training set to write (.jsonl)")
     parser.add_argument("--strategy", choices=["rsft", "da"], required=True, help="rsft: 1 per question; da: up to k")
     parser.add_argument("--trajectories", type=Path, nargs="+", help="results files behind --input, in the same order")
     parser.add_argument("--min_correct", type=cli.integer(1), default=2, help="fewest right agents per question")

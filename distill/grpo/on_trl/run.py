@@ -14,6 +14,7 @@ from typing import Any
 
 from agentark import answers
 from agentark.config import ROOT
+from agentark.files import space_in
 from agentark.hub import pretrained
 from agentark.lock import RunLock
 from agentark.types import UserError
@@ -40,7 +41,8 @@ def train(config: GRPOConfig) -> int:
             return 0
         inputs = prepare(config)
         trainer = build(config, inputs, run, local_scorer(config, inputs), world)
-        return fit(config, inputs, run, trainer)
+        with space_in(run.folder):
+            return fit(config, inputs, run, trainer)
 
 
 def local_scorer(config: GRPOConfig, inputs: Inputs) -> StepScorer | None:
