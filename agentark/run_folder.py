@@ -55,6 +55,8 @@ class RunFolder:
     """Whether an earlier session of this run can go on."""
     values: dict[str, Any] = field(default_factory=dict, init=False)
     """Content of manifest.json."""
+    earlier: dict[str, Any] = field(default_factory=dict, init=False)
+    """The identity as an earlier session wrote it."""
 
     def __post_init__(self) -> None:
         self.identity = json.loads(json.dumps(self.identity, default=str))
@@ -86,7 +88,8 @@ class RunFolder:
                 check_replaceable(self.folder, WRITTEN, self._name, self.replace)
             return False
         if ours:
-            self._check_same(json_of(file).get(key) or {})
+            self.earlier = json_of(file).get(key) or {}
+            self._check_same(self.earlier)
             self.continued, self.values = True, manifest
         return is_complete(self.values)
 

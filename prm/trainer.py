@@ -215,6 +215,9 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
         model.save(self.model, folder, state_dict, self.scaling)
         self.codec.save(folder)
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Does nothing: a checkpoint holds pickles. The finished model is pushed."""
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Does nothing: the model was already made from the checkpoint's folder."""
 
