@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 
 from agentark import progress
 from agentark.embedded import EMBEDDED, prepare
+from agentark.files import check_file, check_folder, no_space
 from agentark.flags import refuse_unknown
 from agentark.types import RunError, UserError
 
@@ -78,6 +79,24 @@ def _within(kind: Callable[[str], N], minimum: float, maximum: float, wanted: st
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
 
     return convert
+
+
+def output_file(text: str) -> Path:
+    """An argparse type: a file to write."""
+    return _place(text, check_file)
+
+
+def output_folder(text: str) -> Path:
+    """An argparse type: a folder to write into."""
+    return _place(text, check_folder)
+
+
+def _place(text: str, check: Callable[[Path], None]) -> Path:
+    try:
+        check(Path(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 def add_code_flags(parser: Parser) -> None:
@@ -162,11 +181,25 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
                 signal.signal(name, handler)
 
 
+def _complete(main: Callable[[], int]) -> int:
+    """The script's exit code, once its output is out. Raises RunError where the disk is full."""
+    try:
+        code = main()
+        sys.stdout.flush()
+        return code
+    except (Exception, BaseExceptionGroup) as error:
+        if isinstance(error, UserError | RunError) or (line := no_space(error, "output")) is None:
+            raise
+        with suppress(OSError):
+            sys.stdout.close()  # what it still holds cannot be written either
+        raise RunError(line) from None
+
+
 def entry(main: Callable[[], int]) -> NoReturn:
     """Run an entry script: every expected failure is one line on stderr and an exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, handlers=[progress.Handler()])
     try:
-        code = main()
+        code = _complete(main)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         code = 2

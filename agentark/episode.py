@@ -101,7 +101,7 @@ class Episode:
 
     def __post_init__(self) -> None:
         self.turns: dict[str, Turn] = {}
-        self._started = time.time()
+        self._started, self._clock = time.time(), time.perf_counter()
         self._calls: Counter[str] = Counter()
         self._dialogues: dict[str, tuple[Message, ...]] = {}
 
@@ -218,7 +218,7 @@ class Episode:
             token_stats=self.token_stats(),
             models=tuple(sorted(self.engines)),
             started=self._started,
-            seconds=time.time() - self._started,
+            seconds=time.perf_counter() - self._clock,
             error=error,
             **self.sample.fields(),
             **fields,

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from agentark import answers, metrics, stats
 from agentark.config import nearest
-from agentark.files import write_atomically
+from agentark.files import check_file, write_atomically
 from agentark.jsonl import decoded
 from agentark.published import PUBLISHED
 from agentark.rows import Source
@@ -359,15 +359,19 @@ def compare(
 # ---------------------------------------------------------------- files
 
 
+def written_files(folder: Path, prefix: str) -> tuple[Path, Path]:
+    """The two files of an evaluation. Raises UserError where they cannot be written."""
+    paths = folder / f"{prefix}metrics.json", folder / f"{prefix}per_sample.jsonl"
+    for path in paths:
+        check_file(path)
+    return paths
+
+
 def write(folder: Path, prefix: str, report: Mapping[str, Any], graded: Sequence[Any]) -> tuple[Path, Path]:
     """Write `<prefix>metrics.json` and `<prefix>per_sample.jsonl`, each as a whole. Returns both paths."""
-    paths = folder / f"{prefix}metrics.json", folder / f"{prefix}per_sample.jsonl"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(paths[0], msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-        write_atomically(paths[1], b"".join(msgspec.json.encode(one) + b"\n" for one in graded))
-    except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
+    paths = written_files(folder, prefix)
+    write_atomically(paths[0], msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    write_atomically(paths[1], b"".join(msgspec.json.encode(one) + b"\n" for one in graded))
     return paths
 
 

@@ -1,13 +1,27 @@
-"""Small files: read as one object, hashed, replaced as a whole; and the name of the manifest beside a file."""
+"""Files: read as one object, hashed, replaced as a whole; a full disk in words; and the manifest beside a file."""
 
+import errno
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from agentark.types import UserError
+import psutil
+
+from agentark.types import RunError, UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of a disk, quota or file that has no room left."""
+FULL_IN_WORDS = re.compile(
+    r"no space left|disk quota exceeded|file too large|PytorchStreamWriter failed", re.IGNORECASE
+)
+"""In the errors of libraries that hide the system's own."""
 
 
 def manifest_of(path: Path) -> Path:
@@ -43,11 +57,150 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+# ---------------------------------------------------------------- where may be written
+
+
+def check_file(path: Path, name: str | None = None) -> None:
+    """Raises UserError where no file can be written: another kind of thing stands there, or a part is no folder.
+
+    Args:
+        name: of the path in the message, with its flag; default: the path.
+    """
+    _check_place(path, name or str(path), stat.S_ISREG, "file")
+
+
+def check_folder(path: Path, name: str | None = None) -> None:
+    """The same for a folder."""
+    _check_place(path, name or str(path), stat.S_ISDIR, "folder")
+
+
+KINDS = {
+    stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device", stat.S_IFBLK: "device",
+}  # fmt: skip
+HANDLES = ("/dev", "/dev/fd", "/proc")
+"""Folders whose links stand for open files, as /dev/stdout does."""
+
+
+def _check_place(path: Path, name: str, fits: Callable[[int], bool], wanted: str) -> None:
+    try:
+        if str(path.absolute().parent).startswith(HANDLES[2]) or str(path.absolute().parent) in HANDLES:
+            raise UserError(f"{name}: belongs to the system; give a {wanted}")
+        if path.exists():
+            if not fits(mode := path.stat().st_mode):
+                raise UserError(f"{name}: is a {KINDS.get(stat.S_IFMT(mode), 'special file')}; give a {wanted}")
+            return
+        if path.is_symlink() and (wanted == "folder" or not path.resolve().parent.is_dir()):
+            raise UserError(f"{name}: is a link to what does not exist; give a {wanted}")
+        above = next(folder for folder in path.absolute().parents if folder.exists() or folder.is_symlink())
+        if not above.is_dir():
+            raise UserError(f"{name}: cannot be written ({above} is no folder)")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(f"{name}: cannot be written ({above} may not be changed)")
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, has a NUL, or a loop of links
+        raise UserError(f"{name}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+
+
+# ---------------------------------------------------------------- writing
+
+
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a small file as a whole, safe against kill and power loss."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
+    """Replace a small file as a whole; see `replacing`."""
+    with replacing(path) as stream:
         stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A stream whose content replaces a file as a whole, safe against kill and power loss. Makes the folder.
+
+    Raises:
+        RunError, UserError: it cannot be written; nothing stays of the attempt.
+    """
+    check_file(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            pid = stale.name.split(".")[-2]
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):  # killed while it wrote
+                stale.unlink(missing_ok=True)
+        try:
+            with temporary.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def append(path: Path, line: bytes) -> None:
+    """Add a line to a file in one write. Raises RunError, UserError like `writing`; no half of it stays then."""
+    with writing(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            append_to(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def append_to(descriptor: int, line: bytes) -> None:
+    """Write all of a line at the end of an open file, or nothing. Raises OSError."""
+    size = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the system's errors into ours.
+
+    Raises:
+        RunError: no space, or a broken disk. UserError: the path cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        broken = error.errno in {*FULL, errno.EIO}
+        raise (RunError if broken else UserError)(unwritable(path, error)) from None
+
+
+@contextmanager
+def space_in(folder: Path) -> Iterator[None]:
+    """While libraries write into a folder: raises RunError where they find no space; their other errors stay."""
+    try:
+        yield
+    except Exception as error:
+        if (line := no_space(error, folder)) is None:
+            raise
+        raise RunError(line) from None
+
+
+def unwritable(path: Path | str, error: OSError) -> str:
+    """Why a file cannot be written, in a line."""
+    what = "no space to write it" if error.errno in FULL else "cannot be written"
+    return f"{path}: {what} ({error.strerror})"
+
+
+def no_space(error: BaseException, where: Path | str) -> str | None:
+    """A line that names the file, if an error comes from a full disk; also where it is another's cause.
+
+    Args:
+        where: named if the error does not name a file itself.
+    """
+    if isinstance(error, OSError) and error.errno in {*FULL, errno.EIO}:
+        return unwritable(error.filename or where, error)
+    if isinstance(error, RunError | UserError):
+        return str(error) if isinstance(error, RunError) else None
+    if FULL_IN_WORDS.search(str(error)):
+        return f"{where}: no space to write it ({' '.join(str(error).split()):.200})"
+    behind = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    lines = (no_space(other, where) for other in (*behind, error.__cause__, error.__context__) if other is not None)
+    return next((line for line in lines if line is not None), None)

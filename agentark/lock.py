@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Literal
 
@@ -15,7 +15,8 @@ import msgspec
 import psutil
 from msgspec import Struct
 
-from agentark.types import UserError
+from agentark.files import append_to, check_file, writing
+from agentark.types import RunError, UserError
 
 POLL_SECONDS = 0.05
 TOKENS = "AGENTARK_RUNS"
@@ -88,7 +89,12 @@ class RunLock:
             if mechanism == "pid" and (owner.host != socket.gethostname() or owner.process.alive()):
                 raise self._refusal(owner)
             self._reap(owner)
-        self._write(())
+        try:
+            self._write(())
+        except (RunError, UserError):
+            self.path.unlink()
+            self._stream.close()
+            raise
         os.environ[TOKENS] = ",".join(filter(None, (self._before, self._token)))
         return self
 
@@ -101,11 +107,10 @@ class RunLock:
         self._stream.close()
 
     def _open(self) -> IO[bytes]:
-        try:
+        check_file(self.path)
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            return self.path.open("ab+")
-        except OSError as error:
-            raise UserError(f"{error.filename or self.path.parent}: cannot be written ({error.strerror})") from None
+            return self.path.open("ab+", buffering=0)
 
     def _refusal(self, owner: _Owner | None) -> UserError:
         who = f"process {owner.process.pid} on {owner.host}" if owner else "another process"
@@ -123,10 +128,9 @@ class RunLock:
         assert self._stream is not None
         me = psutil.Process()
         owner = _Owner(socket.gethostname(), _Process(me.pid, me.create_time()), engine, self._token)
-        self._stream.seek(0)
-        self._stream.truncate()
-        self._stream.write(msgspec.json.encode(owner))
-        self._stream.flush()
+        with writing(self.path):
+            self._stream.truncate(0)
+            append_to(self._stream.fileno(), msgspec.json.encode(owner))
 
     def _reap(self, owner: _Owner) -> None:
         if owner.host != socket.gethostname():
@@ -148,8 +152,9 @@ class RunLock:
         started = threading.Event()
 
         def watch() -> None:
-            while not started.wait(POLL_SECONDS):
-                self.note_engine()
+            with suppress(RunError, UserError):  # the last note below meets it again
+                while not started.wait(POLL_SECONDS):
+                    self.note_engine()
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentark.files import changes, manifest_of, write_atomically
+from agentark.files import append_to, changes, check_file, manifest_of, replacing, unwritable, write_atomically, writing
 from agentark.jsonl import decoded, lines
 from agentark.types import (
     SCHEMA,
@@ -159,7 +159,7 @@ def repair_tail(path: Path) -> None:
     """Cut a last line that was not completely written (kill, power loss), with a warning."""
     if not path.exists():
         return
-    with path.open("rb+") as stream:
+    with writing(path), path.open("rb+") as stream:
         stream.seek(0, os.SEEK_END)
         size = position = stream.tell()
         tail = b""
@@ -201,29 +201,31 @@ class AppendLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         repair_tail(path)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._size = os.fstat(self._descriptor).st_size
+        with writing(path):
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self.dirty = False
 
     def append(self, value: Any) -> None:
         """Raises RunError when the disk does not take the line (nothing half-written stays)."""
-        line = encoded(value)
         try:
-            if os.write(self._descriptor, line) != len(line):
-                raise OSError(28, "No space left on device")
+            append_to(self._descriptor, encoded(value))
         except OSError as error:
-            os.ftruncate(self._descriptor, self._size)
-            raise RunError(f"{self.path}: cannot be written ({error.strerror})") from error
-        self._size += len(line)
+            raise RunError(unwritable(self.path, error)) from None
         self.dirty = True
 
     def sync(self) -> None:
+        """Raises RunError when the disk did not take it."""
         self.dirty = False
-        os.fsync(self._descriptor)
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise RunError(unwritable(self.path, error)) from None
 
     def close(self) -> None:
-        self.sync()
-        os.close(self._descriptor)
+        try:
+            self.sync()
+        finally:
+            os.close(self._descriptor)
 
 
 class JournalEntry(Struct, frozen=True, omit_defaults=True):
@@ -274,6 +276,8 @@ class Store:
         self._inputs: dict[str, str] = {}
         self._journalled: dict[str, dict[str, JournalEntry]] = {}
         self._manifest: dict[str, Any] = {"sessions": []}
+        for file in (path, self.manifest_path, self.journal_path):
+            check_file(file)
         if not overwrite:
             self._open_existing()
 
@@ -329,7 +333,7 @@ class Store:
         self._rows = AppendLog(self.path)
         self._calls = AppendLog(self.journal_path)
         self._closing = threading.Event()
-        self._sync_error: OSError | None = None
+        self._sync_error: RunError | None = None
         self._syncer = threading.Thread(target=self._sync_loop, name="fsync", daemon=True)
         self._syncer.start()
 
@@ -339,13 +343,13 @@ class Store:
                 for log in (self._calls, self._rows):
                     if log.dirty:
                         log.sync()
-            except OSError as error:
+            except RunError as error:
                 self._sync_error = error
                 return
 
     def _check_disk(self) -> None:
         if self._sync_error is not None:
-            raise RunError(f"{self.path}: cannot be written ({self._sync_error.strerror})") from self._sync_error
+            raise self._sync_error
 
     def journalled(self, sample_id: str) -> dict[str, JournalEntry]:
         """Finished calls of a sample, by turn id; handed out once."""
@@ -379,8 +383,10 @@ class Store:
         """
         self._closing.set()
         self._syncer.join()
-        self._rows.close()
-        self._calls.close()
+        try:
+            self._rows.close()
+        finally:
+            self._calls.close()
         self._manifest["sessions"][-1] |= summary
         if order is not None:
             self._compact(order)
@@ -398,14 +404,10 @@ class Store:
     def _compact(self, order: Mapping[str, int]) -> None:
         rows = index(self.path)
         ranked = sorted(rows, key=lambda sample_id: (order.get(sample_id, len(order)), natural(sample_id)))
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with self.path.open("rb") as source, temporary.open("wb") as target:
+        with self.path.open("rb") as source, replacing(self.path) as target:
             for sample_id in ranked:
                 source.seek(rows[sample_id][0])
                 target.write(source.readline())
-            target.flush()
-            os.fsync(target.fileno())
-        temporary.replace(self.path)
         if not self.journal_path.exists():  # killed after this, before the manifest was written
             return
         self.done = {sample_id for sample_id, (_, ok) in rows.items() if ok}

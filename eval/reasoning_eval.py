@@ -40,7 +40,9 @@ def parse(argv: list[str] | None) -> Namespace:
     parser.add_argument("--max_samples", type=cli.integer(1), help="rows scored, from the first on")
     parser.add_argument("--device", help="for the likelihood, e.g. cpu (default: CUDA if there is one)")
     parser.add_argument("--no_apply_chat_template", action="store_false", dest="chat_template", help="for base models")
-    parser.add_argument("--output_dir", type=Path, help="write under <output_dir>/<dataset>/<model>/reasoning_eval")
+    parser.add_argument(
+        "--output_dir", type=cli.output_folder, help="write under <output_dir>/<dataset>/<model>/reasoning_eval"
+    )
     parser.add_argument("--allow_contamination", action="store_true", help="score a model on its training questions")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the judge's run and the intervals")
     parser.add_argument("--overwrite", action="store_true", help="forget earlier marks of the judge")
@@ -100,6 +102,7 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
             else "judge"
         )
         folder, prefix = args.output_dir / task.name / name / NAME, ""
+    evaluation.written_files(folder, prefix)
     figures: dict[str, Any] = {}
     report: dict[str, Any] = {"rows": len(records), "errors": sum(record.error is not None for record in records)}
     rows: list[dict[str, Any]] = [

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import structs
 
 from agentark import answers, cli, hub, jsonl
-from agentark.files import write_atomically
+from agentark.files import check_file, write_atomically
 from agentark.rows import Question, questions
 from agentark.stats import mean_and_se
 from agentark.steps import one_step
@@ -227,7 +227,7 @@ def parse(argv: list[str] | None) -> Any:
     parser.add_argument("--input", type=Path, help="labelled file, for best of n and the probes")
     parser.add_argument("--max_probes", type=cli.integer(1), default=200, help="most solutions to spoil")
     parser.add_argument("--seed", type=cli.integer(0), default=0)
-    parser.add_argument("--output", type=Path, help="default: evaluation.json in the model's folder")
+    parser.add_argument("--output", type=cli.output_file, help="default: evaluation.json in the model's folder")
     args = parser.parse_args(argv)
     if not args.benchmark and args.input is None:
         raise UserError("--benchmark or --input: say what to evaluate on")
@@ -236,6 +236,8 @@ def parse(argv: list[str] | None) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    output = args.output or args.prm / "evaluation.json"
+    check_file(output)
     scorer = Scorer.load(args.prm)
     report: dict[str, Any] = {}
     for name in args.benchmark:
@@ -245,8 +247,6 @@ def main(argv: list[str] | None = None) -> int:
         asked = [question for question in questions(args.input, "--input") if question.error is None]
         report["best of n"] = best_of_n(scorer, asked)
         report["probes"] = probe(scorer, asked, args.max_probes, args.seed)
-    output = args.output or args.prm / "evaluation.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     sys.stdout.write("\n".join(lines(report)) + f"\nwritten to {output}\n")
     return 0

@@ -18,7 +18,7 @@ import msgspec
 
 from agentark import cli
 from agentark.engines.vllm import CPU_ENVIRONMENT
-from agentark.files import write_atomically
+from agentark.files import check_file, write_atomically
 from agentark.rows import Question, questions
 from agentark.types import UserError
 from prm.steps import Encoded, Response, StepCodec, TooLong
@@ -187,10 +187,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="prm.score", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prm", type=Path, required=True, help="folder of a reward model")
     parser.add_argument("--input", type=Path, required=True, help="results, labelled or stepwise file")
-    parser.add_argument("--output", type=Path, help="default: <input>_scored.jsonl")
+    parser.add_argument("--output", type=cli.output_file, help="default: <input>_scored.jsonl")
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     parser.add_argument("--max_tokens", type=cli.integer(1), default=MAX_TOKENS, help="most tokens per forward pass")
     args = parser.parse_args(argv)
+    output = args.output or args.input.with_name(f"{args.input.stem}_scored.jsonl")
+    check_file(output)
     asked = [question for question in questions(args.input, "--input") if question.error is None]
     if args.engine == "vllm":
         codec = StepCodec.load(args.prm)
@@ -203,8 +205,6 @@ def main(argv: list[str] | None = None) -> int:
     ]
     scores = iter(score(sequences))
     rows = [scored_row(question, [next(scores) for _ in question.candidates]) for question in asked]
-    output = args.output or args.input.with_name(f"{args.input.stem}_scored.jsonl")
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
     left_out = sum(sequence is None for sequence in sequences)
     sys.stdout.write(

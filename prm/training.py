@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from agentark import cli
-from agentark.files import file_sha256, json_of, write_atomically
+from agentark import checkpoints, cli
+from agentark.files import file_sha256, json_of, space_in, write_atomically
 from agentark.hub import context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
@@ -64,7 +64,8 @@ def run(flags: Flags, say: Say) -> Path:
         if dataset is not None:
             tell(dataset.card.text())
     tell(data.check_batch(data.collate(train.items[:8]), codec))
-    metrics = Training(flags, base, output, codec, train, held_out, tell).run()
+    with space_in(out):
+        metrics = Training(flags, base, output, codec, train, held_out, tell).run()
     output.write(status="done", metrics=metrics)
     tell(f"written to {out}")
     return out
@@ -178,7 +179,7 @@ class Training:
         if stage == 1 and flags.values["gradient_checkpointing"]:
             tell("--gradient_checkpointing True: nothing to recompute while the backbone is frozen; off in stage 1")
         args = stage_args(flags, stage, folder)
-        checkpoint = _checkpoint(flags.values["resume_from_checkpoint"], folder if self.output.continued else None)
+        checkpoint = checkpoints.chosen(flags.values["resume_from_checkpoint"], folder, self.output, tell)
         if checkpoint:
             tell(f"resuming from {checkpoint}")
         set_seed(args.seed)
@@ -207,7 +208,9 @@ class Training:
         weights = [weight for weight in reward.parameters() if weight.requires_grad]
         trained = sum(getattr(weight, "ds_numel", weight.numel()) for weight in weights)
         tell(f"stage {stage}: {trained} parameters are trained with {prm.loss}, {args.world_size} processes ({engine})")
-        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.add_callback(checkpoints.marking(self.output, train_ids=self.train.questions))
+        with checkpoints.loading(checkpoint):
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         figures = {"train_loss": result.training_loss, "optimizer_steps": result.global_step, "engine": engine}
         figures |= {"seconds": round(result.metrics["train_runtime"], 3), "skipped": monitor.skipped if monitor else 0}
         if held_out is not None:
@@ -244,7 +247,7 @@ class Training:
 
 
 def _reward_model(
-    prm: PRMConfig, stage: int, args: Any, start: str, checkpoint: str | None, objective: loss.Objective
+    prm: PRMConfig, stage: int, args: Any, start: str, checkpoint: Path | None, objective: loss.Objective
 ) -> tuple[model.RewardModel, float | None]:
     """(the model with this stage's parameters unfrozen, alpha / rank of its adapters if it has any)."""
     import torch
@@ -252,7 +255,7 @@ def _reward_model(
     lora = prm.lora_rank if stage == 2 else 0
     frozen = stage == 1 or bool(lora)
     reward = model.load(
-        start if checkpoint is None or lora else checkpoint,
+        start if checkpoint is None or lora else str(checkpoint),
         "--model_name_or_path",
         projected=model.PROJECTED if objective.contrastive == "supcon" else 0,
         dtype="auto" if frozen and args.bf16 else torch.float32,
@@ -263,23 +266,10 @@ def _reward_model(
         alpha = prm.lora_alpha or 2 * lora
         model.add_lora(reward, lora, alpha)
         if checkpoint:
-            model.restore_adapter(reward, Path(checkpoint))
+            model.restore_adapter(reward, checkpoint)
         return reward, alpha / lora
     model.freeze(reward, stage, prm.unfreeze_last_layer and stage == 1)
     return reward, None
-
-
-def _checkpoint(asked: str | None, folder: Path | None) -> str | None:
-    """The checkpoint to continue from: the last of this run, or the one that the flags name."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    if asked in ("False", "false"):
-        return None
-    if asked in (None, "", "True", "true"):
-        return get_last_checkpoint(str(folder)) if folder is not None and folder.is_dir() else None
-    if not (Path(asked) / "trainer_state.json").is_file():
-        raise UserError(f"--resume_from_checkpoint {asked}: not a checkpoint (no trainer_state.json in it)")
-    return asked
 
 
 def _liger(args: Any, reward: model.RewardModel, tell: Say) -> None:

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from agentark.config import ROOT
 from agentark.engines import choose as engine
-from agentark.files import file_sha256, write_atomically
+from agentark.files import check_file, file_sha256, write_atomically
 from agentark.records import now
 from agentark.types import UserError
 from distill.grpo import run as grpo
@@ -118,6 +118,7 @@ class Memory:
     def __init__(self, folder: str) -> None:
         self.folder = ROOT / folder
         self.path = self.folder / STATE
+        check_file(self.path)
         try:
             self._state = msgspec.json.decode(self.path.read_bytes(), type=_State)
         except FileNotFoundError:

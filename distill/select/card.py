@@ -11,13 +11,16 @@ from msgspec import Struct
 
 from agentark import cli
 from agentark.config import Config
-from agentark.files import manifest_of, write_atomically
+from agentark.files import changes, file_sha256, json_if_there, manifest_of, write_atomically
 from agentark.records import now
 from agentark.types import UserError
 from distill.select.labelled import Labelled
 
 SCHEMA = 1
 """Version of the rows and the manifest."""
+FLAGS = ("strategy", "trace", "target", "thinking", "min_correct", "k", "diversity", "distiller")
+SESSION = ("command", "written", "versions")
+"""Keys of the manifest that differ between two runs of one command."""
 
 CARD = """---
 license: other
@@ -59,13 +62,12 @@ def manifest(
     args: Namespace, settings: Config, sources: Sequence[Labelled], counts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that decided the content of a training set, and the counts."""
-    flags = ("strategy", "trace", "target", "thinking", "min_correct", "k", "diversity", "distiller")
     return {
         "schema": SCHEMA,
         "file": args.output.name,
         "dataset": sources[0].task.name,
         "licence": sources[0].task.licence,
-        **{flag: getattr(args, flag) for flag in flags},
+        **{flag: getattr(args, flag) for flag in FLAGS},
         "contamination": [str(path) for path in args.contamination],
         "config": settings.model_dump(mode="json"),
         "sources": [
@@ -89,17 +91,37 @@ def manifest(
     }
 
 
-def write(output: Path, rows: Sequence[Struct], about: Mapping[str, Any]) -> tuple[Path, Path, Path]:
-    """Write the set, its card and its manifest, each file in one step. Returns the three paths."""
+def check_output(args: Namespace, settings: Config) -> None:
+    """Raises UserError where `--output` holds a set of other settings that may not be replaced."""
+    if not args.output.exists() or args.overwrite:
+        return
+    asked = {"config": settings.model_dump(mode="json"), **{flag: getattr(args, flag) for flag in FLAGS}}
+    if (before := json_if_there(manifest_of(args.output))) and (changed := changes(before, asked, asked)):
+        raise UserError(f"--output {args.output}: exists ({changed:.300}); use --overwrite to replace it")
+
+
+def write(output: Path, rows: Sequence[Struct], about: Mapping[str, Any], overwrite: bool) -> tuple[Path, Path, Path]:
+    """Write the manifest, the card and, last of all, the set, each file in one step; what stands already is kept.
+
+    Returns:
+        Paths of the set, its card and its manifest.
+
+    Raises:
+        UserError: there is another set, which may not be replaced.
+    """
     content = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
     paths = output, output.with_name(f"{output.name}.card.md"), manifest_of(output)
-    full = {**about, "sha256": hashlib.sha256(content).hexdigest()}
-    try:
-        write_atomically(paths[0], content)
-        write_atomically(paths[1], _card(full).encode())
-        write_atomically(paths[2], msgspec.json.format(msgspec.json.encode(full), indent=2) + b"\n")
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
+    full = msgspec.to_builtins({**about, "sha256": hashlib.sha256(content).hexdigest()})
+    stands = output.exists() and file_sha256(output) == full["sha256"]
+    if output.exists() and not (stands or overwrite):
+        raise UserError(f"--output {output}: exists; use --overwrite to replace it")
+    before = json_if_there(paths[2])
+    if not changes(before, full, set(full) - set(SESSION)):  # of this command, killed before the set was written
+        full |= {key: before[key] for key in SESSION if key in before}
+    write_atomically(paths[2], msgspec.json.format(msgspec.json.encode(full), indent=2) + b"\n")
+    write_atomically(paths[1], _card(full).encode())
+    if not stands:
+        write_atomically(output, content)
     return paths
 
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from agentark import answers, cli
-from agentark.files import json_if_there, json_of, write_atomically
+from agentark.files import json_if_there, json_of, write_atomically, writing
 from agentark.records import now
 from agentark.run_folder import aside, check_replaceable, entries, set_aside
 from agentark.types import Record, UserError
@@ -105,13 +105,9 @@ def _check(output: Path) -> None:
 
 def _claim(output: Path) -> None:
     """Make an empty folder, marked as a report; an earlier report is set aside until this one is finished."""
-    try:
-        old = json_if_there(output / MARKER)
-        set_aside(output, "written" in old)
-        output.mkdir(parents=True, exist_ok=True)
-        (output / MARKER).write_bytes(b"{}\n")
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
+    with writing(output):
+        set_aside(output, "written" in json_if_there(output / MARKER))
+    write_atomically(output / MARKER, b"{}\n")
 
 
 def _about(run: Run) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from agentark.evaluation import Graded
+from agentark.files import writing
 from agentark.labels import LabelledSolution, LabelRow
 from agentark.records import natural
 from agentark.steps import reply_spans
@@ -128,7 +129,9 @@ class Writer:
         self._write("index", index)
 
     def _write(self, name: str, value: Any) -> None:
-        (self.folder / f"{name}.js").write_bytes(script(name, value))
+        path = self.folder / f"{name}.js"
+        with writing(path):
+            path.write_bytes(script(name, value))
 
 
 def _texts(record: Record) -> list[str]:
