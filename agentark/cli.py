@@ -216,10 +216,7 @@ def leave(code: int) -> NoReturn:
     """End the process as the interpreter does, but leaves out the last collection: after vLLM it takes seconds."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        sys.stderr.write(f"error: standard output: {error}\n")
-        code = code or 1
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.closed:
+            stream.flush()
     os._exit(code)
