@@ -465,7 +465,7 @@ for number in range(20):
             one()
     except OSError:
         break
-    time.sleep(0.03)
+    time.sleep(0.15)
 time.sleep(0.4)
 """
     result = run_python_sync(code, limits=TIGHT, unsafe_no_isolation=True)
