@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from agentark import progress
+from agentark import progress, quiet
 from agentark.embedded import EMBEDDED, prepare
 from agentark.flags import refuse_unknown
 from agentark.types import RunError, UserError
@@ -162,6 +162,7 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
 def entry(main: Callable[[], int]) -> NoReturn:
     """Run an entry script: every expected failure is one line on stderr and an exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, handlers=[progress.Handler()])
+    quiet.hush()
     try:
         code = main()
     except UserError as error:
