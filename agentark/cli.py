@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from agentark import progress
+from agentark import progress, quiet
 from agentark.embedded import EMBEDDED, prepare
 from agentark.files import check_file, check_folder, no_space
 from agentark.flags import refuse_unknown
@@ -198,6 +198,7 @@ def _complete(main: Callable[[], int]) -> int:
 def entry(main: Callable[[], int]) -> NoReturn:
     """Run an entry script: every expected failure is one line on stderr and an exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, handlers=[progress.Handler()])
+    quiet.hush()
     try:
         code = _complete(main)
     except UserError as error:

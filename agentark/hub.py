@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agentark.quiet import hide_loading_bars
 from agentark.types import UserError
 
 TIMEOUT = 5.0
@@ -71,6 +72,7 @@ def pretrained(kind: str, name: str, **options: Any) -> Any:
     """
     import transformers
 
+    hide_loading_bars()
     if kind.startswith("AutoModel") and "gguf_file" not in options:
         options["use_safetensors"] = True
     with offline_unless_reachable(name):

@@ -122,13 +122,21 @@ class Progress(AbstractContextManager["Progress"]):
 
     Args:
         total: samples to run.
+        unit: what the samples are called.
         stream: None: stderr.
     """
 
     def __init__(
-        self, total: int, *, quiet: bool = False, stream: TextIO | None = None, clock: Clock = time.monotonic
+        self,
+        total: int,
+        *,
+        unit: str = "samples",
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.total = total
+        self.unit = unit
         self.done = self.failed = 0
         self.calls = 0
         """Calls of this session, and those that were answered from the journal."""
@@ -244,7 +252,7 @@ class Progress(AbstractContextManager["Progress"]):
         time_left = "" if ended or left is None else f", about {duration(left)} left"
         failed = f" ({self.failed} failed)" if self.failed else ""
         parts = [  # (rank: the higher, the earlier it is left out; text)
-            (0, f"{self.done + self.failed}/{self.total} samples{failed}"),
+            (0, f"{self.done + self.failed}/{self.total} {self.unit}{failed}"),
             (2, f"{calls}{of} calls" + (f" ({flying} in flight)" if flying else "")) if calls or flying else None,
             (3, f"{self._completion / max(elapsed, 1e-9):.0f} tokens/s") if self._completion else None,
             (4, f"{self._cached / self._prompt:.0%} of prompts cached") if self._prompt else None,

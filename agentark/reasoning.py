@@ -77,9 +77,7 @@ class Scorer:
 
     def __init__(self, model: str, device: str | None = None, chat_template: bool = True) -> None:
         import torch
-        from transformers import logging
 
-        logging.disable_progress_bar()
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if chosen == "cpu" else torch.bfloat16
         try:

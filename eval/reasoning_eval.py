@@ -13,13 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from agentark import cli, contamination, evaluation, reasoning
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.episode import Defaults
 from agentark.evaluation import METRICS_SCHEMA
 from agentark.job import Job, run_job
+from agentark.progress import Progress
 from agentark.reasoning import Items, Likelihood, Rubric, RubricJudge
 from agentark.records import now, read_records
 from agentark.rows import Source, read_source
@@ -62,7 +61,12 @@ def likelihoods(args: Namespace, items: Items) -> list[Likelihood]:
     scorer = reasoning.Scorer(model, args.device, args.chat_template)
     asked = [sample.prompt for sample, _, _ in items]
     texts = [text for _, _, text in items]
-    return [scorer.score(*pair) for pair in tqdm(zip(asked, texts, strict=True), total=len(items), unit="solution")]
+    found = []
+    with Progress(len(items), unit="solutions") as progress:
+        for question, text in zip(asked, texts, strict=True):
+            found.append(scorer.score(question, text))
+            progress.sample(ok=True, calls=0)
+    return found
 
 
 def judged(

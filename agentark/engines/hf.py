@@ -169,9 +169,7 @@ class HFEngine:
         import torch
         from safetensors import SafetensorError
         from transformers import AttentionInterface
-        from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)  # the calls tell of its failures
         AttentionInterface.register("paged|rows", attend)
         config = self.config
