@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from agentark.embedded import EMBEDDED, prepare
+from agentark.embedded import MODELS, prepare
 from agentark.flags import refuse_unknown
 from agentark.types import RunError, UserError
 
@@ -89,8 +89,8 @@ def resolve_model(name: str, flag: str = "--model_name") -> tuple[str, str]:
     Raises:
         UserError: a folder that holds no model, or neither a folder nor a hub id.
     """
-    if name == EMBEDDED:
-        return str(prepare()), name
+    if name in MODELS:
+        return str(prepare(name)), name
     folder = Path(name).expanduser()
     if folder.is_dir() or name.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():
