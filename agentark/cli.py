@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from agentark import progress, quiet
-from agentark.embedded import EMBEDDED, prepare
+from agentark.embedded import MODELS, prepare
 from agentark.files import check_file, check_folder, no_space
 from agentark.flags import refuse_unknown
 from agentark.types import RunError, UserError
@@ -112,8 +112,8 @@ def resolve_model(name: str, flag: str = "--model_name") -> tuple[str, str]:
     Raises:
         UserError: a folder that holds no model, or neither a folder nor a hub id.
     """
-    if name == EMBEDDED:
-        return str(prepare()), name
+    if name in MODELS:
+        return str(prepare(name)), name
     folder = Path(name).expanduser()
     if folder.is_dir() or name.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():

@@ -2,7 +2,7 @@
 
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,39 @@ def pretrained(kind: str, name: str, **options: Any) -> Any:
         options["use_safetensors"] = True
     with offline_unless_reachable(name):
         return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False, **options)
+
+
+def cached_file(repository: str, name: str) -> Path | None:
+    """A file of a model repository in the hub's local cache, None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, name)
+    return Path(found) if isinstance(found, str) else None
+
+
+def download(repository: str, name: str, folder: Path, announce: Callable[[], None]) -> Path:
+    """Download one file of a model repository into a folder; continues what an earlier try left there.
+
+    Args:
+        repository: organisation/name.
+        name: the file in it.
+        folder: where the file goes.
+        announce: called once the hub has answered.
+
+    Raises:
+        OSError, ValueError: the hub is not to be asked (HF_HUB_OFFLINE), does not answer, or has no such file.
+    """
+    from huggingface_hub import constants, errors, hf_hub_download
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
+    if not answers(constants.ENDPOINT):
+        raise OSError("it does not answer")
+    announce()
+    try:
+        return Path(hf_hub_download(repository, name, local_dir=folder))
+    except errors.HfHubHTTPError.__bases__ as error:  # of OSError, and of all that the client under it raises
+        raise OSError(str(error)) from None
 
 
 def model_config(name: str, flag: str) -> Any:

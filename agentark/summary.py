@@ -1,7 +1,9 @@
-"""Views of a results file: the table of a run and the readable form of one debate.
+"""Views of results files: the table of runs, methods beside each other, and the readable form of one debate.
 
-    python -m agentark.summary FILE...           the table
-    python -m agentark.summary FILE --show N     the N-th sample in full
+    python -m agentark.summary FILE...              the table
+    python -m agentark.summary FILE... --compare    right answers of each, with intervals, and what they cost
+    python -m agentark.summary FILE --show N        the N-th sample in full
+    python -m agentark.summary FILE --changed       the first debate in which an agent changed its answer, folded
 
 Every figure is computed from the records.
 """
@@ -13,17 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from agentark import cli
+from agentark.answers import close_pool, equivalent_many, extract
 from agentark.files import manifest_of
+from agentark.labels import answered
 from agentark.records import expand, read_records
 from agentark.runner import PREPARED, TOTALS
-from agentark.stats import mean_and_se
+from agentark.stats import mean_and_se, wilson_interval
 from agentark.tasks import get_task
-from agentark.types import Record, TokenStats, merged
+from agentark.types import Record, TokenStats, UserError, merged
 
 COLUMNS = (
     *("method", "n", "answered", "errors", "unparsed", "metric", "score"),
     *("calls", "prompt", "cached", "completion", "seconds", "tokens/s"),
 )
+
+
+FOLD_HEAD, FOLD_TAIL = 6, 3
+"""Lines of a long text that a folded debate shows: at its beginning and at its end."""
 
 
 def busy_seconds(records: Sequence[Record]) -> float:
@@ -80,11 +88,78 @@ def row(path: Path) -> dict[str, str]:
 def table(paths: Sequence[Path]) -> str:
     """The files as an aligned table, each path below it. Score: mean ± standard error over samples."""
     rows = [row(path) for path in paths]
-    lines = [list(COLUMNS), *([one[column] for column in COLUMNS] for one in rows)]
-    widths = [max(len(line[position]) for line in lines) for position in range(len(COLUMNS))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text = _aligned([list(COLUMNS), *([one[column] for column in COLUMNS] for one in rows)])
     notes = [f"{path.stem}: {note}" for path in paths for note in run_notes(path)]
     return "\n".join([*text, *notes, *(f"written to {path}" for path in paths)])
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as lines of text, columns two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def comparison(paths: Sequence[Path]) -> str:
+    """Methods beside each other: right answers with Wilson's 95% interval, and what they cost per sample.
+
+    A sample without an answer is not right, and one that ended in an error is left out.
+
+    Raises:
+        UserError: a file without records, or of a dataset whose answers are not right or wrong.
+    """
+    lines = [["method", "right", "accuracy", "95% interval", "calls per sample", "new tokens per sample"]]
+    for path in paths:
+        records = list(read_records(path))
+        if not records or get_task(records[0].source).metric != "accuracy":
+            raise UserError(f"{path}: no records of a dataset whose answers are right or wrong")
+        verdicts = [score for record, score in zip(records, scores(records), strict=True) if record.error is None]
+        right, n = sum(score == 1 for score in verdicts), len(verdicts)
+        figures = ["-", "-"]
+        if n:
+            low, high = wilson_interval(right, n)
+            figures = [f"{right / n:.2f}", f"{low:.2f} to {high:.2f}"]
+        spent = TokenStats()
+        for stats in merged(record.token_stats for record in records).values():
+            spent.merge(stats)
+        cost = [f"{count / len(records):.1f}" for count in (spent.num_llm_calls, spent.completion_tokens)]
+        lines.append([records[0].method.name, f"{right} of {n}", *figures, *cost])
+    return "\n".join(_aligned(lines))
+
+
+def changed(records: Sequence[Record]) -> Record | None:
+    """The first debate in which an agent's answer changed to the right one; else to any other; else None."""
+    kinds = {record.id: _change(record) for record in records if record.error is None and record.solutions}
+    for wanted in ("corrected", "changed"):
+        for record in records:
+            if kinds.get(record.id) == wanted:
+                return record
+    return None
+
+
+def _change(record: Record) -> str | None:
+    """`corrected` when an agent that was wrong is right in a later round, `changed` when another answer came."""
+    sample, task = record.sample(), get_task(record.source)
+    if task.metric != "accuracy":
+        return None
+    turns = [turn for turn in answered(record, all_rounds=True).answers if turn.text]
+    found = [extract(turn.text, sample.answer_type, sample.choices) for turn in turns]
+    right = list(task.score_many([(sample, turn.text) for turn in turns]))
+    kinds: set[str] = set()
+    last: dict[str, int] = {}
+    for index, turn in enumerate(turns):
+        answer = found[index]
+        if answer is None:
+            continue
+        before = last.get(turn.agent)
+        last[turn.agent] = index
+        earlier = None if before is None else found[before]
+        if before is None or earlier is None or right[index] == right[before] == 1:
+            continue
+        if right[index] == 1:
+            kinds.add("corrected")
+        elif not equivalent_many([(earlier.value, answer.value, sample.answer_type)])[0]:
+            kinds.add("changed")
+    return "corrected" if "corrected" in kinds else "changed" if kinds else None
 
 
 def run_notes(path: Path) -> list[str]:
@@ -110,12 +185,20 @@ def _plain(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def debate(record: Record, width: int = 100) -> str:
-    """One record as a person reads it: the question, then each turn's new messages and reply."""
+def debate(record: Record, width: int = 100, fold: bool = False) -> str:
+    """One record as a person reads it: the question, then each turn's new messages and reply.
+
+    Args:
+        width: characters in a line.
+        fold: leave out the middle of long replies.
+    """
     indent = " " * 4
 
     def block(text: str) -> str:
         lines = [line for raw in text.splitlines() or [""] for line in textwrap.wrap(raw, width) or [""]]
+        left_out = len(lines) - FOLD_HEAD - FOLD_TAIL
+        if fold and left_out > 1:
+            lines[FOLD_HEAD:-FOLD_TAIL] = [f"[... {left_out} lines]"]
         return textwrap.indent("\n".join(lines), indent)
 
     out = [f"sample {record.id} | {record.method.name} | {record.model}", block(record.query)]
@@ -140,13 +223,22 @@ def debate(record: Record, width: int = 100) -> str:
 def main() -> int:
     parser = cli.Parser(prog="python -m agentark.summary", description="Table of results files.")
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--show", type=cli.integer(1), metavar="N", help="the N-th sample in full, not the table")
+    view = parser.add_mutually_exclusive_group()
+    view.add_argument("--show", type=cli.integer(1), metavar="N", help="the N-th sample in full, not the table")
+    view.add_argument("--compare", action="store_true", help="right answers with intervals, and what they cost")
+    view.add_argument("--changed", action="store_true", help="a debate in which an agent changed its answer, folded")
     args = parser.parse_args()
-    if args.show:
+    if args.compare:
+        print(comparison(args.files))
+    elif args.changed:
+        record = changed(list(read_records(args.files[0])))
+        print("no agent changed its answer" if record is None else debate(record, fold=True))
+    elif args.show:
         records = list(read_records(args.files[0]))
         print(debate(records[min(args.show, len(records)) - 1]))
     else:
         print(table(args.files))
+    close_pool()
     return 0
 
 
