@@ -21,6 +21,7 @@ class Bound:
     guarantee: Guarantee = "engine"
     capacity = 3
     context_length = 100
+    dtype = None
 
     def __init__(self) -> None:
         self.events: list[Any] = []
