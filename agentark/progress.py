@@ -190,7 +190,7 @@ class Progress(AbstractContextManager["Progress"]):
                 self._cached += completion.cached_tokens
         self.tick()
 
-    def sample(self, ok: bool, calls: int) -> None:
+    def sample(self, ok: bool, calls: int = 0) -> None:
         """A sample has ended, after so many calls."""
         self.done += ok
         self.failed += not ok

