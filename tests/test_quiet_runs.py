@@ -17,7 +17,6 @@ OURS = re.compile(
     r"|\d+/\d+ (samples|solutions)( \||$).*"
     r"| *\d+%\|.*\| \d+/\d+ \[.*\]"  # the bar of a training
     r"|\s*"
-    r"|nanobind: .*| - (leaked|\.\.\.) .*|See https://nanobind.*"  # the end of a process with vLLM in it
 )
 """A line of stderr."""
 LOUD = re.compile(
