@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from agentark import checkpoints, cli
-from agentark.files import file_sha256, json_of, space_in, write_atomically
+from agentark.files import file_sha256, json_of, sessions_of, space_in, write_atomically
 from agentark.hub import context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
@@ -161,7 +161,7 @@ class Training:
             train_ids=self.train.questions,
             held_out_ids=self.held_out.questions if self.held_out else [],
             steps=msgspec.to_builtins(self.codec.settings),
-            sessions=[*output.values.get("sessions", []), session],
+            sessions=[*sessions_of(output.values), session],
         )
 
     def stage(self, stage: int, start: str, folder: Path) -> dict[str, Any]:
