@@ -118,7 +118,7 @@ def training(script: str, model: Path, folder: Path) -> list[object]:
             *("--output_dir", "out", "--max_steps", "2", "--save_steps", "1", "--per_device_train_batch_size", "4"),
             *("--fix_llm", "True", "--disable_tqdm", "True"),
         ]
-    config = settings(model, Path("out"), prompt_data=str(sums_file(folder / "sums.jsonl", 8)), reward_mode="ORM")
+    config = settings(model, Path("out"), prompt_data=str(sums_file(folder / "sums.jsonl", 8)), reward_mode="VR")
     given = config.model_dump(exclude_unset=True, exclude={"reward_pretrain", "stops"})
     return ["openrlhf.cli.train_grpo", *words(given), "--stops", "kl=null", "length_drop=null", "--backend", "trl"]
 

@@ -10,7 +10,7 @@ import msgspec
 
 from agentark import checkpoints, cli, contamination
 from agentark.files import file_sha256, json_of, manifest_of
-from agentark.hub import context_length, model_config, pretrained
+from agentark.hub import check_weights, context_length, model_config, pretrained
 from agentark.records import now
 from agentark.run_folder import RunFolder
 from agentark.types import UserError
@@ -32,6 +32,7 @@ def train(ours: SFTFlags, training: Any) -> int:
         print(f"{run.folder} is finished; --overwrite trains it again")
         return 0
     model, label = cli.resolve_model(ours.model_name_or_path, "--model_name_or_path")
+    check_weights(model, "--model_name_or_path")
     tokenizer = _tokenizer(model, training)
     context = context_length(model_config(model, "--model_name_or_path")) or 1 << 20
     limit = min(training.max_length or context, context)
@@ -150,6 +151,10 @@ def _trainer(
             processing_class=tokenizer,
             peft_config=lora,
         )
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"--model_name_or_path {model}: cannot be loaded ({' '.join(str(error).split()):.200})"
+        ) from None
     except (ValueError, ImportError) as error:
         raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from error
     if training.deepspeed and trainer.accelerator.distributed_type.value != "DEEPSPEED":
