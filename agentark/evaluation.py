@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from agentark import answers, metrics, stats
 from agentark.config import nearest
-from agentark.files import check_file, write_atomically
+from agentark.files import check_file, sessions_of, write_atomically
 from agentark.jsonl import decoded
 from agentark.published import PUBLISHED
 from agentark.rows import Source
@@ -283,8 +283,7 @@ def _by_tag(scored: Sequence[Graded]) -> dict[str, dict[str, Any]]:
 
 def about_run(source: Source) -> dict[str, Any]:
     """Where the answers come from: model, method, engine, guarantee, token use, file."""
-    sessions = source.manifest.get("sessions") or []
-    engines = sorted({session["engine"] for session in sessions if "engine" in session})
+    engines = sorted({str(session["engine"]) for session in sessions_of(source.manifest) if session.get("engine")})
     tokens = merged(record.token_stats for record in source.records)
     return {
         "model": _names(record.model for record in source.records),

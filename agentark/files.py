@@ -33,7 +33,7 @@ def json_of(path: Path) -> dict[str, Any]:
     """A JSON file holding one object. Raises UserError when it is something else."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected an object, found a {type(value).__name__}")
@@ -43,6 +43,12 @@ def json_of(path: Path) -> dict[str, Any]:
 def json_if_there(path: Path) -> dict[str, Any]:
     """`json_of`, empty where there is no such file."""
     return json_of(path) if path.is_file() else {}
+
+
+def sessions_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sessions that a manifest names, oldest first; what is no session is left out."""
+    listed = manifest.get("sessions")
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], keys: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agentark.files import json_of
 from agentark.quiet import hide_loading_bars
 from agentark.types import UserError
 
@@ -110,6 +111,33 @@ def download(repository: str, name: str, folder: Path, announce: Callable[[], No
         return Path(hf_hub_download(repository, name, local_dir=folder))
     except errors.HfHubHTTPError.__bases__ as error:  # of OSError, and of all that the client under it raises
         raise OSError(str(error)) from None
+
+
+def check_weights(name: str, flag: str) -> None:
+    """Look at the weights of a model folder before they are loaded; a hub id is left to its client.
+
+    Raises:
+        UserError: there are none, a shard is missing, or a file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    shards = {folder / "model.safetensors"}
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = json_of(index).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+            raise UserError(f"{index}: expected a weight_map of file names")
+        shards = {folder / file for file in named.values()}
+    if missing := sorted(shard.name for shard in shards if not shard.is_file()):
+        raise UserError(f"{flag} {name}: its weights are not there ({missing[0]} is missing)")
+    for file in sorted({*shards, *filter(Path.is_file, folder.glob("*.safetensors"))}):
+        try:
+            safe_open(file, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{flag} {name}: {file.name} is damaged ({error})") from None
 
 
 def model_config(name: str, flag: str) -> Any:

@@ -23,7 +23,17 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentark.files import append_to, changes, check_file, manifest_of, replacing, unwritable, write_atomically, writing
+from agentark.files import (
+    append_to,
+    changes,
+    check_file,
+    manifest_of,
+    replacing,
+    sessions_of,
+    unwritable,
+    write_atomically,
+    writing,
+)
 from agentark.jsonl import decoded, lines
 from agentark.types import (
     SCHEMA,
@@ -286,6 +296,8 @@ class Store:
             try:
                 self._manifest = json.loads(self.manifest_path.read_bytes())
                 stored, sessions = self._manifest["config"], self._manifest["sessions"]
+                if not isinstance(stored, dict) or sessions_of(self._manifest) != sessions:
+                    raise TypeError
                 before = json.loads(json.dumps(self._today(stored)))
                 self.ended = not sessions or "finished" in sessions[-1]
             except (ValueError, KeyError, TypeError):

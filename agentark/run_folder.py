@@ -89,6 +89,8 @@ class RunFolder:
             return False
         if ours:
             self.earlier = json_of(file).get(key) or {}
+            if not isinstance(self.earlier, dict):
+                raise UserError(f"{self._name}: {file.name} is not the manifest of a run; choose another folder")
             self._check_same(self.earlier)
             self.continued, self.values = True, manifest
         return is_complete(self.values)

@@ -8,7 +8,6 @@
 Every figure is computed from the records.
 """
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from agentark import cli
 from agentark.answers import close_pool, equivalent_many, extract
-from agentark.files import manifest_of
+from agentark.files import json_if_there, manifest_of
 from agentark.labels import answered
 from agentark.records import expand, read_records
 from agentark.runner import PREPARED, TOTALS
@@ -165,7 +164,14 @@ def _change(record: Record) -> str | None:
 def run_notes(path: Path) -> list[str]:
     """The manifest's notes on the whole run: the method's one decision, its cost, and the totals."""
     manifest = manifest_of(path)
-    said = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
+    said = json_if_there(manifest)
+    try:
+        return _notes(said)
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{manifest}: is not the manifest of a results file") from None
+
+
+def _notes(said: dict[str, Any]) -> list[str]:
     notes = []
     if (prepared := said.get(PREPARED)) is not None:
         spent = " and ".join(

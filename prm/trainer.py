@@ -246,10 +246,16 @@ class Hooks(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             values = {
                 name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in (logs or {}).items()
+                for name, value in without_negative_times(logs or {}).items()
             }
             line = json.dumps({"step": state.global_step, "epoch": state.epoch, **values})
             append(self.path, line.encode() + b"\n")
+
+
+def without_negative_times(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers' figures, its times and rates at least 0: it goes by the wall clock, which may step back."""
+    timed = ("_runtime", "_per_second")
+    return {name: max(0.0, value) if name.endswith(timed) else value for name, value in figures.items()}
 
 
 def read_curves(path: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 
 from agentark import checkpoints, cli
-from agentark.files import file_sha256, json_of, space_in, write_atomically
+from agentark.files import file_sha256, json_of, sessions_of, space_in, write_atomically
 from agentark.hub import context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
@@ -22,7 +23,7 @@ from prm.figures import plot
 from prm.monitor import NanMonitor
 from prm.settings import Flags, PRMConfig, stage_settings
 from prm.steps import StepCodec, load_tokenizer
-from prm.trainer import METRICS, PRMTrainer, read_curves
+from prm.trainer import METRICS, PRMTrainer, read_curves, without_negative_times
 
 KIND = "process reward model"
 PLOT = "curves.png"
@@ -160,7 +161,7 @@ class Training:
             train_ids=self.train.questions,
             held_out_ids=self.held_out.questions if self.held_out else [],
             steps=msgspec.to_builtins(self.codec.settings),
-            sessions=[*output.values.get("sessions", []), session],
+            sessions=[*sessions_of(output.values), session],
         )
 
     def stage(self, stage: int, start: str, folder: Path) -> dict[str, Any]:
@@ -209,12 +210,13 @@ class Training:
         trained = sum(getattr(weight, "ds_numel", weight.numel()) for weight in weights)
         tell(f"stage {stage}: {trained} parameters are trained with {prm.loss}, {args.world_size} processes ({engine})")
         trainer.add_callback(checkpoints.marking(self.output, train_ids=self.train.questions))
+        begun = time.perf_counter()
         with checkpoints.loading(checkpoint):
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         figures = {"train_loss": result.training_loss, "optimizer_steps": result.global_step, "engine": engine}
-        figures |= {"seconds": round(result.metrics["train_runtime"], 3), "skipped": monitor.skipped if monitor else 0}
+        figures |= {"seconds": round(time.perf_counter() - begun, 3), "skipped": monitor.skipped if monitor else 0}
         if held_out is not None:
-            figures |= trainer.evaluate()
+            figures |= without_negative_times(trainer.evaluate())
             shown = {name: f"{figures['eval_' + name]:.4f}" for name in SHOWN}
             tell("held out: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
         trainer.save_model(str(folder))

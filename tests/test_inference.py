@@ -1,5 +1,6 @@
 """inference.py as a user meets it, on real data, with the scripted engine; kill -9 included."""
 
+import itertools
 import json
 import os
 import random
@@ -95,6 +96,17 @@ def test_eight_samples_can_grow(run: Run, tmp_path: Path) -> None:
     engine = ScriptedEngine()
     assert run("--start=1", "--end", "4", max_samples=None, engine=engine) == 0
     assert engine.seen == []
+
+
+def test_a_clock_that_steps_back_makes_no_negative_seconds(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(time, "time", (1e9 - 3600 * k for k in itertools.count()).__next__)
+    assert run(output_path=tmp_path / "a.jsonl", max_samples=4) == 0
+    records = list(read_records(tmp_path / "a.jsonl"))
+    assert all(0 <= record.seconds < 60 for record in records)
+    assert all(0 <= turn.completion.seconds < 60 for record in records for turn in record.trajectory)
+    assert " -" not in capsys.readouterr().out
 
 
 def test_hyphens_and_underscores_are_one(run: Run) -> None:

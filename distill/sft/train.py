@@ -2,6 +2,7 @@
 
 # ruff: noqa: T201 -- it prints its progress
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 
 from agentark import checkpoints, cli, contamination
 from agentark.files import file_sha256, json_of, manifest_of
-from agentark.hub import context_length, model_config, pretrained
+from agentark.hub import check_weights, context_length, model_config, pretrained
 from agentark.records import now
 from agentark.run_folder import RunFolder
 from agentark.types import UserError
@@ -31,6 +32,7 @@ def train(ours: SFTFlags, training: Any) -> int:
         print(f"{run.folder} is finished; --overwrite trains it again")
         return 0
     model, label = cli.resolve_model(ours.model_name_or_path, "--model_name_or_path")
+    check_weights(model, "--model_name_or_path")
     tokenizer = _tokenizer(model, training)
     context = context_length(model_config(model, "--model_name_or_path")) or 1 << 20
     limit = min(training.max_length or context, context)
@@ -65,14 +67,16 @@ def train(ours: SFTFlags, training: Any) -> int:
         print(shown_example(trainer.train_dataset[0], tokenizer))
         if checkpoint:
             print(f"going on from {checkpoint}")
+    begun = time.perf_counter()
     with checkpoints.loading(checkpoint):
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - begun  # transformers' own figure goes by the wall clock, which may step back
     save(trainer, model, ours, run.folder)
     if main_process:
         run.write(
             finished=now(),
             steps=trainer.state.global_step,
-            seconds=round(result.metrics["train_runtime"], 1),
+            seconds=round(seconds, 1),
             best={"step": trainer.state.best_global_step, "score": trainer.state.best_metric} if exam else None,
             evaluations=[entry for entry in trainer.state.log_history if "eval_score" in entry],
         )
@@ -147,6 +151,10 @@ def _trainer(
             processing_class=tokenizer,
             peft_config=lora,
         )
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"--model_name_or_path {model}: cannot be loaded ({' '.join(str(error).split()):.200})"
+        ) from None
     except (ValueError, ImportError) as error:
         raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from error
     if training.deepspeed and trainer.accelerator.distributed_type.value != "DEEPSPEED":

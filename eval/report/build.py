@@ -230,13 +230,15 @@ def _selections(study: Study) -> list[dict[str, Any]]:
                 "rows": counts.get("rows"),
                 "paths": _listed(counts["agent_paths"]),
                 "chosen": _listed(counts.get("chosen_paths") or {}),
-                "origins": [Origin(origin.file, origin.sha256, content.get("command"), commit)],
+                "origins": [Origin(origin.file, origin.sha256, str(content.get("command") or "") or None, commit)],
             }
         )
     return sets
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def _listed(counts: Any) -> str:
+    if not isinstance(counts, dict):
+        return "unknown"
     ordered = sorted(counts, key=lambda name: CLASSES.index(name) if name in CLASSES else len(CLASSES))
     return ", ".join(f"{name.replace('_', ' ')} {counts[name]}" for name in ordered) or "none"
 

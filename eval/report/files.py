@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct, field
 
-from agentark.files import file_sha256, json_of, manifest_of
+from agentark.files import file_sha256, json_of, manifest_of, sessions_of
 from agentark.jsonl import objects
 from agentark.rows import kind_of
 from agentark.types import UserError
@@ -65,28 +65,41 @@ def find(folders: Sequence[Path]) -> Found:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--results {folder}: no such folder")
-        for path in sorted(_files(folder)):
+        for path in sorted(_files(folder, found.problems)):
             try:
                 _sort(path, found)
             except UserError as error:
                 found.problems.append(str(error))
-            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 found.problems.append(f"{path}: cannot be read ({' '.join(str(error).split()):.200})")
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files below, without hidden ones, checkpoints and other reports."""
-    if (folder / MARKER).exists():
-        return
-    for path in folder.iterdir():
-        if path.name.startswith("."):
+def _files(top: Path, problems: list[str]) -> Iterator[Path]:
+    """Files below, without hidden ones, checkpoints and other reports.
+
+    A folder that links lead to several times counts once, where it lies if that is below too.
+    """
+    seen: set[Path] = set()
+    folders, links = [top], list[Path]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        if folder.resolve() in seen or (folder / MARKER).exists():
             continue
-        if path.is_dir():
-            if not path.name.startswith("checkpoint-"):
-                yield from _files(path)
-        elif path.suffix in (".json", ".jsonl"):
-            yield path
+        seen.add(folder.resolve())
+        try:
+            content = sorted(folder.iterdir())
+        except OSError as error:
+            problems.append(f"{folder}: cannot be read ({error.strerror})")
+            continue
+        for path in content:
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                if not path.name.startswith("checkpoint-"):
+                    (links if path.is_symlink() else folders).append(path)
+            elif path.suffix in (".json", ".jsonl") and (path.is_file() or path.is_symlink()):
+                yield path
 
 
 def _sort(path: Path, found: Found) -> None:
@@ -119,8 +132,7 @@ def sessions(path: Path) -> list[dict[str, Any]]:
     manifest = manifest_of(path)
     if not manifest.is_file():
         return []
-    listed = json_of(manifest).get("sessions")
-    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    return sessions_of(json_of(manifest))
 
 
 def shown(path: Path, folders: Sequence[Path]) -> str:

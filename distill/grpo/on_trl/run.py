@@ -15,7 +15,7 @@ from typing import Any
 from agentark import answers, checkpoints
 from agentark.config import ROOT
 from agentark.files import space_in
-from agentark.hub import pretrained
+from agentark.hub import check_weights, pretrained
 from agentark.lock import RunLock
 from agentark.types import UserError
 from distill.grpo.cli import check
@@ -67,6 +67,7 @@ def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | Non
 
     from distill.grpo.on_trl.trainer import StepGRPOTrainer
 
+    check_weights(inputs.model, "--pretrain")
     dataset = Dataset.from_list([{"prompt": prompt.text, "row": row} for row, prompt in enumerate(inputs.prompts)])
     return StepGRPOTrainer(
         config=config,
