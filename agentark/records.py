@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentark.files import changes, manifest_of, write_atomically
+from agentark.files import changes, json_of, manifest_of, write_atomically
 from agentark.jsonl import decoded, lines
 from agentark.types import (
     SCHEMA,
@@ -279,8 +279,8 @@ class Store:
 
     def _open_existing(self) -> None:
         if self.manifest_path.exists():
+            self._manifest = json_of(self.manifest_path)
             try:
-                self._manifest = json.loads(self.manifest_path.read_bytes())
                 stored, sessions = self._manifest["config"], self._manifest["sessions"]
                 before = json.loads(json.dumps(self._today(stored)))
                 self.ended = not sessions or "finished" in sessions[-1]

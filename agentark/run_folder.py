@@ -109,7 +109,10 @@ class RunFolder:
         for folder in (self.folder, *self.elsewhere) if self.replaces else ():
             if (kept := set_aside(folder, complete)) is not None:
                 say(f"what was in {folder} is kept in {kept} until this run is complete")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self._name}: cannot be written ({error.strerror})") from None
         if values:
             self.write(**values)
 

@@ -6,14 +6,13 @@
 Every figure is computed from the records.
 """
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from agentark import cli
-from agentark.files import manifest_of
+from agentark.files import json_if_there, manifest_of
 from agentark.records import expand, read_records
 from agentark.runner import PREPARED, TOTALS
 from agentark.stats import mean_and_se
@@ -89,8 +88,7 @@ def table(paths: Sequence[Path]) -> str:
 
 def run_notes(path: Path) -> list[str]:
     """The manifest's notes on the whole run: the method's one decision, its cost, and the totals."""
-    manifest = manifest_of(path)
-    said = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
+    said = json_if_there(manifest_of(path))
     notes = []
     if (prepared := said.get(PREPARED)) is not None:
         spent = " and ".join(

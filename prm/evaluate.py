@@ -10,7 +10,6 @@ Benchmarks come from files of --data_dir (`processbench*.json*`, `prmbench*.json
 """
 
 import asyncio
-import json
 import random
 import re
 import sys
@@ -24,7 +23,7 @@ import msgspec
 from msgspec import structs
 
 from agentark import answers, cli, hub, jsonl
-from agentark.files import write_atomically
+from agentark.files import json_in, write_atomically
 from agentark.rows import Question, questions
 from agentark.stats import mean_and_se
 from agentark.steps import one_step
@@ -53,13 +52,12 @@ def benchmark_rows(name: str, data_dir: Path | None) -> dict[str, list[Row]]:
 
 
 def _rows(path: Path) -> list[Row]:
-    content = path.read_bytes()
-    if not content.lstrip(BOM_UTF8 + b" \t\r\n").startswith(b"["):
-        return [row for _, row in jsonl.objects(content, str(path))]
-    try:
-        return list(json.loads(content.decode("utf-8-sig")))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not path.read_bytes().lstrip(BOM_UTF8 + b" \t\r\n").startswith(b"["):
+        return [row for _, row in jsonl.objects(path, str(path))]
+    rows: list[Row] = json_in(path)
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: expected a list of objects")
+    return rows
 
 
 def _field(row: Row, key: str, kind: type, where: str) -> Any:

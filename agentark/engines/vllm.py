@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agentark.engines.prompt import LocalConfig, Prompter
+from agentark.files import json_of
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CPU_CAPACITY = 128
@@ -256,12 +257,10 @@ def _root_cause(log: Path | None, error: Exception) -> str:
 
 def _lora_rank(folder: Path) -> int:
     """Rank of a PEFT adapter (vLLM must be told an upper bound, 16 by default)."""
-    import json
-
     try:
-        rank = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-    except (OSError, ValueError, KeyError):
+        rank = int(json_of(folder / "adapter_config.json")["r"])
+    except (UserError, ValueError, TypeError, KeyError):
         raise UserError(f"--lora_path {folder}: no adapter_config.json with a rank `r`") from None
     if not (folder / "adapter_model.safetensors").is_file():  # vLLM would read a pickle instead
         raise UserError(f"--lora_path {folder}: no adapter_model.safetensors in it")
-    return max(8, 1 << (int(rank) - 1).bit_length())
+    return max(8, 1 << (rank - 1).bit_length())

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
 
-from agentark.files import file_sha256, json_of, manifest_of
+from agentark.files import file_sha256, json_in, json_of, manifest_of
 from agentark.jsonl import objects
 from agentark.rows import kind_of
 from agentark.types import UserError
@@ -70,8 +69,8 @@ def find(folders: Sequence[Path]) -> Found:
                 _sort(path, found)
             except UserError as error:
                 found.problems.append(str(error))
-            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-                found.problems.append(f"{path}: cannot be read ({' '.join(str(error).split()):.200})")
+            except OSError as error:
+                found.problems.append(f"{path}: cannot be read ({error.strerror})")
     return found
 
 
@@ -103,13 +102,13 @@ def _sort(path: Path, found: Found) -> None:
     elif name.endswith(".card.json"):
         found.cards.append(path)
     elif name.endswith(METRICS):
-        content = msgspec.json.decode(path.read_bytes())
+        content = json_in(path)
         if isinstance(content, dict) and "figures" in content:
             found.evaluations.append(path)
     elif name == CHECKS:
         found.checks.append(path)
     elif name.endswith("manifest.json"):
-        content = msgspec.json.decode(path.read_bytes())
+        content = json_in(path)
         if isinstance(content, dict) and ("train_ids" in content or "counts" in content):
             found.manifests.append(path)
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
 
 from agentark import contamination
@@ -179,7 +178,7 @@ def _judged(path: Path) -> tuple[bool, bool]:
 
 
 def _evaluation(path: Path, by_hash: Mapping[str, Run], folders: Sequence[Path], problems: list[str]) -> Evaluation:
-    report = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    report = json_of(path)
     for key in ("dataset", "metric", "model", "method", "counts", "input", "tokens"):
         report[key]
     run = by_hash.get(report["input"]["sha256"])

@@ -14,6 +14,7 @@ from typing import Any
 
 from agentark import answers
 from agentark.config import ROOT
+from agentark.files import json_of
 from agentark.hub import pretrained
 from agentark.lock import RunLock
 from agentark.types import UserError
@@ -62,23 +63,28 @@ def device() -> str:
 def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | None, world: int = 1) -> Any:
     """The trainer, ready to start."""
     from datasets import Dataset
+    from safetensors import SafetensorError
 
     from distill.grpo.on_trl.trainer import StepGRPOTrainer
 
     dataset = Dataset.from_list([{"prompt": prompt.text, "row": row} for row, prompt in enumerate(inputs.prompts)])
-    return StepGRPOTrainer(
-        config=config,
-        prompts=inputs.prompts,
-        rewarder=Rewarder(config, scorer, inputs.tokenizer, inputs.eos),
-        reference=_reference(config, inputs),
-        watch=Watch(*config.bounds()),
-        folder=run.folder,
-        model=inputs.model,
-        args=arguments(config, inputs.prompt_limit, world),
-        train_dataset=dataset,
-        processing_class=inputs.tokenizer,
-        peft_config=_adapter(config),
-    )
+    try:
+        return StepGRPOTrainer(
+            config=config,
+            prompts=inputs.prompts,
+            rewarder=Rewarder(config, scorer, inputs.tokenizer, inputs.eos),
+            reference=_reference(config, inputs),
+            watch=Watch(*config.bounds()),
+            folder=run.folder,
+            model=inputs.model,
+            args=arguments(config, inputs.prompt_limit, world),
+            train_dataset=dataset,
+            processing_class=inputs.tokenizer,
+            peft_config=_adapter(config),
+        )
+    except (OSError, ValueError, ImportError, RuntimeError, TypeError, OverflowError, SafetensorError) as error:
+        about = f"--pretrain {config.pretrain}, or these settings"
+        raise UserError(f"TRL refuses {about}: {' '.join(str(error).split()):.300}") from error
 
 
 def arguments(config: GRPOConfig, prompt_limit: int, world: int = 1) -> Any:
@@ -224,8 +230,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def _is_whole(path: Path) -> bool:
     try:
-        state = json.loads((path / "trainer_state.json").read_bytes())
-    except (OSError, ValueError):
+        state = json_of(path / "trainer_state.json")
+    except UserError:
         return False
     return state.get("global_step") == int(path.name.rpartition("-")[2]) and bool(list(path.glob("rng_state*")))
 
