@@ -17,7 +17,7 @@ from agentark.records import expand, read_records
 from agentark.runner import PREPARED, TOTALS
 from agentark.stats import mean_and_se
 from agentark.tasks import get_task
-from agentark.types import Record, TokenStats, merged
+from agentark.types import Record, TokenStats, UserError, merged
 
 COLUMNS = (
     *("method", "n", "answered", "errors", "unparsed", "metric", "score"),
@@ -38,7 +38,8 @@ def busy_seconds(records: Sequence[Record]) -> float:
 def scores(records: Sequence[Record]) -> list[float | None]:
     """The task's metric of each record's own answer; None where there is none (an error, or nothing parsed)."""
     done = [record for record in records if record.error is None]
-    replies = [(record.sample(), record.text_of(record.solutions[-1])) for record in done]
+    texts = [record.text_of(record.solutions[-1]) if record.solutions else "" for record in done]
+    replies = list(zip((record.sample() for record in done), texts, strict=True))
     found = iter(get_task(records[0].source).score_many(replies))
     return [None if record.error is not None else next(found) for record in records]
 
@@ -140,6 +141,9 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--show", type=cli.integer(1), metavar="N", help="the N-th sample in full, not the table")
     args = parser.parse_args()
+    for path in args.files:
+        if next(read_records(path), None) is None:
+            raise UserError(f"{path}: holds no results")
     if args.show:
         records = list(read_records(args.files[0]))
         print(debate(records[min(args.show, len(records)) - 1]))

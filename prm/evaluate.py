@@ -66,6 +66,13 @@ def _field(row: Row, key: str, kind: type, where: str) -> Any:
     return row[key]
 
 
+def _texts(row: Row, key: str, where: str) -> list[str]:
+    texts: list[str] = _field(row, key, list, where)
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{where}: {key!r} must be a list of texts, found {texts!r:.80}")
+    return texts
+
+
 def score_steps(scorer: Scorer, problems: Sequence[tuple[str, Sequence[str]]]) -> list[list[float] | None]:
     """p(right) of the given steps, which are not split again."""
     return scorer.score_encoded(
@@ -78,7 +85,7 @@ def processbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, A
 
     Source: Zheng et al. 2024, arXiv 2412.06559, section 2.
     """
-    problems = [(_field(row, "problem", str, where), _field(row, "steps", list, where)) for row in rows]
+    problems = [(_field(row, "problem", str, where), _texts(row, "steps", where)) for row in rows]
     labels = [_field(row, "label", int, where) for row in rows]
     scores = score_steps(scorer, problems)
     hits: dict[bool, list[float]] = {True: [], False: []}
@@ -100,7 +107,7 @@ def prmbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, Any]:
 
     Source: Song et al. 2025, arXiv 2501.03124, section 3.
     """
-    problems = [(_field(row, "question", str, where), _field(row, "modified_process", list, where)) for row in rows]
+    problems = [(_field(row, "question", str, where), _texts(row, "modified_process", where)) for row in rows]
     errors = [set(_field(row, "error_steps", list, where)) for row in rows]
     scores = score_steps(scorer, problems)
     said: dict[str, list[bool]] = defaultdict(list)
@@ -238,7 +245,9 @@ def main(argv: list[str] | None = None) -> int:
     report: dict[str, Any] = {}
     for name in args.benchmark:
         for split, rows in benchmark_rows(name, args.data_dir).items():
-            report[f"{name} {split}"] = BENCHMARKS[name](scorer, rows, f"{name} {split}")
+            report[f"{name} {split}"] = BENCHMARKS[name](
+                scorer, rows, f"{args.data_dir or HUB[name][0]}: {name} {split}"
+            )
     if args.input is not None:
         asked = [question for question in questions(args.input, "--input") if question.error is None]
         report["best of n"] = best_of_n(scorer, asked)

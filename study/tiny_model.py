@@ -129,6 +129,10 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--output {args.output}: is there, and no model; choose another folder")
     partial = args.output.with_name(f".{args.output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--output {args.output}: cannot be written ({error.strerror})") from None
     loss = teach(embedded.small_random_model(partial), args.steps, args.seed)
     partial.rename(args.output)
     print(f"{args.steps} steps, loss {loss:.2f}; written to {args.output}")

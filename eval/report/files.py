@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from agentark.files import file_sha256, json_in, json_of, manifest_of
+from agentark.files import file_sha256, json_in, json_of, manifest_of, struct_of
 from agentark.jsonl import objects
 from agentark.rows import kind_of
 from agentark.types import UserError
@@ -34,6 +34,34 @@ class Origin(Struct, frozen=True):
     command: str | None
     commit: str | None
     """Commit of the code that ran the command."""
+
+
+class Value(Struct, frozen=True):
+    """A figure of a label card."""
+
+    value: float | None
+
+
+class Adversarial(Struct, frozen=True):
+    """The part of a label card about replies that are wrong by construction."""
+
+    false_positive_rate: Value
+
+
+class Card(Struct, frozen=True):
+    """What the report shows of a label card."""
+
+    judge: str
+    dataset: str
+    n: int
+    precision: Value
+    recall: Value
+    kappa: float | None
+    ece: float | None
+    adversarial: Adversarial
+    poor: bool
+    faults: list[str]
+    doubts: list[str]
 
 
 class Found(Struct):
@@ -100,6 +128,7 @@ def _sort(path: Path, found: Found) -> None:
         if kind in listed:
             listed[kind].append(path)
     elif name.endswith(".card.json"):
+        struct_of(path, Card, "a label card")
         found.cards.append(path)
     elif name.endswith(METRICS):
         content = json_in(path)
