@@ -66,11 +66,11 @@ def _field(row: Row, key: str, kind: type, where: str) -> Any:
     return row[key]
 
 
-def _texts(row: Row, key: str, where: str) -> list[str]:
-    texts: list[str] = _field(row, key, list, where)
-    if not all(isinstance(text, str) for text in texts):
-        raise UserError(f"{where}: {key!r} must be a list of texts, found {texts!r:.80}")
-    return texts
+def _listed(row: Row, key: str, kind: type, where: str) -> list[Any]:
+    values: list[Any] = _field(row, key, list, where)
+    if not all(isinstance(value, kind) for value in values):
+        raise UserError(f"{where}: {key!r} must be a list of {kind.__name__}, found {values!r:.80}")
+    return values
 
 
 def score_steps(scorer: Scorer, problems: Sequence[tuple[str, Sequence[str]]]) -> list[list[float] | None]:
@@ -85,7 +85,7 @@ def processbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, A
 
     Source: Zheng et al. 2024, arXiv 2412.06559, section 2.
     """
-    problems = [(_field(row, "problem", str, where), _texts(row, "steps", where)) for row in rows]
+    problems = [(_field(row, "problem", str, where), _listed(row, "steps", str, where)) for row in rows]
     labels = [_field(row, "label", int, where) for row in rows]
     scores = score_steps(scorer, problems)
     hits: dict[bool, list[float]] = {True: [], False: []}
@@ -107,8 +107,8 @@ def prmbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, Any]:
 
     Source: Song et al. 2025, arXiv 2501.03124, section 3.
     """
-    problems = [(_field(row, "question", str, where), _texts(row, "modified_process", where)) for row in rows]
-    errors = [set(_field(row, "error_steps", list, where)) for row in rows]
+    problems = [(_field(row, "question", str, where), _listed(row, "modified_process", str, where)) for row in rows]
+    errors = [set(_listed(row, "error_steps", int, where)) for row in rows]
     scores = score_steps(scorer, problems)
     said: dict[str, list[bool]] = defaultdict(list)
     true: dict[str, list[bool]] = defaultdict(list)
