@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 some rows carry an error, or the run had to stop; 2 bad in
 import argparse
 import asyncio
 import atexit
+import errno
 import importlib.metadata
 import logging
 import os
@@ -24,7 +25,7 @@ from typing import Any, NoReturn, TypeVar
 from agentark import progress, quiet
 from agentark.embedded import MODELS, prepare
 from agentark.files import check_file, check_folder, no_space
-from agentark.flags import refuse_unknown
+from agentark.flags import LARGEST, checked, refuse_unknown
 from agentark.types import RunError, UserError
 
 T = TypeVar("T")
@@ -35,6 +36,8 @@ SECRET_FLAG = re.compile(_FLAG, re.IGNORECASE)
 SECRET_INSIDE = re.compile(rf"({_FLAG}[= ]\s*|\b(?:\w+_)?(?:token|api_key|password|secret)=)\S+", re.IGNORECASE)
 """Flags of other libraries; no flag of our scripts takes a secret."""
 HIDDEN = "HIDDEN"
+WRONG_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+"""What the system says of a path that can name no file, or only another kind of file."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_some(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse our flags; the rest, in order, are for another script."""
-        given = [self._underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
+        given = [self._underscored(arg) for arg in checked(sys.argv[1:] if args is None else args)]
         return self.parse_known_args(given, namespace)
 
     def _underscored(self, arg: str) -> str:
@@ -61,9 +64,10 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def integer(minimum: int) -> Callable[[str], int]:
-    """An argparse type: a whole number of at least `minimum`."""
-    return _within(int, minimum, float("inf"), f"a whole number of at least {minimum}")
+def integer(minimum: int, maximum: int = LARGEST) -> Callable[[str], int]:
+    """An argparse type: a whole number in [minimum, maximum]."""
+    wanted = f"of at least {minimum}" if maximum == LARGEST else f"from {minimum} to {maximum}"
+    return _within(int, minimum, maximum, f"a whole number {wanted}")
 
 
 def number(minimum: float, maximum: float = float("inf")) -> Callable[[str], float]:
@@ -74,9 +78,9 @@ def number(minimum: float, maximum: float = float("inf")) -> Callable[[str], flo
 def _within(kind: Callable[[str], N], minimum: float, maximum: float, wanted: str) -> Callable[[str], N]:
     def convert(text: str) -> N:
         with suppress(ValueError):
-            if minimum <= (value := kind(text)) <= maximum:
+            if minimum <= (value := kind(text)) <= min(maximum, LARGEST):
                 return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not {wanted}")
 
     return convert
 
@@ -203,6 +207,11 @@ def entry(main: Callable[[], int]) -> NoReturn:
         code = _complete(main)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        code = 2
+    except OSError as error:
+        if error.errno not in WRONG_NAMES or error.filename is None:
+            raise
+        sys.stderr.write(f"error: {error.filename!s:.200}: {error.strerror}\n")
         code = 2
     except RunError as error:
         sys.stderr.write(f"error: {error}\nfinished samples are kept; continue with: {command_line()}\n")

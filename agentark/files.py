@@ -7,11 +7,13 @@ import json
 import os
 import re
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+import msgspec
 import psutil
 
 from agentark.types import RunError, UserError
@@ -23,21 +25,61 @@ FULL_IN_WORDS = re.compile(
 )
 """In the errors of libraries that hide the system's own."""
 
+T = TypeVar("T")
+
 
 def manifest_of(path: Path) -> Path:
     """Where the manifest of a results, labels or training file stands."""
     return path.with_name(f"{path.name}.manifest.json")
 
 
+def json_in(path: Path) -> Any:
+    """The content of a JSON file, at most one value per key of an object.
+
+    Raises:
+        UserError: the file cannot be read, or is something else.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise UserError(f"{path}: key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+        return value
+
+    try:
+        return json.loads(path.read_bytes().removeprefix(BOM_UTF8), object_pairs_hook=unique)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
 def json_of(path: Path) -> dict[str, Any]:
     """A JSON file holding one object. Raises UserError when it is something else."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    value = json_in(path)
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected an object, found a {type(value).__name__}")
     return value
+
+
+def struct_of(path: Path, kind: type[T], what: str) -> T:
+    """A JSON file as a msgspec type.
+
+    Args:
+        what: name of such a file in the error message.
+
+    Raises:
+        FileNotFoundError: there is none. UserError: it cannot be read, or is something else.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: is not {what} ({error})") from None
 
 
 def json_if_there(path: Path) -> dict[str, Any]:

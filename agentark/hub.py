@@ -69,7 +69,7 @@ def pretrained(kind: str, name: str, **options: Any) -> Any:
     No code that comes with a model is run, nor is anybody asked whether it may; weights are safetensors, never pickles.
 
     Raises:
-        OSError, ValueError, KeyError, ImportError: as the class does.
+        OSError: it cannot be loaded, for whatever reason (a half or malformed file fails in many ways).
     """
     import transformers
 
@@ -77,7 +77,20 @@ def pretrained(kind: str, name: str, **options: Any) -> Any:
     if kind.startswith("AutoModel") and "gguf_file" not in options:
         options["use_safetensors"] = True
     with offline_unless_reachable(name):
-        return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False, **options)
+        try:
+            return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False, **options)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def loaded(kind: str, name: str, flag: str, **options: Any) -> Any:
+    """`pretrained` of the model that `flag` names. Raises UserError when it cannot be loaded."""
+    try:
+        return pretrained(kind, name, **options)
+    except OSError as error:
+        raise UserError(f"{flag} {name}: cannot be loaded ({' '.join(str(error).split()):.300})") from None
 
 
 def cached_file(repository: str, name: str) -> Path | None:
@@ -142,10 +155,7 @@ def check_weights(name: str, flag: str) -> None:
 
 def model_config(name: str, flag: str) -> Any:
     """transformers' configuration of a model. Raises UserError when it cannot be loaded."""
-    try:
-        return pretrained("AutoConfig", name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{flag} {name}: cannot be loaded ({' '.join(str(error).split()):.200})") from None
+    return loaded("AutoConfig", name, flag)
 
 
 def context_length(config: Any) -> int | None:

@@ -27,6 +27,7 @@ from agentark.files import (
     append_to,
     changes,
     check_file,
+    json_of,
     manifest_of,
     replacing,
     sessions_of,
@@ -293,8 +294,8 @@ class Store:
 
     def _open_existing(self) -> None:
         if self.manifest_path.exists():
+            self._manifest = json_of(self.manifest_path)
             try:
-                self._manifest = json.loads(self.manifest_path.read_bytes())
                 stored, sessions = self._manifest["config"], self._manifest["sessions"]
                 if not isinstance(stored, dict) or sessions_of(self._manifest) != sessions:
                     raise TypeError

@@ -46,7 +46,8 @@ def busy_seconds(records: Sequence[Record]) -> float:
 def scores(records: Sequence[Record]) -> list[float | None]:
     """The task's metric of each record's own answer; None where there is none (an error, or nothing parsed)."""
     done = [record for record in records if record.error is None]
-    replies = [(record.sample(), record.text_of(record.solutions[-1])) for record in done]
+    texts = [record.text_of(record.solutions[-1]) if record.solutions else "" for record in done]
+    replies = list(zip((record.sample() for record in done), texts, strict=True))
     found = iter(get_task(records[0].source).score_many(replies))
     return [None if record.error is not None else next(found) for record in records]
 
@@ -234,6 +235,9 @@ def main() -> int:
     view.add_argument("--compare", action="store_true", help="right answers with intervals, and what they cost")
     view.add_argument("--changed", action="store_true", help="a debate in which an agent changed its answer, folded")
     args = parser.parse_args()
+    for path in args.files:
+        if next(read_records(path), None) is None:
+            raise UserError(f"{path}: holds no results")
     if args.compare:
         print(comparison(args.files))
     elif args.changed:

@@ -414,6 +414,11 @@ class Record(Sample, frozen=True, kw_only=True, omit_defaults=False):
     """From there to its end, waiting for others included."""
     error: str | None = None
 
+    def __post_init__(self) -> None:
+        turns = {turn.id for turn in self.trajectory}
+        if any(solution.turn not in turns for solution in self.solutions):
+            raise ValueError("a solution whose turn is not in the trajectory")
+
     def text_of(self, solution: Solution) -> str:
         """The full text of one of this record's solutions."""
         return next(turn.text for turn in self.trajectory if turn.id == solution.turn)

@@ -63,7 +63,7 @@ def new_parser(name: str, description: str | None) -> cli.Parser:
     run.add_argument("--output_dir", type=cli.output_folder, default=Path("outputs"), help="folder of all evaluations")
     run.add_argument("--temperature", type=cli.number(0, 10), default=0.5, help="sampling temperature")
     run.add_argument("--max_tokens", type=cli.integer(1), default=4096, help="new tokens per answer, at most")
-    run.add_argument("--num_samples", type=cli.integer(1), default=1, help="independent answers to each question")
+    run.add_argument("--num_samples", type=cli.integer(1, 1024), default=1, help="independent answers to each question")
     run.add_argument("--apply_chat_template", action="store_true", dest="chat_template", help="the default")
     run.add_argument("--no_apply_chat_template", action="store_false", dest="chat_template", help="for base models")
     job.add_sample_flags(run)

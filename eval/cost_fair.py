@@ -79,7 +79,7 @@ def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
     parser = cli.Parser(prog="python -m eval.cost_fair", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dataset_name", nargs="+", required=True, help="datasets with answers that can be voted on")
     parser.add_argument("--methods", nargs="+", default=COMPARED, help=f"compared with {VOTING}")
-    parser.add_argument("--parallel_num", type=cli.integer(1), default=16, help=f"replies of {VOTING}")
+    parser.add_argument("--parallel_num", type=cli.integer(1, 1024), default=16, help=f"replies of {VOTING}")
     parser.add_argument("--max_samples", type=cli.integer(1), default=64, help="questions of each dataset")
     parser.add_argument("--cost", choices=("total", "completion"), default="total", help="tokens that count as cost")
     parser.add_argument(

@@ -67,7 +67,11 @@ class Scorer:
         on = device or ("cuda" if torch.cuda.is_available() else "cpu")
         wanted = {"auto": "auto" if on.startswith("cuda") else torch.float32}
         model = load(str(folder), "--prm", dtype=wanted[dtype] if dtype in wanted else getattr(torch, dtype))
-        return cls(codec, model.requires_grad_(False).eval().to(on), max_tokens)
+        try:
+            model.to(on)
+        except RuntimeError as error:
+            raise UserError(f"--device {on}: cannot be used ({' '.join(str(error).split()):.200})") from None
+        return cls(codec, model.requires_grad_(False).eval(), max_tokens)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[list[float] | None]:
         """p(right) of every step of each (prompt, reply); None where the reply does not fit the model."""

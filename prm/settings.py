@@ -140,7 +140,7 @@ class Flags:
 
         try:
             return TrainingArguments(**{**self.values, **changed})
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, OverflowError, TypeError) as error:
             raise UserError(f"flags: {' '.join(str(error).split())}") from None
 
     @property

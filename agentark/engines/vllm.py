@@ -16,6 +16,7 @@ from typing import Any
 
 from agentark import quiet
 from agentark.engines.prompt import LocalConfig, Prompter
+from agentark.files import json_of
 from agentark.progress import starting
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
@@ -279,12 +280,10 @@ def root_cause(log: Path | None, error: Exception) -> str:
 
 def _lora_rank(folder: Path) -> int:
     """Rank of a PEFT adapter (vLLM must be told an upper bound, 16 by default)."""
-    import json
-
     try:
-        rank = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-    except (OSError, ValueError, KeyError):
+        rank = int(json_of(folder / "adapter_config.json")["r"])
+    except (UserError, ValueError, TypeError, KeyError):
         raise UserError(f"--lora_path {folder}: no adapter_config.json with a rank `r`") from None
     if not (folder / "adapter_model.safetensors").is_file():  # vLLM would read a pickle instead
         raise UserError(f"--lora_path {folder}: no adapter_model.safetensors in it")
-    return max(8, 1 << (int(rank) - 1).bit_length())
+    return max(8, 1 << (rank - 1).bit_length())

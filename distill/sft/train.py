@@ -111,6 +111,7 @@ def _trainer(
 ) -> Any:
     from datasets import Dataset
     from peft import LoraConfig
+    from safetensors import SafetensorError
 
     from distill.sft.trainer import WEIGHT, WeightedSFTTrainer, question_weights
 
@@ -151,12 +152,8 @@ def _trainer(
             processing_class=tokenizer,
             peft_config=lora,
         )
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"--model_name_or_path {model}: cannot be loaded ({' '.join(str(error).split()):.200})"
-        ) from None
-    except (ValueError, ImportError) as error:
-        raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, ImportError, RuntimeError, TypeError, SafetensorError) as error:
+        raise UserError(f"TRL refuses {model} or these settings: {' '.join(str(error).split()):.300}") from error
     if training.deepspeed and trainer.accelerator.distributed_type.value != "DEEPSPEED":
         raise UserError("--deepspeed: accelerate would train without it (is ACCELERATE_USE_CPU set? unset it)")
     return trainer

@@ -216,7 +216,7 @@ def _selections(study: Study) -> list[dict[str, Any]]:
     for path in study.found.manifests:
         content = json_of(path)
         counts = content.get("counts")
-        if not isinstance(counts, dict) or "agent_paths" not in counts:
+        if not isinstance(counts, dict) or not isinstance(counts.get("agent_paths"), dict):
             continue
         file = path.with_name(path.name.removesuffix(".manifest.json"))
         origin = study.origin(file if file.is_file() else path)

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
 
-from agentark.files import file_sha256, json_of, manifest_of, sessions_of
+from agentark.files import file_sha256, json_in, json_of, manifest_of, sessions_of, struct_of
 from agentark.jsonl import objects
 from agentark.rows import kind_of
 from agentark.types import UserError
@@ -35,6 +34,34 @@ class Origin(Struct, frozen=True):
     command: str | None
     commit: str | None
     """Commit of the code that ran the command."""
+
+
+class Value(Struct, frozen=True):
+    """A figure of a label card."""
+
+    value: float | None
+
+
+class Adversarial(Struct, frozen=True):
+    """The part of a label card about replies that are wrong by construction."""
+
+    false_positive_rate: Value
+
+
+class Card(Struct, frozen=True):
+    """What the report shows of a label card."""
+
+    judge: str
+    dataset: str
+    n: int
+    precision: Value
+    recall: Value
+    kappa: float | None
+    ece: float | None
+    adversarial: Adversarial
+    poor: bool
+    faults: list[str]
+    doubts: list[str]
 
 
 class Found(Struct):
@@ -70,8 +97,8 @@ def find(folders: Sequence[Path]) -> Found:
                 _sort(path, found)
             except UserError as error:
                 found.problems.append(str(error))
-            except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                found.problems.append(f"{path}: cannot be read ({' '.join(str(error).split()):.200})")
+            except OSError as error:
+                found.problems.append(f"{path}: cannot be read ({error.strerror})")
     return found
 
 
@@ -114,15 +141,16 @@ def _sort(path: Path, found: Found) -> None:
         if kind in listed:
             listed[kind].append(path)
     elif name.endswith(".card.json"):
+        struct_of(path, Card, "a label card")
         found.cards.append(path)
     elif name.endswith(METRICS):
-        content = msgspec.json.decode(path.read_bytes())
+        content = json_in(path)
         if isinstance(content, dict) and "figures" in content:
             found.evaluations.append(path)
     elif name == CHECKS:
         found.checks.append(path)
     elif name.endswith("manifest.json"):
-        content = msgspec.json.decode(path.read_bytes())
+        content = json_in(path)
         if isinstance(content, dict) and ("train_ids" in content or "counts" in content):
             found.manifests.append(path)
 

@@ -64,24 +64,29 @@ def device() -> str:
 def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | None, world: int = 1) -> Any:
     """The trainer, ready to start."""
     from datasets import Dataset
+    from safetensors import SafetensorError
 
     from distill.grpo.on_trl.trainer import StepGRPOTrainer
 
     check_weights(inputs.model, "--pretrain")
     dataset = Dataset.from_list([{"prompt": prompt.text, "row": row} for row, prompt in enumerate(inputs.prompts)])
-    return StepGRPOTrainer(
-        config=config,
-        prompts=inputs.prompts,
-        rewarder=Rewarder(config, scorer, inputs.tokenizer, inputs.eos),
-        reference=_reference(config, inputs),
-        watch=Watch(*config.bounds()),
-        folder=run.folder,
-        model=inputs.model,
-        args=arguments(config, inputs.prompt_limit, world),
-        train_dataset=dataset,
-        processing_class=inputs.tokenizer,
-        peft_config=_adapter(config),
-    )
+    try:
+        return StepGRPOTrainer(
+            config=config,
+            prompts=inputs.prompts,
+            rewarder=Rewarder(config, scorer, inputs.tokenizer, inputs.eos),
+            reference=_reference(config, inputs),
+            watch=Watch(*config.bounds()),
+            folder=run.folder,
+            model=inputs.model,
+            args=arguments(config, inputs.prompt_limit, world),
+            train_dataset=dataset,
+            processing_class=inputs.tokenizer,
+            peft_config=_adapter(config),
+        )
+    except (OSError, ValueError, ImportError, RuntimeError, TypeError, OverflowError, SafetensorError) as error:
+        about = f"--pretrain {config.pretrain}, or these settings"
+        raise UserError(f"TRL refuses {about}: {' '.join(str(error).split()):.300}") from error
 
 
 def arguments(config: GRPOConfig, prompt_limit: int, world: int = 1) -> Any:
