@@ -21,8 +21,8 @@ from agentark.types import RunError, UserError
 POLL_SECONDS = 0.05
 TOKENS = "AGENTARK_RUNS"
 """Environment variable: start tokens of the runs that a process was started by, the outermost first."""
-ENGINE_TITLE = "EngineCore"
-"""In the title that vLLM's engine processes give themselves (a forked one shows its parent's environment)."""
+KEEPS_ENVIRONMENT = "SPT_NOENV"
+"""Environment variable: a process that gives itself a title, as vLLM's and Ray's do, leaves its tokens readable."""
 logger = logging.getLogger(__name__)
 
 
@@ -47,15 +47,27 @@ class _Owner(Struct, frozen=True):
     token: str | None = None
     """In the environment of every process the run starts; None in lock files from before tokens."""
 
-    def started(self, process: psutil.Process) -> bool:
-        """Whether a process that the file names is one of the run's: the file alone is not believed."""
+    def started(self, process: psutil.Process, lock: IO[bytes]) -> bool:
+        """Whether a process that the file names is one of the run's: the file alone is not believed.
+
+        A process that the run started has its token. One that it forked, as vLLM does its engine, shows the run's own
+        environment, from before the token; but it has the lock file open as the run had.
+        """
         try:
             tokens = process.environ().get(TOKENS, "").split(",")
-            return (bool(self.token) and self.token in tokens) or any(
-                ENGINE_TITLE in word for word in process.cmdline()
-            )
-        except psutil.Error:
+            return (bool(self.token) and self.token in tokens) or _holds(process, lock)
+        except (psutil.Error, OSError):
             return False
+
+
+def _holds(process: psutil.Process, lock: IO[bytes]) -> bool:
+    """Whether a process has this file open to append to it."""
+    ours = os.fstat(lock.fileno())
+    return any(
+        file.mode == "a+" and os.path.samestat(os.stat(file.path), ours)
+        for file in process.open_files()
+        if os.path.exists(file.path)
+    )
 
 
 class RunLock:
@@ -96,6 +108,7 @@ class RunLock:
             self._stream.close()
             raise
         os.environ[TOKENS] = ",".join(filter(None, (self._before, self._token)))
+        os.environ.setdefault(KEEPS_ENVIRONMENT, "1")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -136,7 +149,8 @@ class RunLock:
         if owner.host != socket.gethostname():
             return
         named = [process for entry in owner.engine if (process := entry.alive())]
-        orphans = [process for process in named if owner.started(process)]
+        assert self._stream is not None
+        orphans = [process for process in named if owner.started(process, self._stream)]
         for process in named:
             if process not in orphans:
                 logger.warning("%s names process %d, which this run did not start: left alone", self.path, process.pid)
