@@ -44,7 +44,7 @@ def test_every_figure_comes_from_the_records(
     flags = ["--data_dir", str(request.getfixturevalue("data_dir"))] if data else []
     assert quickstart.main(flags) == 0
     printed = capfd.readouterr().out
-    folder = here / "results" / ("SVAMP" if data else "GSMSymbolic") / embedded.THINKING
+    folder = here / "results" / ("SVAMP" if data else "ChainSum") / embedded.THINKING
     for method, calls in zip(METHODS, (1, 5, 7), strict=True):
         records = list(read_records(folder / f"{method}_infer.jsonl"))
         assert [len(record.trajectory) for record in records] == [calls] * 8
