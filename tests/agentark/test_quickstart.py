@@ -79,13 +79,13 @@ def test_the_small_model_stands_in_with_one_line(
 
     monkeypatch.setattr(quickstart, "prepare", refused)
     assert quickstart.main([]) == 0
-    first, second, *_ = capfd.readouterr().out.splitlines()
+    first, command = capfd.readouterr().out.split("\n$ ")
     assert (
         first
         == f"{embedded.EMBEDDED} stands in, which solves few problems: model 'q' needs q.gguf once (491 MB), "
         + ("and it cannot be had")
     )
-    assert f"--model_name {embedded.EMBEDDED} " in second
+    assert f"--model_name {embedded.EMBEDDED} --use_vllm" in command
 
 
 def test_a_run_that_fails_is_one_line(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
