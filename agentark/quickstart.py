@@ -5,6 +5,7 @@
 Every figure it prints is computed from the records that the run has written; a second call only reads them.
 """
 
+import re
 import shlex
 import subprocess
 import sys
@@ -19,13 +20,19 @@ from agentark.types import UserError
 SCRIPT = Path(__file__).parents[1] / "inference.py"
 METHODS = ("vanilla", "self_consistency", "llm_debate")
 PROBLEMS = 8
+LINE = 100
+"""Characters of a line of the command that is shown."""
+
+STORIES = ("wording=story", "min_terms=4", "max_terms=4", "min_digits=2", "max_digits=2")
+"""Made problems of which the model solves a part alone: 11 of 16, and 3 of 16 of GSMSymbolic's (temperature 0.5)."""
+
 MAX_TOKENS = 256
 """New tokens of a reply; few replies of the models here are longer."""
 
 
 def run_flags(model: str, data_dir: Path | None) -> list[str]:
     """The flags of inference.py: word problems from a file of the folder, else made on the spot."""
-    data = ["SVAMP", "--data_dir", str(data_dir)] if data_dir else ["GSMSymbolic"]
+    data = ["SVAMP", "--data_dir", str(data_dir)] if data_dir else ["ChainSum", "--task_config", *STORIES]
     return [
         *("--method_name", *METHODS, "--test_dataset_name", *data, "--model_name", model, "--use_vllm"),
         *("--max_samples", str(PROBLEMS), "--model_max_tokens", str(MAX_TOKENS), "--max_model_len", "4096"),
@@ -58,7 +65,13 @@ def run(model: str, data_dir: Path | None) -> list[Path]:
         UserError: the command refused; it has said why.
     """
     flags = run_flags(model, data_dir)
-    print(f"$ {shlex.join(['python', 'inference.py', *flags])}", flush=True)
+    lines = ["$ python inference.py"]
+    for part in re.split(r" (?=--)", shlex.join(flags)):  # a flag and its values stay together
+        if len(lines[-1]) + len(part) < LINE:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(f"    {part}")
+    print(" \\\n".join(lines), flush=True)
     done = subprocess.run([sys.executable, str(SCRIPT), *flags], stdout=subprocess.PIPE, text=True)
     files = [Path("results", flags[flags.index("--test_dataset_name") + 1], model, f"{m}_infer.jsonl") for m in METHODS]
     if done.returncode not in (0, 1) or not all(file.is_file() for file in files):

@@ -44,7 +44,7 @@ def test_every_figure_comes_from_the_records(
     flags = ["--data_dir", str(request.getfixturevalue("data_dir"))] if data else []
     assert quickstart.main(flags) == 0
     printed = capfd.readouterr().out
-    folder = here / "results" / ("SVAMP" if data else "GSMSymbolic") / embedded.THINKING
+    folder = here / "results" / ("SVAMP" if data else "ChainSum") / embedded.THINKING
     for method, calls in zip(METHODS, (1, 5, 7), strict=True):
         records = list(read_records(folder / f"{method}_infer.jsonl"))
         assert [len(record.trajectory) for record in records] == [calls] * 8
@@ -79,13 +79,13 @@ def test_the_small_model_stands_in_with_one_line(
 
     monkeypatch.setattr(quickstart, "prepare", refused)
     assert quickstart.main([]) == 0
-    first, second, *_ = capfd.readouterr().out.splitlines()
+    first, command = capfd.readouterr().out.split("\n$ ")
     assert (
         first
         == f"{embedded.EMBEDDED} stands in, which solves few problems: model 'q' needs q.gguf once (491 MB), "
         + ("and it cannot be had")
     )
-    assert f"--model_name {embedded.EMBEDDED} " in second
+    assert f"--model_name {embedded.EMBEDDED} --use_vllm" in command
 
 
 def test_a_run_that_fails_is_one_line(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
