@@ -200,6 +200,11 @@ def _complete(main: Callable[[], int]) -> int:
 
 
 def entry(main: Callable[[], int]) -> NoReturn:
+    """Run an entry script, and end its process."""
+    leave(exit_code(main))
+
+
+def exit_code(main: Callable[[], int]) -> int:
     """Run an entry script: every expected failure is one line on stderr and an exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, handlers=[progress.Handler()])
     quiet.hush()
@@ -219,7 +224,7 @@ def entry(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write(f"\ninterrupted; finished samples are kept; continue with: {command_line()}\n")
         code = 130
-    leave(code)
+    return code
 
 
 def leave(code: int) -> NoReturn:

@@ -255,7 +255,7 @@ def run(script: Script, line: Sequence[str], limit: float = SECONDS, parse_only:
             stack.enter_context(mock.patch.object(cli.Parser, "parse_args", _parsed(cli.Parser)))
         signal.setitimer(signal.ITIMER_REAL, limit)
         try:
-            cli.entry(main_of(script))
+            code = cli.exit_code(main_of(script))
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int | str) else 0
         except Taken:
