@@ -19,7 +19,6 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from agentark.cli import integer
 from agentark.files import manifest_of
 from bench.parts import report
 
@@ -78,8 +77,8 @@ def medians(every: Sequence[Phases]) -> Phases:
 
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "command")
-    parser.add_argument("--samples", type=integer(1), nargs="+", default=[1, 8, 64])
-    parser.add_argument("--repeat", type=integer(1), default=1)
+    parser.add_argument("--samples", type=report.count, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--repeat", type=report.count, default=1)
     parser.add_argument("--baseline", type=Path, help="another checkout, to compare with")
     parser.add_argument("--data_dir", type=Path, help="folder with gsm8k_test.jsonl (default: generated problems)")
     args = parser.parse_args(argv)

@@ -103,7 +103,7 @@ def tried(script: Script, world: Mapping[str, str]) -> Iterator[Case]:
         for number, (what, value, refused) in enumerate(_values(script, action, world)):
             fresh = {**world, "out": f"{world['out']}/{action.dest}_{number}"}
             Path(fresh["out"]).mkdir(parents=True, exist_ok=True)
-            quick = kind_of(script, action) in ("integer", "number", "choice", "text")
+            quick = kind_of(script, action) in ("integer", "number", "choice", "text", "output file")
             line = _with(script, action, value, fresh)
             yield Case(f"{action.dest}: {what}", line, refused, quick, _names(action, value))
 
