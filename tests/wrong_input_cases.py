@@ -159,6 +159,9 @@ SCRIPTS = (
     Script("agentark.engines", "configs/model_api_config.yaml", kinds={"file": "endpoints"}),
     Script("agentark.install", "", stops=("agentark.install:_bring_up_to_date",)),
     Script("methods", "show cot"),
+    Script("agentark.quickstart", "", stops=("agentark.quickstart:choose_model",)),
+    Script("bench/command_bench.py", "--data_dir {data} --json {out}/command.json",
+           stops=("bench.command_bench:measured",), kinds={"baseline": "results"}),
     Script("bench/grading_bench.py", "--pairs 1 --hangs 0 --data_dir {data} --json {out}/grading.json",
            stops=("bench.grading_bench:timed",)),
     Script("bench/grpo_bench.py", "", parse_only=True, kinds={"model": ""}),
@@ -181,7 +184,7 @@ SCRIPTS = (
            only=("fit", "validate"), stops=("bench.parts.validation:fit",)),
     Script("bench/table.py", "--folder {ratios} --into {marked}"),
 )  # fmt: skip
-FEW = {"agentark.install", "methods"}
+FEW = {"agentark.install", "bench/prm_learns.py", "methods"}
 """Scripts that read nothing, and so take few wrong values."""
 NOT_HERE = {
     "docs/screenshots.py": "takes no input",
