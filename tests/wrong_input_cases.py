@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -203,6 +204,8 @@ class Case(NamedTuple):
     """Whether the parser alone can judge it."""
     names: tuple[str, ...]
     """One of these has to be in the message."""
+    out: Path
+    """The command's output folder."""
 
 
 class Ended(NamedTuple):
