@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from agentark.files import content
 from agentark.types import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +114,7 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file holding one mapping (an empty file is an empty mapping)."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = content(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     data = _yaml(text, str(path))

@@ -33,6 +33,13 @@ def manifest_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.manifest.json")
 
 
+def content(path: Path) -> bytes:
+    """All bytes of a file; what is no file, as a FIFO, is not waited for. Raises OSError, UserError."""
+    if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path}: is a {KINDS.get(stat.S_IFMT(mode), 'special file')}; give a file")
+    return path.read_bytes()
+
+
 def json_in(path: Path) -> Any:
     """The content of a JSON file, at most one value per key of an object.
 
@@ -48,7 +55,7 @@ def json_in(path: Path) -> Any:
         return value
 
     try:
-        return json.loads(path.read_bytes().removeprefix(BOM_UTF8), object_pairs_hook=unique)
+        return json.loads(content(path).removeprefix(BOM_UTF8), object_pairs_hook=unique)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
@@ -73,7 +80,7 @@ def struct_of(path: Path, kind: type[T], what: str) -> T:
         FileNotFoundError: there is none. UserError: it cannot be read, or is something else.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(content(path), type=kind)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -87,11 +87,16 @@ def expand(record: Record, turn: Turn) -> list[Message]:
         text = record.document if part.ref == "document" else turns[part.ref].text
         return msgspec.structs.replace(part, text=text or "")
 
-    before: list[Message] = []
-    if turn.continues is not None:
-        earlier = turns[turn.continues]
-        before = [*expand(record, earlier), Message("assistant", (Part(earlier.text, ref=earlier.id),))]
-    return before + [Message(message.role, tuple(map(fill, message.parts))) for message in turn.messages]
+    chain = [turn]
+    while (before := chain[0].continues) is not None:
+        chain.insert(0, turns[before])
+    messages: list[Message] = []
+    for number, one in enumerate(chain):
+        if number:
+            earlier = chain[number - 1]
+            messages.append(Message("assistant", (Part(earlier.text, ref=earlier.id),)))
+        messages += (Message(message.role, tuple(map(fill, message.parts))) for message in one.messages)
+    return messages
 
 
 def without_texts(turn: Turn) -> Turn:

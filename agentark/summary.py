@@ -211,7 +211,7 @@ def debate(record: Record, width: int = 100, fold: bool = False) -> str:
     out = [f"sample {record.id} | {record.method.name} | {record.model}", block(record.query)]
     for turn in record.trajectory:
         done = turn.completion
-        asked = expand(record, turn)[-1].text
+        asked = "".join(sent.text for sent in expand(record, turn)[-1:])
         out += [
             f"\n-- round {turn.round} | {turn.agent} | {turn.role} | {done.prompt_tokens} prompt tokens "
             f"({done.cached_tokens if done.cached_tokens is not None else '?'} cached), "

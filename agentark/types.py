@@ -22,6 +22,7 @@ catches CancelledError for good: an interrupt ends the run with exit code 130. R
 
 import hashlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from graphlib import TopologicalSorter
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
@@ -416,8 +417,12 @@ class Record(Sample, frozen=True, kw_only=True, omit_defaults=False):
 
     def __post_init__(self) -> None:
         turns = {turn.id for turn in self.trajectory}
-        if any(solution.turn not in turns for solution in self.solutions):
-            raise ValueError("a solution whose turn is not in the trajectory")
+        shown = {part.ref for turn in self.trajectory for message in turn.messages for part in message.parts}
+        continued = {turn.id: {turn.continues} for turn in self.trajectory if turn.continues is not None}
+        named = {solution.turn for solution in self.solutions}.union(*continued.values())
+        if not named <= turns or not shown <= turns | {None, "document"}:
+            raise ValueError("a turn is named that is not in the trajectory")
+        TopologicalSorter(continued).prepare()  # raises a ValueError
 
     def text_of(self, solution: Solution) -> str:
         """The full text of one of this record's solutions."""

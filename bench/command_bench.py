@@ -19,8 +19,10 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from agentark.cli import integer
+from agentark import cli
 from agentark.files import manifest_of
+from agentark.tasks import get_task
+from agentark.types import UserError
 from bench.parts import report
 
 FLAGS = (
@@ -78,11 +80,17 @@ def medians(every: Sequence[Phases]) -> Phases:
 
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "command")
-    parser.add_argument("--samples", type=integer(1), nargs="+", default=[1, 8, 64])
-    parser.add_argument("--repeat", type=integer(1), default=1)
+    parser.add_argument("--samples", type=report.count, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--repeat", type=report.count, default=1)
     parser.add_argument("--baseline", type=Path, help="another checkout, to compare with")
     parser.add_argument("--data_dir", type=Path, help="folder with gsm8k_test.jsonl (default: generated problems)")
     args = parser.parse_args(argv)
+    if args.baseline is not None and not (args.baseline / "inference.py").is_file():
+        raise UserError(f"--baseline {args.baseline}: no inference.py in it")
+    if args.data_dir is not None:
+        if not (args.data_dir / "gsm8k_test.jsonl").is_file():
+            raise UserError(f"--data_dir {args.data_dir}: no gsm8k_test.jsonl in it")
+        get_task("GSM8K").load("test", args.data_dir, limit=max(args.samples))
     checkouts = {"ours": report.ROOT} | ({"baseline": args.baseline.resolve()} if args.baseline else {})
     rows = []
     print("| samples | | start | run | exit | command |\n|--:|---|--:|--:|--:|--:|")
@@ -117,4 +125,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.entry(main)

@@ -65,8 +65,8 @@ def plant(pairs: Sequence[Pair], hangs: int) -> tuple[list[Pair], set[int]]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "grading")
-    parser.add_argument("--pairs", type=cli.integer(1), default=10_000)
-    parser.add_argument("--hangs", type=cli.integer(0), default=20)
+    parser.add_argument("--pairs", type=report.count, default=10_000)
+    parser.add_argument("--hangs", type=cli.integer(0, 1000), default=20)
     parser.add_argument("--data_dir", type=Path, help="folder with math500_test.jsonl (default: simple formulas)")
     args = parser.parse_args(argv)
     pairs = make_pairs(args.pairs, args.data_dir)

@@ -117,15 +117,13 @@ def parts_table(rollouts: Sequence[dict[str, float]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "grpo")
     parser.add_argument("--model", default=EMBEDDED, help="folder, hub id, or `small` for the random one of the tests")
-    parser.add_argument("--prompts", type=cli.integer(1), default=4, help="of a rollout")
-    parser.add_argument("--samples", type=cli.integer(1), default=4, help="of a prompt")
-    parser.add_argument("--chunk", type=cli.integer(1), default=2, help="prompts per chunk of a rollout")
-    parser.add_argument("--tokens", type=cli.integer(1), default=96, help="most new tokens per response")
-    parser.add_argument("--rollouts", type=cli.integer(1), default=4, help="measured rollouts; another goes first")
-    parser.add_argument(
-        "--solutions", type=cli.integer(1), default=32, help="solutions, scored --repeats times each way"
-    )
-    parser.add_argument("--repeats", type=cli.integer(1), default=3)
+    parser.add_argument("--prompts", type=report.count, default=4, help="of a rollout")
+    parser.add_argument("--samples", type=report.count, default=4, help="of a prompt")
+    parser.add_argument("--chunk", type=report.count, default=2, help="prompts per chunk of a rollout")
+    parser.add_argument("--tokens", type=report.count, default=96, help="most new tokens per response")
+    parser.add_argument("--rollouts", type=report.count, default=4, help="measured rollouts; another goes first")
+    parser.add_argument("--solutions", type=report.count, default=32, help="solutions, scored --repeats times each way")
+    parser.add_argument("--repeats", type=report.count, default=3)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

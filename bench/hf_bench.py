@@ -88,13 +88,13 @@ async def measure(args: argparse.Namespace) -> list[report.Row]:
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "hf")
     parser.add_argument("--model_name", default=EMBEDDED)
-    parser.add_argument("--calls", type=cli.integer(1), default=16, help="calls at once")
-    parser.add_argument("--alone", type=cli.integer(1), default=4, help="single calls per repetition")
-    parser.add_argument("--tokens", type=cli.integer(1), default=32, help="new tokens per call")
+    parser.add_argument("--calls", type=report.count, default=16, help="calls at once")
+    parser.add_argument("--alone", type=report.count, default=4, help="single calls per repetition")
+    parser.add_argument("--tokens", type=report.count, default=32, help="new tokens per call")
     parser.add_argument(
-        "--words", type=cli.integer(0), default=0, help="words before each question, for longer prompts"
+        "--words", type=cli.integer(0, 100_000), default=0, help="words before each question, for longer prompts"
     )
-    parser.add_argument("--repeats", type=cli.integer(1), default=5)
+    parser.add_argument("--repeats", type=report.count, default=5)
     args = parser.parse_args(argv)
     rows = asyncio.run(measure(args))
     return report.publish(rows, args.json)

@@ -123,11 +123,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "label")
     parser.add_argument("--data_dir", type=Path, help="folder with the datasets' files (default: the hub)")
     parser.add_argument("--datasets", nargs="+", default=["QMSum", "GSM8K"])
-    parser.add_argument("--questions", type=cli.integer(1), default=4)
-    parser.add_argument("--candidates", type=cli.integer(1), default=6, help="per question")
-    parser.add_argument("--cap", type=cli.integer(1), default=8, help="calls in flight")
-    parser.add_argument("--max_model_len", type=cli.integer(1), default=4096)
-    parser.add_argument("--repeats", type=cli.integer(1), default=3)
+    parser.add_argument("--questions", type=report.count, default=4)
+    parser.add_argument("--candidates", type=report.count, default=6, help="per question")
+    parser.add_argument("--cap", type=report.count, default=8, help="calls in flight")
+    parser.add_argument("--max_model_len", type=report.count, default=4096)
+    parser.add_argument("--repeats", type=report.count, default=3)
     parser.add_argument(
         "--minutes", type=cli.number(0), default=10, help="per dataset; fewer repetitions if it is short"
     )

@@ -255,12 +255,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "prm")
     parser.add_argument("--model_name", default=EMBEDDED)
     parser.add_argument("--data_dir", type=Path, help="folder with gsm8k_train.jsonl")
-    parser.add_argument("--solutions", type=cli.integer(1), default=48, help="in all")
-    parser.add_argument("--batch_size", type=cli.integer(1), default=16, help="solutions per batch")
+    parser.add_argument("--solutions", type=report.count, default=48, help="in all")
+    parser.add_argument("--batch_size", type=report.count, default=16, help="solutions per batch")
     parser.add_argument(
-        "--batches", type=cli.integer(1), default=4, help="batches of stage 2 and the scorer, per repetition"
+        "--batches", type=report.count, default=4, help="batches of stage 2 and the scorer, per repetition"
     )
-    parser.add_argument("--repeats", type=cli.integer(1), default=3)
+    parser.add_argument("--repeats", type=report.count, default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--labelled", type=Path, help=argparse.SUPPRESS)

@@ -143,10 +143,10 @@ def built(count: int, words: int, folder: Path) -> tuple[Path, float]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "report")
-    parser.add_argument("--samples", type=cli.integer(1), default=10_000)
-    parser.add_argument("--baseline", type=cli.integer(1), default=100, help="samples of the small report")
-    parser.add_argument("--words", type=cli.integer(1), default=150, help="words per reply; a sample has 6 replies")
-    parser.add_argument("--repeats", type=cli.integer(1), default=5)
+    parser.add_argument("--samples", type=report.count, default=10_000)
+    parser.add_argument("--baseline", type=report.count, default=100, help="samples of the small report")
+    parser.add_argument("--words", type=report.count, default=150, help="words per reply; a sample has 6 replies")
+    parser.add_argument("--repeats", type=report.count, default=5)
     args = parser.parse_args(argv)
     figures = []
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,16 +98,15 @@ def _reward_model(base: Path, folder: Path) -> Path:
 
 
 def tried(script: Script, world: Mapping[str, str]) -> Iterator[Case]:
-    """Wrong values for every flag of a script."""
+    """Wrong values for every flag of a script, each with an output folder of its own beside the good run's."""
     for action in cases.parser_of(script, world)._actions:
         if action.dest == "help" or (script.only and action.dest not in script.only):
             continue
         for number, (what, value, refused) in enumerate(_values(script, action, world)):
-            fresh = {**world, "out": f"{world['out']}/{action.dest}_{number}"}
-            Path(fresh["out"]).mkdir(parents=True, exist_ok=True)
-            quick = kind_of(script, action) in ("integer", "number", "choice", "text")
+            fresh = {**world, "out": f"{world['out']}_{action.dest}_{number}"}
+            quick = kind_of(script, action) in ("integer", "number", "choice", "text", "output file")
             line = _with(script, action, value, fresh)
-            yield Case(f"{action.dest}: {what}", line, refused, quick, _names(action, value))
+            yield Case(f"{action.dest}: {what}", line, refused, quick, _names(action, value), Path(fresh["out"]))
 
 
 def _with(script: Script, action: argparse.Action, value: str, world: Mapping[str, str]) -> list[str]:
@@ -209,6 +210,10 @@ def _places(world: Mapping[str, str]) -> Iterator[tuple[str, str, bool]]:
     yield "a folder", str(folder), True
     yield "below a file", str(Path(world["results"]) / "x.jsonl"), True
     yield "a link to itself", str(loop), True
+    fifo = folder / "fifo.jsonl"
+    if not fifo.exists():
+        os.mkfifo(fifo)
+    yield "a FIFO", str(fifo), True
     yield "an endless name", f"{wrong.LONG_NAME}.jsonl", True
     yield "a name that is not UTF-8", "\udcff.jsonl", True
 
@@ -373,12 +378,20 @@ def fault(case: Case, ended: Ended) -> str | None:
     return None
 
 
+def _files(folder: Path) -> dict[Path, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
 def faults_of(script: Script, world: Mapping[str, str], most: int | None) -> list[str]:
     """The faults of a script over its table of wrong values.
 
     Args:
         most: cases tried, spread over the table; None: all.
     """
+    world = {**world, "out": f"{world['out']}/{SCRIPTS.index(script)}"}
+    earlier = Path(world["out"])
+    earlier.mkdir(exist_ok=True)
     if not script.parse_only:
         good = cases.run(script, cases.words(script, world))
         assert good.code in ("taken", 0), good.stderr
@@ -386,9 +399,15 @@ def faults_of(script: Script, world: Mapping[str, str], most: int | None) -> lis
     assert len(table) >= 25 or script.only or script.name in cases.FEW
     step = 1 if most is None else max(1, len(table) // most)
     faults = []
+    written = {} if script.engine else _files(earlier)  # a finished run would not start the engine
     for case in table[len(script.key) % step :: step]:
+        if written:
+            shutil.copytree(earlier, case.out, ignore=shutil.ignore_patterns("*.lock"))
         ended = cases.run(script, case.words, parse_only=script.parse_only and case.quick)
-        if (found := fault(case, ended)) is not None:
+        found = fault(case, ended)
+        if found is None and ended.code == 2 and not written.items() <= _files(case.out).items():
+            found = "what an earlier command had written has changed"
+        if found is not None:
             faults.append(f"{case.what}: {found}")
     return faults
 
@@ -405,6 +424,16 @@ def test_a_share_of_the_table(script: Script, world: dict[str, str], monkeypatch
 def test_the_whole_table(script: Script, world: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert faults_of(script, world, None) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", dict.fromkeys(script.name for script in SCRIPTS))
+def test_a_process_ends_with_one_line(name: str, world: dict[str, str]) -> None:
+    script = next(script for script in SCRIPTS if script.name == name)
+    case = next(case for case in tried(script, world) if case.refused)
+    command = [sys.executable, *([name] if name.endswith(".py") else ["-m", name]), *case.words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, [line[:7] for line in done.stderr.splitlines()]) == (2, ["error: "]), done.stderr
 
 
 def test_no_script_is_left_out() -> None:

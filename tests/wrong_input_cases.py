@@ -4,22 +4,27 @@ import argparse
 import contextlib
 import inspect
 import io
+import resource
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import psutil
 from script_parsers import module_of
 
 from agentark import answers, cli
 from agentark.engines import choose
 
-SECONDS = 120.0
+SECONDS = 30.0
 """After which a command line is ended."""
+MEMORY = 3 << 30
+"""Bytes of addresses that a command line may take beside those in use."""
 CPU_SECONDS = 5.0
 """Most that a wrong value may cost."""
 KINDS: Mapping[str, str] = {
@@ -150,20 +155,29 @@ SCRIPTS = (
     Script("study.table", "--rows held-out/base={graded} held-out/other={graded} --output {out}/table"),
     Script("study.tiny_model", "--output {out}/tiny --steps 1", stops=("study.tiny_model:teach",), parse_only=True),
     Script("agentark.summary", "{results}"),
+    Script("agentark.summary", "--show 1 {results}", only=("files", "show")),
+    Script("agentark.summary", "--compare {results} {results}", only=("files", "compare")),
     Script("agentark.engines", "configs/model_api_config.yaml", kinds={"file": "endpoints"}),
     Script("agentark.install", "", stops=("agentark.install:_bring_up_to_date",)),
     Script("methods", "show cot"),
+    Script("agentark.quickstart", "", stops=("agentark.quickstart:choose_model",)),
+    Script("bench/command_bench.py", "--data_dir {data} --json {out}/command.json",
+           stops=("bench.command_bench:measured",), kinds={"baseline": "results"}),
     Script("bench/grading_bench.py", "--pairs 1 --hangs 0 --data_dir {data} --json {out}/grading.json",
            stops=("bench.grading_bench:timed",)),
     Script("bench/grpo_bench.py", "", parse_only=True, kinds={"model": ""}),
-    Script("bench/grpo_learns.py", "--output {out}/learns", stops=("bench.parts.experiment:run",)),
+    Script("bench/grpo_learns.py", "--output {out}/learns", stops=("bench.grpo_learns:teach",),
+           kinds={"output": "output folder"}),
     Script("bench/hf_bench.py", "", parse_only=True, kinds={"model_name": ""}),
     Script("bench/inference_bench.py", "", parse_only=True),
-    Script("bench/label_bench.py", "--data_dir {data} --datasets GSM8K --json {out}/label.json",
+    Script("bench/label_bench.py", "--data_dir {data} --datasets GSM8K --questions 1 --candidates 2 "
+           "--json {out}/label.json",
            stops=("bench.label_bench:VLLMEngine",)),
-    Script("bench/prm_bench.py", "--data_dir {data} --json {out}/prm.json --solutions 4", kinds={"model_name": ""},
+    Script("bench/prm_bench.py", "--data_dir {data} --json {out}/prm.json --solutions 4",
+           kinds={"model_name": "", "labelled": ""},
            stops=("bench.prm_bench:stage_1",)),
-    Script("bench/prm_learns.py", "--output {out}/prm_learns", stops=("bench.parts.experiment:run",)),
+    Script("bench/prm_learns.py", "--output {out}/prm_learns", stops=("bench.prm_learns:teach",),
+           kinds={"output": "output folder"}),
     Script("bench/report_bench.py", "", parse_only=True),
     Script("bench/simulate.py", "--questions 20 --sample 20 --gpus 1 --json {out}/simulate.json --records {results}",
            parse_only=True, kinds={"fit": "", "validate": ""}),
@@ -171,7 +185,7 @@ SCRIPTS = (
            only=("fit", "validate"), stops=("bench.parts.validation:fit",)),
     Script("bench/table.py", "--folder {ratios} --into {marked}"),
 )  # fmt: skip
-FEW = {"agentark.install", "methods"}
+FEW = {"agentark.install", "bench/prm_learns.py", "methods"}
 """Scripts that read nothing, and so take few wrong values."""
 NOT_HERE = {
     "docs/screenshots.py": "takes no input",
@@ -190,6 +204,8 @@ class Case(NamedTuple):
     """Whether the parser alone can judge it."""
     names: tuple[str, ...]
     """One of these has to be in the message."""
+    out: Path
+    """The command's output folder."""
 
 
 class Ended(NamedTuple):
@@ -253,6 +269,7 @@ def run(script: Script, line: Sequence[str], limit: float = SECONDS, parse_only:
             stack.enter_context(mock.patch(f"{module}.{name}", taken))
         if parse_only:
             stack.enter_context(mock.patch.object(cli.Parser, "parse_args", _parsed(cli.Parser)))
+        stack.enter_context(_little_memory())
         signal.setitimer(signal.ITIMER_REAL, limit)
         try:
             code = cli.exit_code(main_of(script))
@@ -268,6 +285,18 @@ def run(script: Script, line: Sequence[str], limit: float = SECONDS, parse_only:
             signal.signal(signal.SIGALRM, before)
             answers.close_pool()
     return Ended(code, err.getvalue(), time.process_time() - started)
+
+
+@contextlib.contextmanager
+def _little_memory() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    most = psutil.Process().memory_info().vms + MEMORY
+    if before[1] == resource.RLIM_INFINITY or most < before[1]:
+        resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _parsed(kind: type[argparse.ArgumentParser]) -> Callable[..., Any]:

@@ -105,7 +105,7 @@ OVERRIDES = (
 
 INTEGERS = ("x", "", "1.5", "1e3", "nan", "inf", "0x10", " ", "-x", "١٢x", "[1]", "null", HUGE)
 """No whole number, or one beyond every range."""
-RANGES = ("-1", "0", "1000000000", str(10**30))
+RANGES = ("-1", "0", "1000000000", str(2**63 - 1), str(10**30))
 """Whole numbers that most flags refuse; none may end in a traceback."""
 NUMBERS = ("x", "", "1,5", "nan", "[1]", "null", "-inf")
 """No number, or none in any range."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agentark.config import build as build_config
 from agentark.records import expand, read_records
 from agentark.types import Completion, Message, Method, Record, Sample, Turn, UserError
 from bench.parts.clock import Lengths, tokens
@@ -153,7 +154,9 @@ def recorded(
                 return turns[turn_id].text, max(1, round(turns[turn_id].completion_tokens * scale))
 
             try:
-                episodes.append(await episode(kind(kind.Config(**config)), record.sample(), given, chars))
+                episodes.append(
+                    await episode(kind(build_config(kind.Config, config, record.id)), record.sample(), given, chars)
+                )
             except ExceptionGroup as group:
                 first: Exception = group
                 while isinstance(first, ExceptionGroup):

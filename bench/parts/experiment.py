@@ -13,8 +13,8 @@ from bench.parts import report
 
 def parser(doc: str | None) -> cli.Parser:
     flags = report.parser(doc)
-    flags.add_argument("--output", type=Path, required=True)
-    flags.add_argument("--seed", type=cli.integer(0), default=0)
+    flags.add_argument("--output", type=cli.output_folder, required=True)
+    flags.add_argument("--seed", type=cli.integer(0, 2**32 - 1), default=0)
     return flags
 
 

@@ -15,6 +15,8 @@ from agentark import cli
 from agentark.types import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+count = cli.integer(1, 1_000_000)
+"""An argparse type: a count of questions, tokens, repetitions and their like; more could not be measured."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def parser(doc: str | None, name: str = "") -> cli.Parser:
     flags = cli.Parser(description=(doc or "").split("\n")[0])
     if name:
         path = ROOT / "results" / "bench" / f"{name}.json"
-        flags.add_argument("--json", type=Path, default=path, help="file for the ratios")
+        flags.add_argument("--json", type=cli.output_file, default=path, help="file for the ratios")
     return flags
 
 
@@ -106,9 +108,12 @@ def put(text: str, path: Path, marks: tuple[str, str], flag: str) -> None:
     """Replace the text between two marks in a file that `flag` names.
 
     Raises:
-        UserError: the file lacks the marks, once each and in this order; it stays unchanged.
+        UserError: the file cannot be read, or lacks the marks, once each and in this order; it stays unchanged.
     """
-    whole = path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        whole = path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{flag} {path}: cannot be read ({error})") from None
     if [whole.count(mark) for mark in marks] != [1, 1] or whole.index(marks[0]) > whole.index(marks[1]):
         raise UserError(f"{flag} {path}: needs a line {marks[0]} and, after it, a line {marks[1]}")
     before, _, rest = whole.partition(marks[0])

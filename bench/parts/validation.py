@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from agentark.files import json_of, manifest_of
+from agentark.files import json_of, manifest_of, sessions_of
 from agentark.types import UserError
 from bench.parts.episodes import Episode, good_records, recorded
 from bench.parts.replicas import Run, Speed, simulate
@@ -38,19 +38,20 @@ def read(path: Path) -> Measured:
     """A results file with its manifest.
 
     Raises:
-        UserError: the file does not exist, or the run has several sessions, with unused time between them.
+        UserError: the file does not exist, took no time, or the run has several sessions, with unused time between.
     """
     records = sorted(good_records(path), key=lambda record: record.started)
-    manifest = json_of(manifest_of(path))
-    sessions = manifest["sessions"]
+    sessions = sessions_of(json_of(manifest_of(path)))
     if len(sessions) != 1:
         raise UserError(f"{path}: {len(sessions)} sessions; a run made in one go is needed")
+    if not isinstance(capacity := sessions[0].get("capacity"), int) or capacity < 1:
+        raise UserError(f"{manifest_of(path)}: capacity = {capacity!r:.60}: a whole number of at least 1 is needed")
     turns = [turn.completion for record in records for turn in record.trajectory]
     cached = [turn.cached_tokens for turn in turns]
     return Measured(
         path=path,
         episodes=recorded(records),
-        cap=int(sessions[0]["capacity"]),
+        cap=capacity,
         seconds=max(record.started + record.seconds for record in records) - records[0].started,
         calls=sum(turn.seconds for turn in turns),
         cached=None if None in cached else sum(count or 0 for count in cached),
@@ -87,14 +88,14 @@ def fit(runs: Sequence[Measured], replicas: int, kv_tokens: int, block: int) -> 
 
 def rows(fitted: Sequence[Path], predicted: Sequence[Path], replicas: int, kv_tokens: int, block: int) -> list[Row]:
     """Rows of simulated over measured: wall time, and tokens from the prefix cache. Fitted runs are named as such."""
-    runs = [read(path) for path in fitted]
+    runs, others = ([read(path) for path in paths] for paths in (fitted, predicted))
     speed = fit(runs, replicas, kv_tokens, block)
     print(
         f"fitted: {speed.base * 1e3:.1f} ms a step, {speed.per_sequence * 1e3:.2f} ms a sequence in it, "
         f"{speed.per_prompt * 1e3:.2f} ms a prompt token"
     )
     rows = []
-    for what, run in [*(("fitted", run) for run in runs), *(("predicted", read(path)) for path in predicted)]:
+    for what, run in [*(("fitted", run) for run in runs), *(("predicted", run) for run in others)]:
         simulated = predict(run, speed, replicas)
         title = f"simulate, {what}: {run.path.stem}, n={len(run.episodes)}, cap {run.cap}"
         goal = "" if what == "fitted" else "<= 1.15"

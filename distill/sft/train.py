@@ -91,7 +91,10 @@ def _tokenizer(model: str, training: Any) -> Any:
     tokenizer = load_tokenizer(model, "--model_name_or_path")
     template = training.chat_template_path
     if template is not None and Path(template).is_file():
-        tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+        try:
+            tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--chat_template_path {template}: cannot be read ({error})") from None
         training.chat_template_path = None
     if tokenizer.chat_template is None:
         raise UserError(

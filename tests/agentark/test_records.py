@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from agentark.lock import TOKENS, RunLock
 from agentark.records import AppendLog, Store, encoded, expand, natural, pack, read_records, repair_tail
-from agentark.types import Message, Part, RunError, UserError, message
+from agentark.types import Message, Part, Record, RunError, UserError, message
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -111,6 +111,43 @@ def test_golden_file_of_schema_1_is_still_read() -> None:
         *("preamble", "entry_point", "tests", "visible_tests"),
     ]
     assert record.sample().fields() == record.fields()
+
+
+def changed(**first: object) -> bytes:
+    """The golden record, with these values in its first turn."""
+    row = json.loads((GOLDEN / "records_schema_1.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    row["trajectory"][0] |= first
+    return json.dumps(row).encode()
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"continues": "agent_9/1/debater"},
+        {"continues": "document"},
+        {"id": "agent_9/1/debater"},
+        {"messages": [{"role": "user", "parts": [{"text": "", "ref": "agent_9/1/debater"}]}]},
+    ],
+)
+def test_a_record_whose_turns_name_others_that_it_lacks_is_no_record(first: dict[str, object]) -> None:
+    with pytest.raises(msgspec.ValidationError, match="not in the trajectory"):
+        msgspec.json.decode(changed(**first), type=Record)
+
+
+def test_a_record_whose_turns_continue_each_other_is_no_record() -> None:
+    turn = msgspec.json.decode(changed(), type=Record).trajectory[1]
+    with pytest.raises(msgspec.ValidationError, match="cycle"):
+        msgspec.json.decode(changed(continues=turn.id), type=Record)
+
+
+def test_a_dialogue_of_a_thousand_rounds_is_expanded() -> None:
+    record = msgspec.json.decode(changed(), type=Record)
+    first = record.trajectory[0]
+    turns = [first]
+    for number in range(1024):
+        turns.append(msgspec.structs.replace(first, id=f"{number}", continues=turns[-1].id))
+    long = msgspec.structs.replace(record, trajectory=turns, solutions=[])
+    assert len(expand(long, turns[-1])) == 1024 * (len(first.messages) + 1) + len(first.messages)
 
 
 def test_another_configuration_is_refused_by_key_and_replaced_with_overwrite(tmp_path: Path) -> None:
