@@ -58,14 +58,14 @@ def served(**options: Any) -> Iterator[StubServer]:
         thread.join()
 
 
-def name(body: Body) -> int:
+def number(body: Body) -> int:
     """A number for a request, small enough for a count of tokens."""
     return int(digest(body)[:7], 16)
 
 
 def naming(body: Body) -> Body:
     """Usage figures that name the request."""
-    return {"prompt_tokens": 9, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": name(body)}}
+    return {"prompt_tokens": 9, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": number(body)}}
 
 
 def asked(server: StubServer, since: int = 0) -> list[Body]:
@@ -74,7 +74,7 @@ def asked(server: StubServer, since: int = 0) -> list[Body]:
 
 
 def finished_calls(folder: Path) -> Counter[int] | None:
-    """Names of the requests whose replies stand in the folder's journals; None: there is no journal."""
+    """Numbers of the requests whose replies stand in the folder's journals; None: there is no journal."""
     journals = list(folder.rglob("*.journal.jsonl"))
     lines = [line for journal in journals for line in journal.read_bytes().splitlines(keepends=True)]
     whole = [json.loads(line) for line in lines if line.endswith(b"\n")]  # a kill may leave half a line
@@ -113,7 +113,7 @@ class Paid:
 
     server: StubServer
     needed: Counter[int]
-    """Names of the requests of an undisturbed run."""
+    """Numbers of the requests of an undisturbed run."""
     made: int = 0
     finished: Counter[int] = field(default_factory=Counter)
 
@@ -121,8 +121,10 @@ class Paid:
         """Check a session that began at that request and has ended. Raises AssertionError for a call paid twice."""
         requests = asked(self.server, since)
         self.made += len(requests)
-        twice = Counter(map(name, requests)) - (self.needed - self.finished)
-        assert not twice, f"{twice.total()} calls paid twice: {[body for body in requests if name(body) in twice][:2]}"
+        twice = Counter(map(number, requests)) - (self.needed - self.finished)
+        assert not twice, (
+            f"{twice.total()} calls paid twice: {[body for body in requests if number(body) in twice][:2]}"
+        )
         journalled = finished_calls(folder)
         if journalled is not None:
             self.finished |= journalled
@@ -131,7 +133,13 @@ class Paid:
 
 
 def same_when_killed(
-    command: Sequence[str], folder: Path, moments: int, server: StubServer | None = None, cap: int = 0, seed: int = 0
+    command: Sequence[str],
+    folder: Path,
+    moments: int,
+    server: StubServer | None = None,
+    cap: int = 0,
+    pace: float = 1.0,
+    seed: int = 0,
 ) -> str:
     """Kill a command at that many moments, in as many runs as that takes. Returns the figures in a line.
 
@@ -139,6 +147,7 @@ def same_when_killed(
         command: `{out}` stands for its output folder.
         server: counts the calls; None: the command makes none.
         cap: calls that the command has in flight at most.
+        pace: longest time between two kills, as a share of the time of an undisturbed run.
         seed: of the moments; told where something fails.
     """
     draw, server = random.Random(seed), server or StubServer()
@@ -147,7 +156,7 @@ def same_when_killed(
     finished(start(command, whole), whole)
     length = time.monotonic() - began
     wanted = content(whole)
-    needed = Counter(map(name, asked(server, since)))
+    needed = Counter(map(number, asked(server, since)))
     kills = runs = more = 0
     told = f"{' '.join(command[:3])}, seed {seed}"
     while kills < moments:
@@ -158,7 +167,7 @@ def same_when_killed(
             since = len(server.seen)
             process = start(command, out)
             sessions.append(process.pid)
-            if kills < moments and wait_or_end(process, draw, length, server, needed.total()):
+            if kills < moments and wait_or_end(process, draw, pace * length, server, needed.total()):
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 time.sleep(5 * LATENCY)  # for the requests that are on their way
@@ -179,16 +188,16 @@ def same_when_killed(
 
 
 def wait_or_end(
-    process: "subprocess.Popen[str]", draw: random.Random, length: float, server: StubServer, needed: int
+    process: "subprocess.Popen[str]", draw: random.Random, longest: float, server: StubServer, needed: int
 ) -> bool:
-    """Wait for a random moment: of its time, or of its calls. Returns whether the command is still running then."""
+    """Wait for a random moment, of its time (seconds) or its calls. Returns whether the command still runs then."""
     if needed and draw.random() < 0.7:
         since, target = len(server.seen), draw.randrange(1, needed + 1)
         while process.poll() is None and len(asked(server, since)) < target:
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 2 * LATENCY))
     else:
-        end = time.monotonic() + draw.uniform(0, length)
+        end = time.monotonic() + draw.uniform(0, longest)
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.005)
     return process.poll() is None
@@ -214,7 +223,7 @@ def content(folder: Path) -> dict[str, Any]:
             found[name] = tensors(path)
         elif path.suffix == ".md":
             text = re.sub(r"[0-9a-f]{16,}|\d{4}-\d\d-\d\dT[\d:]+Z", "", path.read_text())
-            found[name] = text.replace(str(folder), "").splitlines()
+            found[name] = sorted(text.replace(str(folder), "").splitlines())  # a card's tags come out of a set
         else:
             found[name] = path.stat().st_size
     return found
