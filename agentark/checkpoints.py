@@ -3,6 +3,7 @@
 A checkpoint holds pickles (optimizer, random states). It is never loaded unless its manifest names the run.
 """
 
+import math
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -35,21 +36,42 @@ def is_own(folder: Path, run: RunFolder) -> bool:
         return False
 
 
-def marking(run: RunFolder, **values: Any) -> Any:
-    """A callback that marks every checkpoint of a trainer.
+def marking(trainer: Any, run: RunFolder, checkpoint: Path | None, **values: Any) -> Any:
+    """A callback that marks every checkpoint of a trainer, and takes its sums of losses over from the one before.
+
+    transformers keeps no sums in its checkpoints: without this, the mean loss of a continued training and its first
+    logged loss would leave out the steps before.
 
     Args:
-        values: to keep in its manifest too.
+        checkpoint: where the training goes on from.
+        values: to keep in each manifest too.
     """
     from transformers import TrainerCallback
 
     class Marking(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if checkpoint and (losses := json_of(checkpoint / MANIFEST).get("losses")):
+                trainer._globalstep_last_logged = losses["logged"]
+                trainer._total_loss_scalar = _number(losses["total"])
+                trainer._tr_loss.fill_(_number(losses["since"]))
+
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if state.is_world_process_zero and checkpoint.is_dir():
-                mark(checkpoint, run, **values)
+            since = float(trainer.accelerator.reduce(trainer._tr_loss, "mean"))
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if state.is_world_process_zero and folder.is_dir():
+                losses = {
+                    "total": trainer._total_loss_scalar,
+                    "since": since,
+                    "logged": trainer._globalstep_last_logged,
+                }
+                mark(folder, run, losses=losses, **values)
 
     return Marking()
+
+
+def _number(value: float | None) -> float:
+    """What JSON writes as null is no number."""
+    return math.nan if value is None else value
 
 
 def newest(folder: Path, run: RunFolder, say: Callable[[str], None]) -> Path | None:

@@ -85,3 +85,44 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, error: Exception) -> N
         raise error
     with pytest.raises(type(error)), checkpoints.loading(None):
         raise error
+
+
+def trained(out: Path, die_at: int | None = None) -> tuple[float, list[tuple[int, float]]]:
+    """(the training's mean loss, the losses logged by step) of ten steps; a death at that step raises KeyError."""
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": ((self.weight * x) ** 2).mean()}
+
+    class Death(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == die_at:
+                raise KeyError(die_at)
+
+    run = folder_of(out)
+    run.claim(print, kind="sft", config=run.identity, finished=None)
+    args = TrainingArguments(
+        str(out), max_steps=10, logging_steps=4, save_steps=3, per_device_train_batch_size=1, use_cpu=True,
+        report_to=[], disable_tqdm=True, learning_rate=0.01,
+    )  # fmt: skip
+    trainer = Trainer(Model(), args, train_dataset=[{"x": torch.tensor([float(value)])} for value in range(10)])
+    checkpoint = checkpoints.newest(out, run, print)
+    trainer.add_callback(checkpoints.marking(trainer, run, checkpoint))
+    trainer.add_callback(Death())
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return result.training_loss, [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
+
+
+@pytest.mark.parametrize("die_at", [5, 8, 10])
+def test_losses_go_on_where_a_killed_training_was(tmp_path: Path, die_at: int) -> None:
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(KeyError):
+        trained(tmp_path / "killed", die_at)
+    assert trained(tmp_path / "killed") == whole
+    assert trained(tmp_path / "killed") == whole  # killed after the last checkpoint
