@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from agentark.files import json_of, write_atomically
 from agentark.run_folder import MANIFEST, RunFolder
@@ -19,6 +20,7 @@ from agentark.types import UserError, digest
 
 RUN = "run"
 """Key of the run's digest in the manifest of a checkpoint."""
+SUMS = "sums"
 REASON = "its manifest does not name this run, so its pickles are not loaded"
 
 
@@ -36,11 +38,49 @@ def is_own(folder: Path, run: RunFolder) -> bool:
         return False
 
 
-def marking(trainer: Any, run: RunFolder, checkpoint: Path | None, **values: Any) -> Any:
-    """A callback that marks every checkpoint of a trainer, and takes its sums of losses over from the one before.
+class Sums(Struct):
+    """What a trainer adds up from one logged line to the next, or over all steps; null stands for no number."""
 
-    transformers keeps no sums in its checkpoints: without this, the mean loss of a continued training and its first
-    logged loss would leave out the steps before.
+    loss: float | None
+    """Since the last logged line, mean over the processes."""
+    total_loss: float | None
+    logged: int
+    """Step of the last logged line."""
+    tokens: int = 0
+    metrics: dict[str, list[float | None]] = {}
+    """TRL's, since the last logged line."""
+
+    @classmethod
+    def of(cls, trainer: Any) -> "Sums":
+        loss = float(trainer.accelerator.reduce(trainer._tr_loss, "mean"))
+        sums = cls(loss, trainer._total_loss_scalar, trainer._globalstep_last_logged)
+        if hasattr(trainer, "_total_train_tokens"):
+            sums.tokens = int(trainer._total_train_tokens)
+            sums.metrics = {name: [float(value) for value in values] for name, values in _metrics(trainer).items()}
+        return sums
+
+    def restore(self, trainer: Any) -> None:
+        trainer._tr_loss.fill_(_number(self.loss))
+        trainer._total_loss_scalar, trainer._globalstep_last_logged = _number(self.total_loss), self.logged
+        if hasattr(trainer, "_total_train_tokens"):
+            trainer._total_train_tokens = self.tokens
+            _metrics(trainer).update({name: list(map(_number, values)) for name, values in self.metrics.items()})
+
+
+def _metrics(trainer: Any) -> dict[str, list[float]]:
+    metrics: dict[str, list[float]] = trainer._metrics["train"]
+    return metrics
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def marking(trainer: Any, run: RunFolder, checkpoint: Path | None, **values: Any) -> Any:
+    """A callback that marks every checkpoint of a trainer, and takes over the sums of the one it goes on from.
+
+    transformers and TRL keep no sums in their checkpoints: without this, the mean loss of a continued training, its
+    count of tokens and the first figures it logs would leave out the steps before.
 
     Args:
         checkpoint: where the training goes on from.
@@ -50,28 +90,19 @@ def marking(trainer: Any, run: RunFolder, checkpoint: Path | None, **values: Any
 
     class Marking(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if checkpoint and (losses := json_of(checkpoint / MANIFEST).get("losses")):
-                trainer._globalstep_last_logged = losses["logged"]
-                trainer._total_loss_scalar = _number(losses["total"])
-                trainer._tr_loss.fill_(_number(losses["since"]))
+            if checkpoint is None or (sums := json_of(checkpoint / MANIFEST).get(SUMS)) is None:
+                return
+            try:
+                msgspec.convert(sums, Sums).restore(trainer)
+            except msgspec.ValidationError as error:
+                raise UserError(f"{checkpoint / MANIFEST}: {SUMS}: {error}; remove the checkpoint") from None
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            since = float(trainer.accelerator.reduce(trainer._tr_loss, "mean"))
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder, sums = Path(args.output_dir) / f"checkpoint-{state.global_step}", Sums.of(trainer)
             if state.is_world_process_zero and folder.is_dir():
-                losses = {
-                    "total": trainer._total_loss_scalar,
-                    "since": since,
-                    "logged": trainer._globalstep_last_logged,
-                }
-                mark(folder, run, losses=losses, **values)
+                mark(folder, run, **{SUMS: sums}, **values)
 
     return Marking()
-
-
-def _number(value: float | None) -> float:
-    """What JSON writes as null is no number."""
-    return math.nan if value is None else value
 
 
 def newest(folder: Path, run: RunFolder, say: Callable[[str], None]) -> Path | None:

@@ -1,10 +1,15 @@
 """A run continues only from checkpoints that it wrote itself; nothing else is unpickled."""
 
+import json
+import math
 import pickle
 import shutil
+from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from agentark import checkpoints
@@ -126,3 +131,35 @@ def test_losses_go_on_where_a_killed_training_was(tmp_path: Path, die_at: int) -
         trained(tmp_path / "killed", die_at)
     assert trained(tmp_path / "killed") == whole
     assert trained(tmp_path / "killed") == whole  # killed after the last checkpoint
+
+
+def fake_trainer(loss: float, tokens: int, metrics: dict[str, list[float]]) -> Any:
+    import torch
+
+    return SimpleNamespace(
+        accelerator=SimpleNamespace(reduce=lambda tensor, how: tensor),
+        _tr_loss=torch.tensor(loss),
+        _total_loss_scalar=3.5,
+        _globalstep_last_logged=4,
+        _total_train_tokens=tokens,
+        _metrics={"train": defaultdict(list, metrics)},
+    )
+
+
+def test_sums_of_trl_go_on_too() -> None:
+    sums = checkpoints.Sums.of(fake_trainer(math.nan, 1446, {"entropy": [0.5, math.nan]}))
+    fresh = fake_trainer(0.0, 0, {})
+    msgspec.convert(json.loads(msgspec.json.encode(sums)), checkpoints.Sums).restore(fresh)
+    assert math.isnan(fresh._tr_loss)
+    assert (fresh._total_loss_scalar, fresh._globalstep_last_logged, fresh._total_train_tokens) == (3.5, 4, 1446)
+    entropy = fresh._metrics["train"]["entropy"]
+    assert entropy[0] == 0.5
+    assert math.isnan(entropy[1])
+
+
+def test_damaged_sums_are_one_line(run: RunFolder) -> None:
+    checkpoint = run.folder / "checkpoint-10"
+    checkpoints.mark(checkpoint, run, sums={"loss": "high"})
+    marking = checkpoints.marking(fake_trainer(0.0, 0, {}), run, checkpoint)
+    with pytest.raises(UserError, match=r"checkpoint-10/manifest\.json: sums: .*; remove the checkpoint"):
+        marking.on_train_begin(None, None, None)
