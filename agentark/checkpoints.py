@@ -3,6 +3,7 @@
 A checkpoint holds pickles (optimizer, random states). It is never loaded unless its manifest names the run.
 """
 
+import math
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from agentark.files import json_of, write_atomically
 from agentark.run_folder import MANIFEST, RunFolder
@@ -18,6 +20,7 @@ from agentark.types import UserError, digest
 
 RUN = "run"
 """Key of the run's digest in the manifest of a checkpoint."""
+SUMS = "sums"
 REASON = "its manifest does not name this run, so its pickles are not loaded"
 
 
@@ -35,19 +38,69 @@ def is_own(folder: Path, run: RunFolder) -> bool:
         return False
 
 
-def marking(run: RunFolder, **values: Any) -> Any:
-    """A callback that marks every checkpoint of a trainer.
+class Sums(Struct):
+    """What a trainer adds up from one logged line to the next, or over all steps; null stands for no number."""
+
+    loss: float | None
+    """Since the last logged line, mean over the processes."""
+    total_loss: float | None
+    logged: int
+    """Step of the last logged line."""
+    tokens: int = 0
+    metrics: dict[str, list[float | None]] = {}
+    """TRL's, since the last logged line."""
+
+    @classmethod
+    def of(cls, trainer: Any) -> "Sums":
+        loss = float(trainer.accelerator.reduce(trainer._tr_loss, "mean"))
+        sums = cls(loss, trainer._total_loss_scalar, trainer._globalstep_last_logged)
+        if hasattr(trainer, "_total_train_tokens"):
+            sums.tokens = int(trainer._total_train_tokens)
+            sums.metrics = {name: [float(value) for value in values] for name, values in _metrics(trainer).items()}
+        return sums
+
+    def restore(self, trainer: Any) -> None:
+        trainer._tr_loss.fill_(_number(self.loss))
+        trainer._total_loss_scalar, trainer._globalstep_last_logged = _number(self.total_loss), self.logged
+        if hasattr(trainer, "_total_train_tokens"):
+            trainer._total_train_tokens = self.tokens
+            _metrics(trainer).update({name: list(map(_number, values)) for name, values in self.metrics.items()})
+
+
+def _metrics(trainer: Any) -> dict[str, list[float]]:
+    metrics: dict[str, list[float]] = trainer._metrics["train"]
+    return metrics
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def marking(trainer: Any, run: RunFolder, checkpoint: Path | None, **values: Any) -> Any:
+    """A callback that marks every checkpoint of a trainer, and takes over the sums of the one it goes on from.
+
+    transformers and TRL keep no sums in their checkpoints: without this, the mean loss of a continued training, its
+    count of tokens and the first figures it logs would leave out the steps before.
 
     Args:
-        values: to keep in its manifest too.
+        checkpoint: where the training goes on from.
+        values: to keep in each manifest too.
     """
     from transformers import TrainerCallback
 
     class Marking(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if checkpoint is None or (sums := json_of(checkpoint / MANIFEST).get(SUMS)) is None:
+                return
+            try:
+                msgspec.convert(sums, Sums).restore(trainer)
+            except msgspec.ValidationError as error:
+                raise UserError(f"{checkpoint / MANIFEST}: {SUMS}: {error}; remove the checkpoint") from None
+
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if state.is_world_process_zero and checkpoint.is_dir():
-                mark(checkpoint, run, **values)
+            folder, sums = Path(args.output_dir) / f"checkpoint-{state.global_step}", Sums.of(trainer)
+            if state.is_world_process_zero and folder.is_dir():
+                mark(folder, run, **{SUMS: sums}, **values)
 
     return Marking()
 

@@ -209,7 +209,7 @@ class Training:
         weights = [weight for weight in reward.parameters() if weight.requires_grad]
         trained = sum(getattr(weight, "ds_numel", weight.numel()) for weight in weights)
         tell(f"stage {stage}: {trained} parameters are trained with {prm.loss}, {args.world_size} processes ({engine})")
-        trainer.add_callback(checkpoints.marking(self.output, train_ids=self.train.questions))
+        trainer.add_callback(checkpoints.marking(trainer, self.output, checkpoint, train_ids=self.train.questions))
         begun = time.perf_counter()
         with checkpoints.loading(checkpoint):
             result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -1,9 +1,10 @@
 """kill -9 at random moments of a command, which is then given again until it ends.
 
 What a run promises: a call is finished once its reply stands in the journal, which is in one write right after it was
-received. So a kill costs no more than the calls that were in flight at that moment, and these are never more than the
-run's cap: calls at the server <= calls of an undisturbed run + cap * kills. Everything else is as if nothing had
-happened.
+received, and a finished call is never paid again. The stand-in server names in each reply the request that it answers,
+so the journal that a kill leaves says which requests are finished. Each later session asks for no more than an
+undisturbed run asks for, less these. A kill therefore costs no more than the calls in flight at that moment: calls at
+the server <= calls of an undisturbed run + cap * kills. Everything else is as if nothing had happened.
 """
 
 import asyncio
@@ -16,13 +17,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
-from stub_server import StubServer
+from stub_server import Body, StubServer
+
+from agentark.types import digest
 
 ROOT = Path(__file__).parents[1]
 TIMES = re.compile(
@@ -37,7 +42,7 @@ LIMIT = 600
 def served(**options: Any) -> Iterator[StubServer]:
     """A stand-in for a server, in a thread of this process."""
     loop = asyncio.new_event_loop()
-    server = StubServer(latency=LATENCY, context=1 << 20, **options)
+    server = StubServer(latency=LATENCY, context=1 << 20, told_usage=naming, **options)
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
@@ -53,9 +58,27 @@ def served(**options: Any) -> Iterator[StubServer]:
         thread.join()
 
 
-def calls(server: StubServer) -> int:
-    """Calls that came in, without those that only find out what a server can do."""
-    return sum("What is 2 + 2?" not in str(body["messages"][-1]["content"]) for body in server.seen)
+def number(body: Body) -> int:
+    """A number for a request, small enough for a count of tokens."""
+    return int(digest(body)[:7], 16)
+
+
+def naming(body: Body) -> Body:
+    """Usage figures that name the request."""
+    return {"prompt_tokens": 9, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": number(body)}}
+
+
+def asked(server: StubServer, since: int = 0) -> list[Body]:
+    """Requests from the one with that number on, without those that only find out what a server can do."""
+    return [body for body in server.seen[since:] if "What is 2 + 2?" not in str(body["messages"][-1]["content"])]
+
+
+def finished_calls(folder: Path) -> Counter[int] | None:
+    """Numbers of the requests whose replies stand in the folder's journals; None: there is no journal."""
+    journals = list(folder.rglob("*.journal.jsonl"))
+    lines = [line for journal in journals for line in journal.read_bytes().splitlines(keepends=True)]
+    whole = [json.loads(line) for line in lines if line.endswith(b"\n")]  # a kill may leave half a line
+    return Counter(entry["completion"]["cached_tokens"] for entry in whole) if journals else None
 
 
 def start(command: Sequence[str], folder: Path) -> "subprocess.Popen[str]":
@@ -84,60 +107,97 @@ def left_over(session: int) -> list[str]:
     return found
 
 
+@dataclass
+class Paid:
+    """The calls of one killed run, session by session, against what its journal held."""
+
+    server: StubServer
+    needed: Counter[int]
+    """Numbers of the requests of an undisturbed run."""
+    made: int = 0
+    finished: Counter[int] = field(default_factory=Counter)
+
+    def session(self, since: int, folder: Path) -> None:
+        """Check a session that began at that request and has ended. Raises AssertionError for a call paid twice."""
+        requests = asked(self.server, since)
+        self.made += len(requests)
+        twice = Counter(map(number, requests)) - (self.needed - self.finished)
+        assert not twice, (
+            f"{twice.total()} calls paid twice: {[body for body in requests if number(body) in twice][:2]}"
+        )
+        journalled = finished_calls(folder)
+        if journalled is not None:
+            self.finished |= journalled
+        elif self.made:  # no journal any more: the run had come to its end
+            self.finished = self.needed
+
+
 def same_when_killed(
-    command: Sequence[str], folder: Path, moments: int, server: StubServer | None = None, cap: int = 0, seed: int = 0
+    command: Sequence[str],
+    folder: Path,
+    moments: int,
+    server: StubServer | None = None,
+    cap: int = 0,
+    pace: float = 1.0,
+    seed: int = 0,
 ) -> str:
     """Kill a command at that many moments, in as many runs as that takes. Returns the figures in a line.
 
     Args:
         command: `{out}` stands for its output folder.
-        server: counts the calls.
+        server: counts the calls; None: the command makes none.
         cap: calls that the command has in flight at most.
+        pace: longest time between two kills, as a share of the time of an undisturbed run.
         seed: of the moments; told where something fails.
     """
-    draw = random.Random(seed)
+    draw, server = random.Random(seed), server or StubServer()
     whole = folder / "whole"
-    began, earlier = time.monotonic(), calls(server) if server else 0
+    began, since = time.monotonic(), len(server.seen)
     finished(start(command, whole), whole)
     length = time.monotonic() - began
     wanted = content(whole)
-    needed = calls(server) - earlier if server else 0
-    kills = runs = 0
+    needed = Counter(map(number, asked(server, since)))
+    kills = runs = more = 0
     told = f"{' '.join(command[:3])}, seed {seed}"
     while kills < moments:
         runs += 1
         out = folder / f"killed-{runs}"
-        before, killed, sessions = calls(server) if server else 0, 0, []
-        while True:
+        paid, sessions, ended = Paid(server, needed), [], False
+        while not ended:
+            since = len(server.seen)
             process = start(command, out)
             sessions.append(process.pid)
-            if kills < moments and wait_or_end(process, draw, length, server, needed):
+            if kills < moments and wait_or_end(process, draw, pace * length, server, needed.total()):
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                kills, killed = kills + 1, killed + 1
-                continue
-            finished(process, out)
-            break
-        assert content(out) == wanted, f"{told}, run {runs}, {killed} kills: {difference(content(out), wanted)}"
-        paid = (calls(server) if server else 0) - before
-        assert needed <= paid <= needed + cap * killed, f"{told}: {paid} calls, {needed} needed, {killed} kills"
+                time.sleep(5 * LATENCY)  # for the requests that are on their way
+                kills += 1
+            else:
+                finished(process, out)
+                ended = True
+            paid.session(since, out)
+        told_run = f"{told}, run {runs}, {len(sessions) - 1} kills"
+        assert content(out) == wanted, f"{told_run}: {difference(content(out), wanted)}"
+        lost = paid.made - needed.total()
+        assert 0 <= lost <= cap * (len(sessions) - 1), f"{told_run}: {paid.made} calls, {needed.total()} needed"
         left = [one for session in sessions for one in left_over(session)]
-        assert not left, f"{told}: {left}"
-    paid = (calls(server) if server else 0) - earlier - needed
-    return f"{told}: {kills} kills in {runs} runs of {length:.1f} s; calls {needed} a run, {paid - needed * runs} more"
+        assert not left, f"{told_run}: {left}"
+        more += lost
+    figures = f"{needed.total()} calls a run, {more} more, 0 paid twice" if needed else "no calls"
+    return f"{told}: {kills} kills in {runs} runs of {length:.1f} s; {figures}"
 
 
 def wait_or_end(
-    process: "subprocess.Popen[str]", draw: random.Random, length: float, server: StubServer | None, needed: int
+    process: "subprocess.Popen[str]", draw: random.Random, longest: float, server: StubServer, needed: int
 ) -> bool:
-    """Wait for a random moment: of its time, or of its calls. Returns whether the command is still running then."""
-    if server is not None and needed and draw.random() < 0.7:
-        target = calls(server) + draw.randrange(1, needed + 1)
-        while process.poll() is None and calls(server) < target:
+    """Wait for a random moment, of its time (seconds) or its calls. Returns whether the command still runs then."""
+    if needed and draw.random() < 0.7:
+        since, target = len(server.seen), draw.randrange(1, needed + 1)
+        while process.poll() is None and len(asked(server, since)) < target:
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 2 * LATENCY))
     else:
-        end = time.monotonic() + draw.uniform(0, length)
+        end = time.monotonic() + draw.uniform(0, longest)
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.005)
     return process.poll() is None
@@ -163,7 +223,7 @@ def content(folder: Path) -> dict[str, Any]:
             found[name] = tensors(path)
         elif path.suffix == ".md":
             text = re.sub(r"[0-9a-f]{16,}|\d{4}-\d\d-\d\dT[\d:]+Z", "", path.read_text())
-            found[name] = text.replace(str(folder), "").splitlines()
+            found[name] = sorted(text.replace(str(folder), "").splitlines())  # a card's tags come out of a set
         else:
             found[name] = path.stat().st_size
     return found

@@ -53,8 +53,8 @@ class StubServer:
     """Wants max_completion_tokens."""
     nonsense: bool = False
     """Answers every other path with a chat reply, HTTP 200."""
-    told_usage: Body | None = None
-    """What it reports instead of its real figures."""
+    told_usage: Body | Callable[[Body], Body] | None = None
+    """What it reports instead of its real figures; may depend on the request."""
     latency: float = 0.0
     reply: Callable[[Body], str | Body] = boxed
     behaviours: list[Behaviour] = field(default_factory=list)
@@ -202,18 +202,17 @@ class StubServer:
 
     def _completion(self, body: Body, reply: str | Body) -> Body:
         message = {"role": "assistant", **({"content": reply} if isinstance(reply, str) else reply)}
-        usage = {"prompt_tokens": self.tokens(body["messages"]), "completion_tokens": 7, "total_tokens": 0}
+        usage: Body = {"prompt_tokens": self.tokens(body["messages"]), "completion_tokens": 7, "total_tokens": 0}
+        usage["prompt_tokens_details"] = {"cached_tokens": 3}
+        if self.told_usage is not None:
+            usage = self.told_usage(body) if callable(self.told_usage) else self.told_usage
         return {
             "id": "chatcmpl-1",
             "object": "chat.completion",
             "created": 0,
             "model": self.model,
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            **(
-                {"usage": self.told_usage or usage | {"prompt_tokens_details": {"cached_tokens": 3}}}
-                if self.usage
-                else {}
-            ),
+            **({"usage": usage} if self.usage else {}),
         }
 
     async def _half(self, request: web.Request, body: Body) -> web.StreamResponse:

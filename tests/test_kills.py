@@ -17,12 +17,14 @@ CAP = 3
 
 
 def solve(body: Body) -> str:
-    """A reply in steps; about half of them are right."""
+    """A reply in steps; about a third of them are wrong, and no two near duplicates."""
     asked = [str(message["content"]) for message in body["messages"]]
     number = re.search(r"holds (\d+) apples", " ".join(asked))
     right = 2 * int(number[1]) if number else 0
-    answer = right + int(digest(asked), 16) % 2
-    return f"Each bag holds half of them.\n\nTwice that is {answer}.\n\nSo the answer is \\boxed{{{answer}}}."
+    answer = right + (int(digest(body), 16) % 3 == 0)
+    own = digest((body, "words")) + digest((body, "more"))
+    words = " ".join(own[index : index + 2] for index in range(0, len(own), 2))
+    return f"Each bag holds half of them: {words}.\n\nTwice that is {answer}.\n\nSo the answer is \\boxed{{{answer}}}."
 
 
 class World:
@@ -34,6 +36,7 @@ class World:
         endpoint = {"model_name": server.model, "model_url": server.url, "max_workers": CAP}
         (folder / "endpoints.yaml").write_text(json.dumps({"org/served": [endpoint]}))
         self.served = ["--model_api_config", str(folder / "endpoints.yaml"), "--max_concurrency", str(CAP)]
+        self.served += ["--reproducible"]  # a seed a call, so that no two requests are the same
 
     def debate(self, method: str, *more: str) -> list[str]:
         """inference.py with this method."""
@@ -144,11 +147,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(tmp_path_factory.mktemp("world"), server)
 
 
-def killed(command: list[str], name: str, world: World, folder: Path, moments: int) -> None:
-    calls_models = "org/served" in command
-    figures = same_when_killed(
-        command, folder, moments, world.server if calls_models else None, CAP if calls_models else 0, seed=len(name)
-    )
+def killed(command: list[str], name: str, world: World, folder: Path, moments: int, pace: float = 1.0) -> None:
+    server = world.server if "org/served" in command else None
+    figures = same_when_killed(command, folder, moments, server, CAP if server else 0, pace, seed=len(name))
     print(f"\n{name}: {figures}")
 
 
@@ -174,4 +175,5 @@ def test_a_training_killed_twenty_times(name: str, world: World, small_model: Pa
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_a_study_killed_ten_times(world: World, tmp_path: Path) -> None:
-    killed(world.smoke(), "study", world, tmp_path, 10)
+    """Ten, since a run takes minutes; about all of them in one run."""
+    killed(world.smoke(), "study", world, tmp_path, 10, pace=0.2)

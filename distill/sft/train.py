@@ -46,7 +46,7 @@ def train(ours: SFTFlags, training: Any) -> int:
     about = manifest_of(path)
     checkpoint = checkpoints.chosen(training.resume_from_checkpoint, run.folder, run, print)
     trainer = _trainer(model, tokenizer, rows, ours, training, exam)
-    trainer.add_callback(checkpoints.marking(run, train_ids=trained))
+    trainer.add_callback(checkpoints.marking(trainer, run, checkpoint, train_ids=trained))
     main_process = trainer.accelerator.is_main_process
     run.claim(
         print,

@@ -1,10 +1,15 @@
 """A run continues only from checkpoints that it wrote itself; nothing else is unpickled."""
 
+import json
+import math
 import pickle
 import shutil
+from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from agentark import checkpoints
@@ -85,3 +90,76 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, error: Exception) -> N
         raise error
     with pytest.raises(type(error)), checkpoints.loading(None):
         raise error
+
+
+def trained(out: Path, die_at: int | None = None) -> tuple[float, list[tuple[int, float]]]:
+    """(the training's mean loss, the losses logged by step) of ten steps; a death at that step raises KeyError."""
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": ((self.weight * x) ** 2).mean()}
+
+    class Death(TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == die_at:
+                raise KeyError(die_at)
+
+    run = folder_of(out)
+    run.claim(print, kind="sft", config=run.identity, finished=None)
+    args = TrainingArguments(
+        str(out), max_steps=10, logging_steps=4, save_steps=3, per_device_train_batch_size=1, use_cpu=True,
+        report_to=[], disable_tqdm=True, learning_rate=0.01,
+    )  # fmt: skip
+    trainer = Trainer(Model(), args, train_dataset=[{"x": torch.tensor([float(value)])} for value in range(10)])
+    checkpoint = checkpoints.newest(out, run, print)
+    trainer.add_callback(checkpoints.marking(trainer, run, checkpoint))
+    trainer.add_callback(Death())
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return result.training_loss, [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
+
+
+@pytest.mark.parametrize("die_at", [5, 8, 10])
+def test_losses_go_on_where_a_killed_training_was(tmp_path: Path, die_at: int) -> None:
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(KeyError):
+        trained(tmp_path / "killed", die_at)
+    assert trained(tmp_path / "killed") == whole
+    assert trained(tmp_path / "killed") == whole  # killed after the last checkpoint
+
+
+def fake_trainer(loss: float, tokens: int, metrics: dict[str, list[float]]) -> Any:
+    import torch
+
+    return SimpleNamespace(
+        accelerator=SimpleNamespace(reduce=lambda tensor, how: tensor),
+        _tr_loss=torch.tensor(loss),
+        _total_loss_scalar=3.5,
+        _globalstep_last_logged=4,
+        _total_train_tokens=tokens,
+        _metrics={"train": defaultdict(list, metrics)},
+    )
+
+
+def test_sums_of_trl_go_on_too() -> None:
+    sums = checkpoints.Sums.of(fake_trainer(math.nan, 1446, {"entropy": [0.5, math.nan]}))
+    fresh = fake_trainer(0.0, 0, {})
+    msgspec.convert(json.loads(msgspec.json.encode(sums)), checkpoints.Sums).restore(fresh)
+    assert math.isnan(fresh._tr_loss)
+    assert (fresh._total_loss_scalar, fresh._globalstep_last_logged, fresh._total_train_tokens) == (3.5, 4, 1446)
+    entropy = fresh._metrics["train"]["entropy"]
+    assert entropy[0] == 0.5
+    assert math.isnan(entropy[1])
+
+
+def test_damaged_sums_are_one_line(run: RunFolder) -> None:
+    checkpoint = run.folder / "checkpoint-10"
+    checkpoints.mark(checkpoint, run, sums={"loss": "high"})
+    marking = checkpoints.marking(fake_trainer(0.0, 0, {}), run, checkpoint)
+    with pytest.raises(UserError, match=r"checkpoint-10/manifest\.json: sums: .*; remove the checkpoint"):
+        marking.on_train_begin(None, None, None)

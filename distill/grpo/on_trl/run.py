@@ -233,7 +233,7 @@ def fit(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> int:
     run.claim(say)
     trainer.accelerator.wait_for_everyone()
     checkpoint = checkpoints.newest(config.checkpoints, run, say)
-    trainer.add_callback(checkpoints.marking(run))
+    trainer.add_callback(checkpoints.marking(trainer, run, checkpoint))
     if main:
         run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1)
     if checkpoint is not None:
