@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from agentark.files import changes, manifest_of, write_atomically
-from agentark.jsonl import decoded, lines
+from agentark.jsonl import Line, Stored, decoded, latest, lines
 from agentark.types import (
     SCHEMA,
     Completion,
@@ -124,13 +124,35 @@ _decoder = msgspec.json.Decoder(Record)
 
 def index(path: Path) -> dict[str, tuple[int, bool]]:
     """id -> (byte offset of its last row, whether that row is free of error)."""
-    return {id: (offset, key.error is None) for id, (offset, key) in _last(path).items()}
+    found: dict[str, tuple[int, bool]] = {}
+    for line in lines(path):
+        key = line.decode(_key_decoder, "a record")
+        found[key.id] = (line.offset, key.error is None)
+    return found
 
 
-def _last(path: Path) -> dict[str, tuple[int, _Key]]:
-    """id -> (byte offset of its last row, what the store knows of it)."""
-    keys = ((line.offset, line.decode(_key_decoder, "a record")) for line in lines(path))
-    return {key.id: (offset, key) for offset, key in keys}
+def stored_records(path: Path, name: str | None = None) -> tuple[Stored[Record], dict[str, int]]:
+    """(the records of a file, one per id (its last row), in the order of the file; id -> position there).
+
+    Args:
+        name: of the file in error messages; default: its path.
+
+    Raises:
+        UserError: file missing, or a row without an id. Reading a record raises it for a row that is none, or of a
+            schema this version cannot read.
+    """
+    return latest(path, name or str(path), lambda line: line.decode(_key_decoder, "a record").id, record_in)
+
+
+def record_in(line: Line) -> Record:
+    """The record of a line. Raises UserError for another row, or a schema this version cannot read."""
+    try:
+        record = _decoder.decode(line.content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        check_schema(line.where, "schema", line.decode(_key_decoder, "a record").schema, SCHEMA)
+        return line.decode(_decoder, "a record")
+    check_schema(line.where, "schema", record.schema, SCHEMA)
+    return record
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -139,11 +161,7 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         UserError: file missing, a row that is not a record, or a schema this version cannot read.
     """
-    last = {offset for offset, _ in index(path).values()}
-    for line in lines(path):
-        if line.offset in last:
-            check_schema(line.where, "schema", _key_decoder.decode(line.content).schema, SCHEMA)
-            yield line.decode(_decoder, "a record")
+    return iter(stored_records(path)[0])
 
 
 def check_schema(where: str, key: str, value: Any, known: int) -> None:
@@ -298,10 +316,13 @@ class Store:
             )
         if self.path.exists():
             repair_tail(self.path)
-            for sample_id, (_, key) in _last(self.path).items():
-                (self.done if key.error is None else self.failed).add(sample_id)
+            for key in decoded(self.path, _Key, "a record"):
+                now, before = (self.done, self.failed) if key.error is None else (self.failed, self.done)
+                now.add(key.id)
+                before.discard(key.id)
+                self._inputs.pop(key.id, None)
                 if key.input is not None:
-                    self._inputs[sample_id] = key.input
+                    self._inputs[key.id] = key.input
         if self.journal_path.exists():
             repair_tail(self.journal_path)
             self.ended &= self.journal_path.stat().st_size > 0

@@ -23,9 +23,10 @@ from msgspec import Struct
 from agentark import hub, jsonl
 from agentark.files import file_sha256, json_if_there, manifest_of
 from agentark.golds import TYPES, with_gold
+from agentark.jsonl import Line, Stored
 from agentark.labels import LABELS_SCHEMA
 from agentark.published import answer_type_of, own_id, record_of, split_response
-from agentark.records import check_schema, read_records
+from agentark.records import check_schema, stored_records
 from agentark.steps import one_step
 from agentark.tasks import TASKS, Task, get_task
 from agentark.tasks.base import BadRow
@@ -101,11 +102,13 @@ def read(source: str | Path, flag: str, split: str = "train") -> Iterator[tuple[
 
 
 class Source(Struct, frozen=True):
-    """A results file, read."""
+    """A results file that has been read and checked once; its records are read again when they are asked for."""
 
     path: Path
     sha256: str
-    records: list[Record]
+    records: Stored[Record]
+    ids: dict[str, int]
+    """Id -> position among the records."""
     manifest: dict[str, Any]
     """Manifest of the run that wrote it; empty where there is none."""
 
@@ -114,20 +117,35 @@ class Source(Struct, frozen=True):
         return manifest_of(self.path)
 
 
-def records(path: Path, task: Task | None, flag: str) -> Iterator[Record]:
-    """Results; or labels and rows of the published code as records of `task` (None: of what each row says)."""
+class _Refused(Struct):
+    """Records that do not belong here."""
+
+    count: int = 0
+    first: Record | None = None
+
+    def add(self, record: Record) -> None:
+        self.count += 1
+        self.first = self.first or record
+
+
+def records(path: Path, task: Task | None, flag: str) -> tuple[Stored[Record], dict[str, int]]:
+    """Results; or labels and rows of the published code as records of `task` (None: of what each row says).
+
+    Returns:
+        The last record of every id, and id -> position there.
+    """
     if kind(path, flag) == "results":
-        yield from read_records(path)
-        return
-    latest: dict[str, Record] = {}
-    for number, row in jsonl.objects(path, f"{flag} {path}"):
-        where = f"{flag} {path}, row {number}"
-        kind_of(row, where)
-        texts = [candidate.text for candidate in _candidates(where, row)]
-        record = record_of(row, texts, number - 1, where, task)
-        latest.pop(record.id, None)
-        latest[record.id] = record
-    yield from latest.values()
+        return stored_records(path)
+    name = f"{flag} {path}"
+    decoder = msgspec.json.Decoder(dict[str, Any])
+
+    def record_in(line: Line) -> Record:
+        row = line.decode(decoder, "a JSON object")
+        kind_of(row, line.where)
+        texts = [candidate.text for candidate in _candidates(line.where, row)]
+        return record_of(row, texts, line.number - 1, line.where, task)
+
+    return jsonl.latest(path, name, lambda line: record_in(line).id, record_in)
 
 
 def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
@@ -139,20 +157,26 @@ def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
     Raises:
         UserError: missing, empty, of another dataset, without a gold answer in some row, or without any answer.
     """
-    listed = list(records(path, task, flag))
-    foreign = [record for record in listed if record.source.casefold() != task.name.casefold()]
-    if foreign:
+    stored, ids = records(path, task, flag)
+    foreign, bare = _Refused(), _Refused()
+    errors, solved = 0, False
+    for record in stored:
+        if record.source.casefold() != task.name.casefold():
+            foreign.add(record)
+        if not (record.gt.strip() or record.references):
+            bare.add(record)
+        errors += record.error is not None
+        solved |= record.error is None and bool(record.solutions)
+    if foreign.first is not None:
         raise UserError(
-            f"{flag} {path}: holds {len(foreign)} rows of {foreign[0].source}, not of {task.name} "
-            f"(the first: {foreign[0].id}); give --dataset_name {foreign[0].source}"
+            f"{flag} {path}: holds {foreign.count} rows of {foreign.first.source}, not of {task.name} "
+            f"(the first: {foreign.first.id}); give --dataset_name {foreign.first.source}"
         )
-    bare = [record for record in listed if not (record.gt.strip() or record.references)]
-    if bare:
-        raise UserError(f"{flag} {path}: {len(bare)} rows have no gold answer (the first: {bare[0].id})")
-    if not any(record.error is None and record.solutions for record in listed):
-        errors = sum(record.error is not None for record in listed)
-        raise UserError(f"{flag} {path}: none of its {len(listed)} rows has a solution ({errors} carry an error)")
-    return Source(path, file_sha256(path), listed, json_if_there(manifest_of(path)))
+    if bare.first is not None:
+        raise UserError(f"{flag} {path}: {bare.count} rows have no gold answer (the first: {bare.first.id})")
+    if not solved:
+        raise UserError(f"{flag} {path}: none of its {len(stored)} rows has a solution ({errors} carry an error)")
+    return Source(path, file_sha256(path), stored, ids, json_if_there(manifest_of(path)))
 
 
 # ---------------------------------------------------------------- questions with solutions

@@ -101,9 +101,7 @@ def run(
         source = read_source(args.input_file, task)
         folder, prefix = args.input_file.parent, f"{args.input_file.stem}.{name}."
         trained = contamination.seen_by_run(source.manifest_path)
-        seen = contamination.check(
-            [record.id for record in source.records], trained, source.records[0].model, args.allow_contamination
-        )
+        seen = contamination.check(source.ids, trained, source.records[0].model, args.allow_contamination)
     else:
         source, seen, failed = generate(name, args, task, choose_engine)
         folder, prefix = source.path.parent, ""
@@ -170,8 +168,9 @@ def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[...
     )
     source = read_source(path, task)
     asked = {sample.id for sample in samples}
-    chosen = [record for record in source.records if record.id in asked]
-    return structs.replace(source, records=chosen), seen, failed
+    ids = [id for id in source.ids if id in asked]
+    chosen = source.records.take(source.ids[id] for id in ids)
+    return structs.replace(source, records=chosen, ids={id: place for place, id in enumerate(ids)}), seen, failed
 
 
 def resolved(stored: dict[str, Any], task: Task) -> dict[str, Any]:

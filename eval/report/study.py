@@ -1,6 +1,6 @@
 """A study as the report sees it: runs with their labels and evaluations, joined by path and hash."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from agentark import contamination
 from agentark.evaluation import Graded, read_graded
 from agentark.files import file_sha256, json_of, manifest_of
+from agentark.jsonl import Stored
 from agentark.labels import LabelRow, read_labels
 from agentark.rows import records
 from agentark.tasks import TASKS, Task, get_task
@@ -68,8 +69,8 @@ class Run(Struct, kw_only=True):
         """Its name in charts and lists."""
         return f"{self.dataset} · {self.method} · {self.model}"
 
-    def records(self) -> Iterator[Record]:
-        return records(self.path, self.task, "--results")
+    def records(self) -> Stored[Record]:
+        return records(self.path, self.task, "--results")[0]
 
     def label_rows(self) -> dict[str, LabelRow]:
         """Id -> labels, of the rows that have some."""
@@ -133,7 +134,7 @@ def _name(run: Run, problems: list[str]) -> None:
     graded_as = next((evaluation.dataset for evaluation in run.evaluations), None)
     run.task = get_task(graded_as) if graded_as in TASKS else None
     try:
-        first = next(run.records(), None)
+        first = next(iter(run.records()), None)
     except UserError as error:
         problems.append(str(error))
         return
