@@ -128,7 +128,7 @@ class Stored(Sequence[Row], Generic[Row]):
         self, path: Path, name: str, decode: Callable[[Line], Row], places: "array[int]", file: _File | None = None
     ) -> None:
         self.path, self.name = path, name
-        self._decode = decode
+        self.decode = decode
         self._places = places
         self._file = file or _File(path)
 
@@ -142,7 +142,7 @@ class Stored(Sequence[Row], Generic[Row]):
     def __getitem__(self, position: int | slice) -> "Row | Stored[Row]":
         if isinstance(position, slice):
             return self.take(range(*position.indices(len(self))))
-        return self._decode(self.line(position))
+        return self.decode(self.line(position))
 
     def line(self, position: int) -> Line:
         """The line of a row; its row may be decoded elsewhere."""
@@ -155,11 +155,21 @@ class Stored(Sequence[Row], Generic[Row]):
         places = array("Q")
         for position in positions:
             places.extend(self._places[3 * position : 3 * position + 3])
-        return Stored(self.path, self.name, self._decode, places, self._file)
+        return Stored(self.path, self.name, self.decode, places, self._file)
 
     def map(self, make: Callable[[Row], Other]) -> "Stored[Other]":
         """What a function makes of every row, whenever it is asked for."""
-        return Stored(self.path, self.name, lambda line: make(self._decode(line)), self._places, self._file)
+        return Stored(self.path, self.name, _Made(self.decode, make), self._places, self._file)
+
+
+class _Made(Generic[Row, Other]):
+    """A function of the row in a line; it can be sent to another process where both of its parts can."""
+
+    def __init__(self, decode: Callable[[Line], Row], make: Callable[[Row], Other]) -> None:
+        self.decode, self.make = decode, make
+
+    def __call__(self, line: Line) -> Other:
+        return self.make(self.decode(line))
 
 
 def latest(

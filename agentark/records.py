@@ -208,7 +208,12 @@ _LAYOUT = (*_HEAD, *(name for name in Record.__struct_fields__ if name not in _H
 
 
 def encoded(row: Any) -> bytes:
-    """A row as one line of JSON; a record's own facts stand between those of its sample, as they always have."""
+    """A row as one line of JSON; a record's own facts stand between those of its sample, as they always have.
+
+    Bytes are such a line already.
+    """
+    if isinstance(row, bytes):
+        return row
     fields = {name: getattr(row, name) for name in _LAYOUT} if isinstance(row, Record) else row
     return msgspec.json.encode(fields) + b"\n"
 
@@ -385,8 +390,8 @@ class Store:
         self._check_disk()
         self._calls.append(entry)
 
-    def add(self, row: Struct) -> None:
-        """Append one line; it has `id`, `schema` and `error`."""
+    def add(self, row: Struct | bytes) -> None:
+        """Append one row, or its line; it has `id`, `schema` and `error`."""
         self._check_disk()
         self._rows.append(row)
 
@@ -417,19 +422,30 @@ class Store:
         self._write_manifest()
 
     def _compact(self, order: Mapping[str, int]) -> None:
-        rows = index(self.path)
-        ranked = sorted(rows, key=lambda sample_id: (order.get(sample_id, len(order)), natural(sample_id)))
+        rows: dict[str, int] = {}
+        failed: set[str] = set()
+        for line in lines(self.path):
+            key = line.decode(_key_decoder, "a record")
+            rows[key.id] = line.offset
+            (failed.discard if key.error is None else failed.add)(key.id)
+        strangers = len(order)
+
+        def place(id: str) -> tuple[Any, ...]:
+            rank = order.get(id, strangers)
+            return (rank,) if rank < strangers else (rank, natural(id))
+
+        ranked = sorted(rows, key=place)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         with self.path.open("rb") as source, temporary.open("wb") as target:
             for sample_id in ranked:
-                source.seek(rows[sample_id][0])
+                source.seek(rows[sample_id])
                 target.write(source.readline())
             target.flush()
             os.fsync(target.fileno())
         temporary.replace(self.path)
         if not self.journal_path.exists():  # killed after this, before the manifest was written
             return
-        self.done = {sample_id for sample_id, (_, ok) in rows.items() if ok}
+        self.done = rows.keys() - failed
         decoder = msgspec.json.Decoder(JournalEntry)
         journal = (line.content for line in lines(self.journal_path))
         kept = [line for line in journal if self._is_open(decoder.decode(line).sample)]

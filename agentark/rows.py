@@ -14,6 +14,7 @@ is an error. A schema that this version does not know is refused.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ AGGREGATORS = {"aggregator", "moderator", "judge", "extractor"}
 """Agents who make the method's own answer from the solutions of others."""
 UNKNOWN = -100
 """Label of an unknown verdict; null means the same."""
+_objects = msgspec.json.Decoder(dict[str, Any])
 
 
 # ---------------------------------------------------------------- recognising
@@ -109,6 +111,10 @@ class Source(Struct, frozen=True):
     records: Stored[Record]
     ids: dict[str, int]
     """Id -> position among the records."""
+    failed: frozenset[str]
+    """Ids of records with an error."""
+    unsolved: str | None
+    """Id of the first record with neither an error nor a solution; None: there is no such record."""
     manifest: dict[str, Any]
     """Manifest of the run that wrote it; empty where there is none."""
 
@@ -121,31 +127,35 @@ class _Refused(Struct):
     """Records that do not belong here."""
 
     count: int = 0
-    first: Record | None = None
+    first: str | None = None
+    """Id of the first."""
+    source: str = ""
 
-    def add(self, record: Record) -> None:
+    def add(self, id: str, source: str = "") -> None:
         self.count += 1
-        self.first = self.first or record
+        if self.first is None:
+            self.first, self.source = id, source
 
 
-def records(path: Path, task: Task | None, flag: str) -> tuple[Stored[Record], dict[str, int]]:
-    """Results; or labels and rows of the published code as records of `task` (None: of what each row says).
+def records(path: Path, task: Task | None, flag: str) -> Stored[Record]:
+    """Results; or labels and rows of the published code as records of `task` (None: of what each row says)."""
+    return _records(path, task, flag)[0]
 
-    Returns:
-        The last record of every id, and id -> position there.
-    """
+
+def _records(path: Path, task: Task | None, flag: str) -> tuple[Stored[Record], dict[str, int]]:
+    """(`records`, id -> position there)."""
     if kind(path, flag) == "results":
         return stored_records(path)
-    name = f"{flag} {path}"
-    decoder = msgspec.json.Decoder(dict[str, Any])
+    made = partial(_made_record, task=task)
+    return jsonl.latest(path, f"{flag} {path}", lambda line: made(line).id, made)
 
-    def record_in(line: Line) -> Record:
-        row = line.decode(decoder, "a JSON object")
-        kind_of(row, line.where)
-        texts = [candidate.text for candidate in _candidates(line.where, row)]
-        return record_of(row, texts, line.number - 1, line.where, task)
 
-    return jsonl.latest(path, name, lambda line: record_in(line).id, record_in)
+def _made_record(line: Line, task: Task | None) -> Record:
+    """The record of a line of labels, or of the published code."""
+    row = line.decode(_objects, "a JSON object")
+    kind_of(row, line.where)
+    texts = [candidate.text for candidate in _candidates(line.where, row)]
+    return record_of(row, texts, line.number - 1, line.where, task)
 
 
 def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
@@ -157,26 +167,29 @@ def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
     Raises:
         UserError: missing, empty, of another dataset, without a gold answer in some row, or without any answer.
     """
-    stored, ids = records(path, task, flag)
-    foreign, bare = _Refused(), _Refused()
-    errors, solved = 0, False
+    stored, ids = _records(path, task, flag)
+    foreign, bare, unsolved = _Refused(), _Refused(), _Refused()
+    failed: set[str] = set()
     for record in stored:
         if record.source.casefold() != task.name.casefold():
-            foreign.add(record)
+            foreign.add(record.id, record.source)
         if not (record.gt.strip() or record.references):
-            bare.add(record)
-        errors += record.error is not None
-        solved |= record.error is None and bool(record.solutions)
+            bare.add(record.id)
+        if record.error is not None:
+            failed.add(record.id)
+        elif not record.solutions:
+            unsolved.add(record.id)
     if foreign.first is not None:
         raise UserError(
-            f"{flag} {path}: holds {foreign.count} rows of {foreign.first.source}, not of {task.name} "
-            f"(the first: {foreign.first.id}); give --dataset_name {foreign.first.source}"
+            f"{flag} {path}: holds {foreign.count} rows of {foreign.source}, not of {task.name} "
+            f"(the first: {foreign.first}); give --dataset_name {foreign.source}"
         )
     if bare.first is not None:
-        raise UserError(f"{flag} {path}: {bare.count} rows have no gold answer (the first: {bare.first.id})")
-    if not solved:
-        raise UserError(f"{flag} {path}: none of its {len(stored)} rows has a solution ({errors} carry an error)")
-    return Source(path, file_sha256(path), stored, ids, json_if_there(manifest_of(path)))
+        raise UserError(f"{flag} {path}: {bare.count} rows have no gold answer (the first: {bare.first})")
+    if len(failed) + unsolved.count == len(stored):
+        raise UserError(f"{flag} {path}: none of its {len(stored)} rows has a solution ({len(failed)} carry an error)")
+    sha256, manifest = file_sha256(path), json_if_there(manifest_of(path))
+    return Source(path, sha256, stored, ids, frozenset(failed), unsolved.first, manifest)
 
 
 # ---------------------------------------------------------------- questions with solutions

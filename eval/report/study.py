@@ -70,7 +70,7 @@ class Run(Struct, kw_only=True):
         return f"{self.dataset} · {self.method} · {self.model}"
 
     def records(self) -> Stored[Record]:
-        return records(self.path, self.task, "--results")[0]
+        return records(self.path, self.task, "--results")
 
     def label_rows(self) -> dict[str, LabelRow]:
         """Id -> labels, of the rows that have some."""
