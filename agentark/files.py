@@ -1,9 +1,10 @@
-"""Small files: read as one object, hashed, replaced as a whole; and the name of the manifest beside a file."""
+"""Files: read as one object, hashed, put into their place as a whole; and the name of the manifest beside a file."""
 
 import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,42 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Pending(AbstractContextManager["Pending"]):
+    """A file that is written beside its place row by row, and put there as a whole; else nothing of it stays.
+
+    Raises:
+        OSError: it cannot be written; so do `write` and `place`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._stream = self._temporary.open("wb")
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of the content so far, hex."""
+        return self._hash.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._hash.update(data)
+
+    def place(self) -> None:
+        """Put the file into its place, safe against kill and power loss."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        self._temporary.replace(self.path)
+
+    def __exit__(self, *exc: object) -> None:
+        with suppress(OSError):
+            self._stream.close()
+        self._temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ import weakref
 from array import array
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
@@ -100,6 +101,13 @@ def objects(source: Path | bytes, name: str) -> Iterator[tuple[int, dict[str, An
     """(line number, object) of every row. Raises UserError like `decoded`."""
     decoder = msgspec.json.Decoder(dict[str, Any])
     return ((line.number, line.decode(decoder, "a JSON object")) for line in lines(source, name))
+
+
+def chunks(items: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """The items, `size` at a time."""
+    left = iter(items)
+    while chunk := list(islice(left, size)):
+        yield chunk
 
 
 # ---------------------------------------------------------------- rows that stay in the file

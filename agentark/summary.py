@@ -8,13 +8,17 @@ Every figure is computed from the records.
 
 import json
 import textwrap
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+
 from agentark import cli
 from agentark.files import manifest_of
-from agentark.records import expand, read_records
+from agentark.jsonl import chunks
+from agentark.records import expand, stored_records
 from agentark.runner import PREPARED, TOTALS
 from agentark.stats import mean_and_se
 from agentark.tasks import get_task
@@ -24,16 +28,30 @@ COLUMNS = (
     *("method", "n", "answered", "errors", "unparsed", "metric", "score"),
     *("calls", "prompt", "cached", "completion", "seconds", "tokens/s"),
 )
+CHUNK = 256
+"""Records in memory at once."""
 
 
-def busy_seconds(records: Sequence[Record]) -> float:
-    """Wall time in which at least one of the samples was being worked on."""
-    total, end = 0.0, float("-inf")
-    for record in sorted(records, key=lambda record: record.started):
-        finish = record.started + record.seconds
-        total += max(0.0, finish - max(end, record.started))
-        end = max(end, finish)
-    return total
+class Spans:
+    """Stretches of time, 16 bytes each."""
+
+    def __init__(self) -> None:
+        self._starts, self._lengths = array("d"), array("d")
+
+    def add(self, record: Record) -> None:
+        """The time in which a sample was being worked on."""
+        self._starts.append(record.started)
+        self._lengths.append(record.seconds)
+
+    def busy_seconds(self) -> float:
+        """Wall time in which at least one of the samples was being worked on."""
+        total, end = 0.0, float("-inf")
+        for place in sorted(range(len(self._starts)), key=self._starts.__getitem__):
+            start = self._starts[place]
+            finish = start + self._lengths[place]
+            total += max(0.0, finish - max(end, start))
+            end = max(end, finish)
+        return total
 
 
 def scores(records: Sequence[Record]) -> list[float | None]:
@@ -44,30 +62,56 @@ def scores(records: Sequence[Record]) -> list[float | None]:
     return [None if record.error is not None else next(found) for record in records]
 
 
+class Totals(Struct):
+    """Sums over the records of a run."""
+
+    n: int = 0
+    errors: int = 0
+    unparsed: int = 0
+    answered: int = 0
+    done: "array[float]" = field(default_factory=lambda: array("d"))
+    """Score of every sample without an error; unanswered is 0."""
+    spent: dict[str, TokenStats] = field(default_factory=dict)
+    """Per model."""
+    spans: Spans = field(default_factory=Spans)
+
+    def add(self, record: Record, score: float | None) -> None:
+        self.n += 1
+        self.errors += record.error is not None
+        self.unparsed += record.parse_failures
+        self.answered += score is not None
+        self.spent = merged([self.spent, record.token_stats])
+        self.spans.add(record)
+        if record.error is None:
+            self.done.append(score or 0.0)
+
+
 def row(path: Path) -> dict[str, str]:
     """One results file as a row of the table. As in `eval`: an unanswered sample scores 0, an error is left out."""
-    records = list(read_records(path))
+    records, _ = stored_records(path)
     if not records:
         return dict.fromkeys(COLUMNS, "-") | {"method": path.stem, "n": "0"}
-    task = get_task(records[0].source)
-    graded = scores(records)
-    done = [score or 0.0 for record, score in zip(records, graded, strict=True) if record.error is None]
-    score = "-"
-    if task.graded and done:
-        mean, error = mean_and_se(done)
-        score = f"{mean:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    first, totals = records[0], Totals()
+    task = get_task(first.source)
+    for chunk in chunks(records, CHUNK):
+        for record, score in zip(chunk, scores(chunk), strict=True):
+            totals.add(record, score)
+    shown = "-"
+    if task.graded and totals.done:
+        mean, error = mean_and_se(totals.done)
+        shown = f"{mean:.3f}" + (f" ± {error:.3f}" if error is not None else "")
     spent = TokenStats()
-    for stats in merged(record.token_stats for record in records).values():
+    for stats in totals.spent.values():
         spent.merge(stats)
-    seconds = busy_seconds(records)
+    seconds = totals.spans.busy_seconds()
     return {
-        "method": records[0].method.name,
-        "n": str(len(records)),
-        "answered": str(sum(score is not None for score in graded)) if task.graded else "-",
-        "errors": str(len(records) - len(done)),
-        "unparsed": str(sum(record.parse_failures for record in records)),
+        "method": first.method.name,
+        "n": str(totals.n),
+        "answered": str(totals.answered) if task.graded else "-",
+        "errors": str(totals.errors),
+        "unparsed": str(totals.unparsed),
         "metric": task.metric,
-        "score": score,
+        "score": shown,
         "calls": str(spent.num_llm_calls),
         "prompt": str(spent.prompt_tokens),
         "cached": "?" if spent.cached_tokens is None else str(spent.cached_tokens),
@@ -143,7 +187,7 @@ def main() -> int:
     parser.add_argument("--show", type=cli.integer(1), metavar="N", help="the N-th sample in full, not the table")
     args = parser.parse_args()
     if args.show:
-        records = list(read_records(args.files[0]))
+        records, _ = stored_records(args.files[0])
         print(debate(records[min(args.show, len(records)) - 1]))
     else:
         print(table(args.files))
