@@ -82,15 +82,16 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
     except OSError as error:
         raise UserError(f"--output {args.output}: cannot be written ({error.strerror})") from None
     sources = read(args)
-    try:
-        rows, counts, failed = select(args, settings, merge(sources), choose_engine)
-    finally:
-        answers.close_pool()
-    if failed:
-        print(f"the distiller failed on {failed} questions; retry them with: {cli.command_line()}")
-        return 1
-    manifest = card.manifest(args, settings, sources, counts)
-    paths = card.write(args.output, rows, manifest)
+    with card.pending(args.output) as rows:
+        try:
+            counts, failed = select(args, settings, merge(sources), lambda row: card.add(rows, row), choose_engine)
+        finally:
+            answers.close_pool()
+        if failed:
+            print(f"the distiller failed on {failed} questions; retry them with: {cli.command_line()}")
+            return 1
+        manifest = card.manifest(args, settings, sources, counts)
+        paths = card.write(args.output, rows, manifest)
     print(card.report(counts, args))
     print("\n".join(f"written to {path}" for path in paths))
     if args.push_to_hub:

@@ -1,6 +1,5 @@
 """The files beside a training set (manifest and dataset card), and the upload to the hub."""
 
-import hashlib
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from msgspec import Struct
 
 from agentark import cli
 from agentark.config import Config
-from agentark.files import manifest_of, write_atomically
+from agentark.files import Pending, manifest_of, write_atomically
 from agentark.records import now
 from agentark.types import UserError
 from distill.select.labelled import Labelled
@@ -89,13 +88,28 @@ def manifest(
     }
 
 
-def write(output: Path, rows: Sequence[Struct], about: Mapping[str, Any]) -> tuple[Path, Path, Path]:
-    """Write the set, its card and its manifest, each file in one step. Returns the three paths."""
-    content = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
-    paths = output, output.with_name(f"{output.name}.card.md"), manifest_of(output)
-    full = {**about, "sha256": hashlib.sha256(content).hexdigest()}
+def pending(output: Path) -> Pending:
+    """The set, to be filled; it takes its place in `write`. Raises UserError when it cannot be written."""
     try:
-        write_atomically(paths[0], content)
+        return Pending(output)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
+
+
+def add(rows: Pending, row: Struct) -> None:
+    """One row of the set. Raises UserError when it cannot be written."""
+    try:
+        rows.write(msgspec.json.encode(row) + b"\n")
+    except OSError as error:
+        raise UserError(f"--output {rows.path}: cannot be written ({error.strerror})") from None
+
+
+def write(output: Path, rows: Pending, about: Mapping[str, Any]) -> tuple[Path, Path, Path]:
+    """Write the set, its card and its manifest, each file in one step. Returns the three paths."""
+    paths = output, output.with_name(f"{output.name}.card.md"), manifest_of(output)
+    full = {**about, "sha256": rows.sha256}
+    try:
+        rows.place()
         write_atomically(paths[1], _card(full).encode())
         write_atomically(paths[2], msgspec.json.format(msgspec.json.encode(full), indent=2) + b"\n")
     except OSError as error:
