@@ -20,7 +20,7 @@ from msgspec import Struct
 from agentark import algebra, answers, extraction, metrics, numerals, stats, thinking
 from agentark.config import nearest
 from agentark.files import Pending, write_atomically
-from agentark.jsonl import chunks, decoded
+from agentark.jsonl import Stored, chunks, stored
 from agentark.published import PUBLISHED
 from agentark.rows import Source
 from agentark.tasks import Task
@@ -358,7 +358,7 @@ class Written(Struct, frozen=True):
         return self.metrics, self.rows.path
 
 
-def read_graded(path: Path) -> list[Graded]:
+def read_graded(path: Path) -> Stored[Graded]:
     """The rows of a per_sample.jsonl (or the one beside a metrics.json).
 
     Raises:
@@ -366,8 +366,9 @@ def read_graded(path: Path) -> list[Graded]:
     """
     if path.name.endswith("metrics.json"):
         path = path.with_name(path.name.removesuffix("metrics.json") + "per_sample.jsonl")
-    rows = list(decoded(path, Graded, "a row of a per_sample.jsonl"))
-    if not rows:
+    decoder = msgspec.json.Decoder(Graded)
+    rows = stored(path, str(path), lambda line: line.decode(decoder, "a row of a per_sample.jsonl"))
+    if not sum(1 for _ in rows):  # every row is one
         raise UserError(f"{path}: the file is empty")
     return rows
 

@@ -9,7 +9,7 @@ import os
 import weakref
 from array import array
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, overload
@@ -178,6 +178,30 @@ class _Made(Generic[Row, Other]):
 
     def __call__(self, line: Line) -> Other:
         return self.make(self.decode(line))
+
+
+class ById(Mapping[str, Row]):
+    """Stored rows by their ids; each is read anew whenever it is asked for."""
+
+    def __init__(self, rows: Stored[Row], ids: Mapping[str, int]) -> None:
+        self._rows, self._ids = rows, ids
+
+    def __getitem__(self, id: str) -> Row:
+        return self._rows[self._ids[id]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+def stored(path: Path, name: str, decode: Callable[[Line], Row]) -> Stored[Row]:
+    """All rows of a file. Raises UserError: no such file."""
+    places = array("Q")
+    for line in lines(path, name):
+        places.extend((line.number, line.offset, len(line.content)))
+    return Stored(path, name, decode, places)
 
 
 def latest(
