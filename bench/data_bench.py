@@ -1,6 +1,6 @@
 """Measure time and memory of the data stages on made-up debates, few and many.
 
-    python bench/data_bench.py                                    # 300 and 3,000 debates: a minute
+    python bench/data_bench.py                                    # 500 and 3,000 debates: a minute
     python bench/data_bench.py --baseline 10000 --samples 100000  # the paper's order of size: 1.5 GB of debates
 
     label       label.py --rules_only --rounds all, all cores
@@ -90,7 +90,7 @@ def run(count: int, folder: Path, stages: tuple[str, ...]) -> dict[str, tuple[fl
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "data")
     parser.add_argument("--samples", type=int, default=3_000)
-    parser.add_argument("--baseline", type=int, default=300, help="debates of the small run")
+    parser.add_argument("--baseline", type=int, default=500, help="debates of the small run")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="select needs label before it")
     parser.add_argument("--folder", type=Path, help="where the debates are made, and removed (default: the system's)")
     args = parser.parse_args(argv)
