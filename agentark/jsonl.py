@@ -137,11 +137,11 @@ class Stored(Sequence[Row], Generic[Row]):
     ) -> None:
         self.path, self.name = path, name
         self.decode = decode
-        self._places = places
+        self.places = places
         self._file = file or _File(path)
 
     def __len__(self) -> int:
-        return len(self._places) // 3
+        return len(self.places) // 3
 
     @overload
     def __getitem__(self, position: int) -> Row: ...
@@ -155,19 +155,23 @@ class Stored(Sequence[Row], Generic[Row]):
     def line(self, position: int) -> Line:
         """The line of a row; its row may be decoded elsewhere."""
         start = 3 * range(len(self))[position]
-        number, offset, size = self._places[start : start + 3]
+        number, offset, size = self.places[start : start + 3]
         return Line(self.path, self.name, number, offset, os.pread(self._file.descriptor, size, offset))
 
     def take(self, positions: Iterable[int]) -> "Stored[Row]":
         """The rows at these positions, in this order."""
         places = array("Q")
         for position in positions:
-            places.extend(self._places[3 * position : 3 * position + 3])
+            places.extend(self.places[3 * position : 3 * position + 3])
+        return self.at(places)
+
+    def at(self, places: "array[int]") -> "Stored[Row]":
+        """The rows at other places of the file."""
         return Stored(self.path, self.name, self.decode, places, self._file)
 
     def map(self, make: Callable[[Row], Other]) -> "Stored[Other]":
         """What a function makes of every row, whenever it is asked for."""
-        return Stored(self.path, self.name, _Made(self.decode, make), self._places, self._file)
+        return Stored(self.path, self.name, _Made(self.decode, make), self.places, self._file)
 
 
 class _Made(Generic[Row, Other]):

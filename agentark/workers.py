@@ -1,6 +1,6 @@
 """Rows made in worker processes, on all cores: where no call needs an engine and the samples stay in their file.
 
-A worker gets lines of that file and gives back lines of the results; all it does in between (decoding, rules, the row)
+A worker gets places in that file and gives back lines of the results; all it does in between (decoding, rules, the row)
 is what the runner does in one process. Only the main process writes. A comparison that needs algebra goes to a process
 of the worker's own, which may be killed without the worker.
 """
@@ -10,10 +10,12 @@ import multiprocessing
 import os
 import signal
 import threading
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import util
+from pathlib import Path
 from typing import Any
 
 from agentark import answers
@@ -23,7 +25,7 @@ from agentark.runner import NoEngine, Progress, Runner, first_error
 from agentark.types import RunError, Sample
 
 CHUNK = 16
-"""Lines that a worker gets at once."""
+"""Samples that a worker gets at once."""
 WORTH = 200
 """Samples that a worker needs to have, or its start costs more than it saves."""
 CALLED = "a run without a model has called one"
@@ -50,10 +52,12 @@ async def run_in_workers(
     loop = asyncio.get_running_loop()
     window = asyncio.Semaphore(2 * workers)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(samples.decode, dict(parts)))
+    pool = ProcessPoolExecutor(
+        workers, context, initializer=_start, initargs=(samples.path, samples.name, samples.decode, dict(parts))
+    )
 
-    async def chunk(lines: list[Line]) -> None:
-        for line, ok in await loop.run_in_executor(pool, _rows, lines):
+    async def chunk(places: "array[int]") -> None:
+        for line, ok in await loop.run_in_executor(pool, _rows, places):
             store.add(line)
             progress.sample(ok)
         window.release()
@@ -62,8 +66,7 @@ async def run_in_workers(
         async with asyncio.TaskGroup() as group:
             for start in range(0, len(samples), CHUNK):
                 await window.acquire()
-                stop = min(start + CHUNK, len(samples))
-                group.create_task(chunk([samples.line(place) for place in range(start, stop)]))
+                group.create_task(chunk(samples[start : start + CHUNK].places))
     except* RunError as errors:
         raise first_error(errors) from None
     except* BrokenProcessPool:
@@ -74,18 +77,18 @@ async def run_in_workers(
 
 # ---------------------------------------------------------------- in the worker
 
-_decode: Callable[[Line], Sample]
+_samples: Stored[Sample]
 _runner: Runner
 _loop: asyncio.AbstractEventLoop
 
 
-def _start(decode: Callable[[Line], Sample], parts: Mapping[str, Any]) -> None:
-    global _decode, _runner, _loop
+def _start(path: Path, name: str, decode: Callable[[Line], Sample], parts: Mapping[str, Any]) -> None:
+    global _samples, _runner, _loop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     util.Finalize(None, answers.close_pool, exitpriority=100)  # atexit does not run in a worker
     answers._WORKERS = 1
-    _decode = decode
+    _samples = Stored(path, name, decode, array("Q"))
     _runner = Runner(**parts, engines={"main": NoEngine(CALLED)}, store=None, progress=Progress(0, quiet=True))
     _loop = asyncio.new_event_loop()
 
@@ -97,11 +100,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _rows(lines: list[Line]) -> list[tuple[bytes, bool]]:
-    """(line of the results, whether it is free of error) of every line."""
+def _rows(places: "array[int]") -> list[tuple[bytes, bool]]:
+    """(line of the results, whether it is free of error) of every sample; places are small: no pipe is ever full."""
 
     async def made() -> list[tuple[bytes, bool]]:
-        found = await asyncio.gather(*(_runner.made(0, _decode(line)) for line in lines))
+        found = await asyncio.gather(*(_runner.made(0, sample) for sample in _samples.at(places)))
         return [(encoded(row), ok) for row, ok in found]
 
     return _loop.run_until_complete(made())

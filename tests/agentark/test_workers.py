@@ -68,7 +68,8 @@ def test_a_worker_that_is_killed_stops_the_run(results: Path, tmp_path: Path, mo
 
     def killed(pool: workers.ProcessPoolExecutor, *args: object) -> object:
         future = start(pool, *args)  # type: ignore[arg-type]
-        os.kill(next(iter(pool._processes)), signal.SIGKILL)
+        for worker in list(pool._processes or ())[:1]:
+            os.kill(worker, signal.SIGKILL)
         return future
 
     monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", killed)
