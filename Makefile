@@ -1,4 +1,5 @@
-# make quickstart   from nothing to a debate on real problems (DATA_DIR=../shared/data: GSM8K from there)
+# make quickstart   from nothing to a debate on 8 problems, beside a vote and a single answer (DATA_DIR=../shared/data:
+#                   SVAMP from there)
 # make test         the tests that take minutes at most;  make test-slow   all of them
 # make check        style, types, import rules
 # make distill      the whole study on two cores: debate, R-SFT, DA, PAD, a table and a report (about an hour)
@@ -11,15 +12,11 @@ PYTHON ?= $(or $(shell for python in python3 python3.12 python3.11 python3.13; d
 	&& echo "$$python" && break; done),python3)
 BIN := .venv/bin
 VENV := .venv/.agentark-stack
-MODEL := smollm2-135m-instruct
-DATASET := $(if $(DATA_DIR),GSM8K,GSMSymbolic)
 
 .PHONY: quickstart distill test test-slow check bench .venv FORCE
 
 quickstart: $(VENV)
-	$(BIN)/python inference.py --method_name llm_debate --test_dataset_name $(DATASET) --model_name $(MODEL) \
-		--use_vllm --max_samples 8 --model_max_tokens 256 $(if $(DATA_DIR),--data_dir "$(DATA_DIR)")
-	$(BIN)/python -m agentark.summary results/$(DATASET)/$(MODEL)/llm_debate_infer.jsonl --show 1
+	$(BIN)/python -m agentark.quickstart $(if $(DATA_DIR),--data_dir "$(DATA_DIR)")
 
 distill: $(VENV)
 	$(BIN)/python -m study --config configs/studies/embedded.yaml

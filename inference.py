@@ -1,20 +1,23 @@
-"""Run a multi-agent method over a dataset and write complete trajectories.
+"""Run multi-agent methods over a dataset and write complete trajectories.
 
     python inference.py --method_name llm_debate --test_dataset_name GSM8K --model_name Qwen/Qwen3-8B --use_vllm
 
 Results: results/<dataset>/<model>/<method>_infer.jsonl and its .manifest.json. A run that was stopped in any
-way goes on with the same command. `python -m methods` lists the methods.
+way goes on with the same command. Several methods share one engine. `python -m methods` lists the methods.
 """
 
 import json
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import agentark.cli as cli
 from agentark import answers, contamination, job, summary
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine, other_engine_args
+from agentark.engines.shared import shared
 from agentark.episode import Defaults
 from agentark.lock import RunLock
 from agentark.records import read_records
@@ -26,9 +29,11 @@ from methods import METHODS, check_tasks, load_method, method_class
 
 def parse(argv: list[str] | None = None) -> Namespace:
     parser = cli.Parser(prog="inference.py", description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--method_name", required=True, help=f"one of: {', '.join(METHODS)}")
+    parser.add_argument(
+        "--method_name", required=True, nargs="+", metavar="METHOD", help=f"one or more of: {', '.join(METHODS)}"
+    )
     parser.add_argument("--test_dataset_name", required=True, help="dataset, e.g. GSM8K")
-    parser.add_argument("--model_name", required=True, help="hub id, local folder, or smollm2-135m-instruct")
+    parser.add_argument("--model_name", required=True, help="hub id, local folder, or an embedded model")
     parser.add_argument("--model_temperature", type=cli.number(0, 10), default=0.5, help="sampling temperature")
     parser.add_argument("--model_max_tokens", type=cli.integer(1), default=4096, help="new tokens per call, at most")
     parser.add_argument(
@@ -38,8 +43,8 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--verifier_models", nargs="+", default=[], metavar="MODEL", help="models that verify (mav)")
     job.add_sample_flags(parser)
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the run")
-    parser.add_argument("--output_path", type=Path, help="results file (default: under --result_dir)")
-    parser.add_argument("--result_dir", type=Path, default=Path("results"), help="folder of all results")
+    parser.add_argument("--output_path", type=cli.output_file, help="results file (default: under --result_dir)")
+    parser.add_argument("--result_dir", type=cli.output_folder, default=Path("results"), help="folder of all results")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing results file")
     parser.add_argument("--debug", action="store_true", help="one sample, printed and not stored; verbose engine log")
     parser.add_argument("--query", help="with --debug: this question instead of the dataset's first")
@@ -48,21 +53,27 @@ def parse(argv: list[str] | None = None) -> Namespace:
     args: Namespace = parser.parse_args(argv)
     if args.query is not None and not args.debug:
         raise UserError(f"--query {args.query!r}: goes with --debug")
+    if len(args.method_name) > 1:
+        if len(set(args.method_name)) < len(args.method_name):
+            raise UserError(f"--method_name {' '.join(args.method_name)}: a method is named twice")
+        for flag in ("debug", "method_config", "method_config_name", "verifier_models", "output_path"):
+            if getattr(args, flag):
+                raise UserError(f"--{flag}: goes with one --method_name, not with {len(args.method_name)}")
     if args.unsafe_no_isolation and not args.allow_code_execution:
         raise UserError("--unsafe_no_isolation: goes with --allow_code_execution")
     return args
 
 
-def chosen_method(args: Namespace, task: Task) -> tuple[Method, MethodInfo]:
-    """The method of the flags, in the configuration made for this dataset."""
+def chosen_method(args: Namespace, name: str, task: Task) -> tuple[Method, MethodInfo]:
+    """A method of the flags, in the configuration made for this dataset."""
     overrides = list(args.method_config)
     if args.verifier_models:
-        if "verifier_models" not in method_class(args.method_name).Config.model_fields:
-            raise UserError(f"--verifier_models {args.verifier_models[0]}: {args.method_name} has no verifiers")
+        if "verifier_models" not in method_class(name).Config.model_fields:
+            raise UserError(f"--verifier_models {args.verifier_models[0]}: {name} has no verifiers")
         overrides.append(f"verifier_models={json.dumps(args.verifier_models)}")
-    method, info = load_method(args.method_name, args.method_config_name, overrides, task.name)
-    if info.name != args.method_name:
-        print(f"{args.method_name} runs on {task.name} as {info.name} ({info.variant})")
+    method, info = load_method(name, args.method_config_name, overrides, task.name)
+    if info.name != name:
+        print(f"{name} runs on {task.name} as {info.name} ({info.variant})")
     return method, info
 
 
@@ -103,44 +114,48 @@ def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
 def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     args = parse(argv)
     task = get_task(args.test_dataset_name)
-    method, info = chosen_method(args, task)
+    methods = {name: chosen_method(args, name, task) for name in args.method_name}
     loaded, samples = select(args, task)
-    check_tasks(method, info.name, loaded.samples)
-    check_code(args, method, loaded.samples)
+    for method, info in methods.values():
+        check_tasks(method, info.name, loaded.samples)
+        check_code(args, method, loaded.samples)
     label, make_engine = choose_engine(args, args.model_name)
-    path = args.output_path or args.result_dir / task.name / label / f"{args.method_name}_infer.jsonl"
     scratch = tempfile.TemporaryDirectory() if args.debug else None
-    if scratch is not None:
-        path = Path(scratch.name) / "debug_infer.jsonl"
+    folder = Path(scratch.name) if scratch is not None else args.result_dir / task.name / label
+    paths = {name: (not scratch and args.output_path) or folder / f"{name}_infer.jsonl" for name in methods}
     defaults = Defaults(args.model_temperature, args.model_max_tokens, args.seed)
-    failed = job.run_job(
-        job.Job(
-            path=path,
-            identity={
-                "method": info.name,
-                "method_config": info.config,
-                **job.identity(args, task, loaded, label, defaults),
-                "code_execution": args.allow_code_execution or None,  # None: results from before this flag go on
-            },
-            samples=samples,
-            order=[sample.id for sample in loaded.samples],
-            method=method,
-            info=info,
-            model=label,
-            make_engine=make_engine,
-            defaults=defaults,
-            about=job.origin(loaded, contamination.of_model(args.model_name, args.lora_path)),
-            others=lambda engine, lock: other_engines(args, method, engine, lock, choose_engine),
-            overwrite=args.overwrite,
-        )
-    )
+    failed = 0
+    with shared(make_engine) if len(methods) > 1 else nullcontext(make_engine) as engine_of:
+        for name, (method, info) in methods.items():
+            failed += job.run_job(
+                job.Job(
+                    path=paths[name],
+                    identity={
+                        "method": info.name,
+                        "method_config": info.config,
+                        **job.identity(args, task, loaded, label, defaults),
+                        "code_execution": args.allow_code_execution or None,  # None: as before there was this flag
+                    },
+                    samples=samples,
+                    order=[sample.id for sample in loaded.samples],
+                    method=method,
+                    info=info,
+                    model=label,
+                    make_engine=engine_of,
+                    defaults=defaults,
+                    about=job.origin(loaded, contamination.of_model(args.model_name, args.lora_path)),
+                    others=partial(other_engines, args, method, choose_engine=choose_engine),
+                    overwrite=args.overwrite,
+                )
+            )
     if args.debug:
-        print(summary.debate(next(read_records(path))))
+        print(summary.debate(next(read_records(paths[args.method_name[0]]))))
     else:
-        print(summary.table([path]))
+        print(summary.table(list(paths.values())))
     answers.close_pool()
     if failed:
-        print(f"{failed} of {len(samples)} samples carry an error; retry them with: {cli.command_line()}")
+        wanted = len(samples) * len(methods)
+        print(f"{failed} of {wanted} samples carry an error; retry them with: {cli.command_line()}")
     return 1 if failed else 0
 
 

@@ -36,7 +36,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--input", type=Path, required=True, help="results file of inference.py or the published code")
     parser.add_argument("--dataset_name", required=True, help="dataset of that file, e.g. QMSum")
     parser.add_argument("--model", help="the judge, in vLLM unless it is served; not needed with --rules_only")
-    parser.add_argument("--output", type=Path, help="labelled file (default: beside the input)")
+    parser.add_argument("--output", type=cli.output_file, help="labelled file (default: beside the input)")
     parser.add_argument("--start", type=cli.integer(0), default=0, help="first row of the input")
     parser.add_argument("--end", type=cli.integer(1), help="one past the last row")
     parser.add_argument("--workers", type=cli.integer(1), help="processes of --rules_only (default: one per core)")

@@ -5,21 +5,27 @@ Exit codes: 0 done; 1 some rows carry an error, or the run had to stop; 2 bad in
 
 import argparse
 import asyncio
+import atexit
+import errno
 import importlib.metadata
 import logging
+import os
 import platform
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from agentark.embedded import EMBEDDED, prepare
-from agentark.flags import refuse_unknown
+from agentark import progress, quiet
+from agentark.embedded import MODELS, prepare
+from agentark.files import check_file, check_folder, no_space
+from agentark.flags import LARGEST, checked, refuse_unknown
 from agentark.types import RunError, UserError
 
 T = TypeVar("T")
@@ -30,6 +36,8 @@ SECRET_FLAG = re.compile(_FLAG, re.IGNORECASE)
 SECRET_INSIDE = re.compile(rf"({_FLAG}[= ]\s*|\b(?:\w+_)?(?:token|api_key|password|secret)=)\S+", re.IGNORECASE)
 """Flags of other libraries; no flag of our scripts takes a secret."""
 HIDDEN = "HIDDEN"
+WRONG_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
+"""What the system says of a path that can name no file, or only another kind of file."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_some(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse our flags; the rest, in order, are for another script."""
-        given = [self._underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
+        given = [self._underscored(arg) for arg in checked(sys.argv[1:] if args is None else args)]
         return self.parse_known_args(given, namespace)
 
     def _underscored(self, arg: str) -> str:
@@ -56,9 +64,10 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def integer(minimum: int) -> Callable[[str], int]:
-    """An argparse type: a whole number of at least `minimum`."""
-    return _within(int, minimum, float("inf"), f"a whole number of at least {minimum}")
+def integer(minimum: int, maximum: int = LARGEST) -> Callable[[str], int]:
+    """An argparse type: a whole number in [minimum, maximum]."""
+    wanted = f"of at least {minimum}" if maximum == LARGEST else f"from {minimum} to {maximum}"
+    return _within(int, minimum, maximum, f"a whole number {wanted}")
 
 
 def number(minimum: float, maximum: float = float("inf")) -> Callable[[str], float]:
@@ -69,11 +78,29 @@ def number(minimum: float, maximum: float = float("inf")) -> Callable[[str], flo
 def _within(kind: Callable[[str], N], minimum: float, maximum: float, wanted: str) -> Callable[[str], N]:
     def convert(text: str) -> N:
         with suppress(ValueError):
-            if minimum <= (value := kind(text)) <= maximum:
+            if minimum <= (value := kind(text)) <= min(maximum, LARGEST):
                 return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not {wanted}")
 
     return convert
+
+
+def output_file(text: str) -> Path:
+    """An argparse type: a file to write."""
+    return _place(text, check_file)
+
+
+def output_folder(text: str) -> Path:
+    """An argparse type: a folder to write into."""
+    return _place(text, check_folder)
+
+
+def _place(text: str, check: Callable[[Path], None]) -> Path:
+    try:
+        check(Path(text))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
 
 
 def add_code_flags(parser: Parser) -> None:
@@ -89,8 +116,8 @@ def resolve_model(name: str, flag: str = "--model_name") -> tuple[str, str]:
     Raises:
         UserError: a folder that holds no model, or neither a folder nor a hub id.
     """
-    if name == EMBEDDED:
-        return str(prepare()), name
+    if name in MODELS:
+        return str(prepare(name)), name
     folder = Path(name).expanduser()
     if folder.is_dir() or name.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():
@@ -158,13 +185,38 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
                 signal.signal(name, handler)
 
 
-def entry(main: Callable[[], int]) -> NoReturn:
-    """Run an entry script: every expected failure is one line on stderr and an exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+def _complete(main: Callable[[], int]) -> int:
+    """The script's exit code, once its output is out. Raises RunError where the disk is full."""
     try:
         code = main()
+        sys.stdout.flush()
+        return code
+    except (Exception, BaseExceptionGroup) as error:
+        if isinstance(error, UserError | RunError) or (line := no_space(error, "output")) is None:
+            raise
+        with suppress(OSError):
+            sys.stdout.close()  # what it still holds cannot be written either
+        raise RunError(line) from None
+
+
+def entry(main: Callable[[], int]) -> NoReturn:
+    """Run an entry script, and end its process."""
+    leave(exit_code(main))
+
+
+def exit_code(main: Callable[[], int]) -> int:
+    """Run an entry script: every expected failure is one line on stderr and an exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, handlers=[progress.Handler()])
+    quiet.hush()
+    try:
+        code = _complete(main)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        code = 2
+    except OSError as error:
+        if error.errno not in WRONG_NAMES or error.filename is None:
+            raise
+        sys.stderr.write(f"error: {error.filename!s:.200}: {error.strerror}\n")
         code = 2
     except RunError as error:
         sys.stderr.write(f"error: {error}\nfinished samples are kept; continue with: {command_line()}\n")
@@ -172,4 +224,14 @@ def entry(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write(f"\ninterrupted; finished samples are kept; continue with: {command_line()}\n")
         code = 130
-    sys.exit(code)
+    return code
+
+
+def leave(code: int) -> NoReturn:
+    """End the process as the interpreter does, but leaves out the last collection: after vLLM it takes seconds."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.closed:
+            stream.flush()
+    os._exit(code)

@@ -4,13 +4,15 @@ An unknown key names the known keys and the nearest; a wrong type or range names
 """
 
 import difflib
+import io
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentark.types import UserError
 
@@ -27,9 +29,13 @@ class Config(BaseModel):
     RENAMED: ClassVar[Mapping[str, str]] = {}
     """Key names of the published code and ours, for the error message."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
+Count = Annotated[int, Field(le=1024)]
+"""Of agents, rounds, replies and their like: a sample of more would never end, or not fit into memory."""
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
@@ -49,14 +55,53 @@ def lookup(kind: str, name: str, registry: Mapping[str, Any]) -> Any:
     return registry[name]
 
 
+MOST_NODES = 100_000
+"""Values in a YAML text, counted once for each place where an alias repeats them."""
+MOST_BITS = 63
+"""Of a whole number: no record holds more."""
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, and reads 1e-5 as the number it is in YAML 1.2 (PyYAML: a string)."""
+    """SafeLoader whose every failure is a YAMLError.
+
+    It refuses a key given twice, and aliases that multiply or hold themselves. It reads 1e-5 as the number it is in
+    YAML 1.2 (PyYAML: a string).
+    """
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None and self._nodes(node, {}) > MOST_NODES:
+            self._refuse("aliases that hold themselves, or too many values", node)
+        return node
+
+    def _nodes(self, node: yaml.Node, known: dict[int, float]) -> float:
+        """How many nodes there are with all aliases written out; infinity: a node holds itself."""
+        if id(node) not in known:
+            known[id(node)] = math.inf
+            pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+            inner = node.value if isinstance(node, yaml.SequenceNode) else (part for pair in pairs for part in pair)
+            known[id(node)] = 1 + sum(self._nodes(part, known) for part in inner)
+        return known[id(node)]
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError):
+            self._refuse(f"a value that is not a {node.tag.rpartition(':')[2]}", node)
+        if isinstance(value, int) and value.bit_length() > MOST_BITS:
+            self._refuse("a number with too many digits", node)
+        return value
+
+    @staticmethod
+    def _refuse(problem: str, node: yaml.Node) -> NoReturn:
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        keys = [self.construct_object(key, deep=True) for key, _ in pairs]
         for key in keys:
             if keys.count(key) > 1:
-                raise UserError(f"{node.start_mark.name}: key {key!r} is given twice")
+                raise UserError(f"{self.name}: key {key!r:.100} is given twice")
         return super().construct_mapping(node, deep)
 
 
@@ -68,21 +113,27 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file holding one mapping (an empty file is an empty mapping)."""
     try:
-        with path.open(encoding="utf-8") as stream:
-            loader = _Loader(stream)
-            try:
-                data = loader.get_single_data()
-            finally:
-                loader.dispose()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    data = _yaml(text, str(path))
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected `key: value` lines, found a {type(data).__name__}")
     return data
+
+
+def _yaml(text: str, where: str) -> Any:
+    """The one value of a YAML text. Raises UserError, opened by `where`; it repeats nothing of the text."""
+    try:
+        loader = _Loader(io.StringIO(text))
+        loader.name = where
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split()):.200})") from None
+    except RecursionError:
+        raise UserError(f"{where}: not valid YAML (nested too deeply)") from None
 
 
 def parse_overrides(pairs: Sequence[str], flag: str) -> dict[str, Any]:
@@ -91,11 +142,8 @@ def parse_overrides(pairs: Sequence[str], flag: str) -> dict[str, Any]:
     for pair in pairs:
         key, separator, text = pair.partition("=")
         if not separator or not key:
-            raise UserError(f"{flag} {pair!r}: expected key=value")
-        try:
-            values[key] = yaml.load(text, _Loader)  # a SafeLoader
-        except yaml.YAMLError:
-            raise UserError(f"{flag} {pair!r}: the value is not valid YAML") from None
+            raise UserError(f"{flag} {pair!r:.100}: expected key=value")
+        values[key] = _yaml(text, f"{flag} {pair!r:.100}")
     return values
 
 
@@ -111,7 +159,7 @@ def build(cls: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "config"
-        raise UserError(f"{where}: {key} = {first['input']!r}: {first['msg']}") from None
+        raise UserError(f"{where}: {key} = {first['input']!r:.200}: {first['msg']}") from None
 
 
 def load(cls: type[ConfigT], path: Path, overrides: Sequence[str], flag: str) -> ConfigT:

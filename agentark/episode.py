@@ -96,12 +96,12 @@ class Episode:
     """Finished calls of an earlier session, by turn id."""
     store: Store | None
     """Where finished calls go; None when replaying."""
-    on_call: Callable[[Completion], None] | None = None
-    """Told of every call that the engine answered."""
+    on_call: Callable[[Completion, bool], None] | None = None
+    """Told of every reply, and whether it came out of the journal."""
 
     def __post_init__(self) -> None:
         self.turns: dict[str, Turn] = {}
-        self._started = time.time()
+        self._started, self._clock = time.time(), time.perf_counter()
         self._calls: Counter[str] = Counter()
         self._dialogues: dict[str, tuple[Message, ...]] = {}
 
@@ -164,6 +164,8 @@ class Episode:
                     f"journal: the call {turn_id} of sample {self.sample.id} was made with other messages or "
                     "parameters (the code or the data changed since); use --overwrite, or remove the journal"
                 )
+            if self.on_call is not None:
+                self.on_call(entry.completion, True)
             return entry.completion
         if model not in self.engines:
             raise SampleError(f"the call {turn_id} asks for the model {model!r}; this run has {sorted(self.engines)}")
@@ -176,7 +178,7 @@ class Episode:
         if self.store is not None:
             self.store.add_call(JournalEntry(self.sample.id, turn_id, request, completion))
         if self.on_call is not None:
-            self.on_call(completion)
+            self.on_call(completion, False)
         return completion
 
     def token_stats(self) -> dict[str, TokenStats]:
@@ -216,7 +218,7 @@ class Episode:
             token_stats=self.token_stats(),
             models=tuple(sorted(self.engines)),
             started=self._started,
-            seconds=time.time() - self._started,
+            seconds=time.perf_counter() - self._clock,
             error=error,
             **self.sample.fields(),
             **fields,

@@ -6,7 +6,6 @@ row has none). Figures are means over all answers except errors; an unanswered o
 
 import hashlib
 import importlib.metadata
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,9 +16,9 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from agentark import algebra, answers, extraction, metrics, numerals, stats, thinking
+from agentark import answers, metrics, stats
 from agentark.config import nearest
-from agentark.files import Pending, write_atomically
+from agentark.files import Pending, check_file, sessions_of, write_atomically
 from agentark.jsonl import Stored, chunks, stored
 from agentark.published import PUBLISHED
 from agentark.rows import Source
@@ -34,7 +33,7 @@ VERDICTS: tuple[Verdict, ...] = ("correct", "wrong", "unanswered", "error")
 GUARANTEES = ("engine", "seeded", "exact")
 """From the weakest to the strongest."""
 
-GRADERS = (algebra, answers, extraction, metrics, numerals, thinking)
+GRADERS = ("algebra", "answers", "code_grading", "extraction", "metrics", "numerals", "sandbox_inside", "thinking")
 """These modules decide whether an answer is right; the grader's version is the digest of their code."""
 
 CHUNK = 1024
@@ -250,8 +249,7 @@ def grade(
 
 def about_run(source: Source) -> dict[str, Any]:
     """Where the answers come from: model, method, engine, guarantee, token use, file."""
-    sessions = source.manifest.get("sessions") or []
-    engines = sorted({session["engine"] for session in sessions if "engine" in session})
+    engines = sorted({str(session["engine"]) for session in sessions_of(source.manifest) if session.get("engine")})
     models, methods, guarantees = set[str](), set[str](), set[str]()
 
     def spent() -> Iterator[dict[str, TokenStats]]:
@@ -274,8 +272,8 @@ def about_run(source: Source) -> dict[str, Any]:
 
 def grader() -> dict[str, str]:
     """Name and version of the grading code: ours by its digest (it has no release number), libraries by version."""
-    code = "".join(inspect.getsource(module) for module in GRADERS)
-    versions = {"name": "agentark", "version": hashlib.sha256(code.encode()).hexdigest()[:12]}
+    code = b"".join(Path(__file__).with_name(f"{module}.py").read_bytes() for module in GRADERS)
+    versions = {"name": "agentark", "version": hashlib.sha256(code).hexdigest()[:12]}
     for package in ("math-verify", "rouge-score", "sacrebleu", "bert-score"):
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
@@ -331,14 +329,20 @@ def compare(
 # ---------------------------------------------------------------- files
 
 
+def written_files(folder: Path, prefix: str) -> tuple[Path, Path]:
+    """The two files of an evaluation. Raises UserError where they cannot be written."""
+    paths = folder / f"{prefix}metrics.json", folder / f"{prefix}per_sample.jsonl"
+    for path in paths:
+        check_file(path)
+    return paths
+
+
 @contextmanager
 def written(folder: Path, prefix: str) -> Iterator["Written"]:
-    """The files of an evaluation, to be filled. Raises UserError when they cannot be written."""
-    try:
-        with Pending(folder / f"{prefix}per_sample.jsonl") as rows:
-            yield Written(folder / f"{prefix}metrics.json", rows)
-    except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror})") from None
+    """The two files, to be filled. Raises RunError, UserError when they cannot be written."""
+    metrics, rows = written_files(folder, prefix)
+    with Pending(rows) as pending:
+        yield Written(metrics, pending)
 
 
 class Written(Struct, frozen=True):
@@ -349,7 +353,7 @@ class Written(Struct, frozen=True):
 
     def add(self, row: Any) -> None:
         """One line of per_sample.jsonl."""
-        self.rows.write(msgspec.json.encode(row) + b"\n")
+        self.rows.add(row)
 
     def finish(self, report: Mapping[str, Any]) -> tuple[Path, Path]:
         """Put both files into their places. Returns their paths."""

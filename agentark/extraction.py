@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from agentark.numerals import MATH_SPAN, TEXT, compound, content, digits, number, numbers, trim, unwrapped
+from agentark.numerals import MATH_SPAN, TEXT, compounds, content, digits, number, numbers, trim, unwrapped
 from agentark.thinking import visible
 from agentark.types import AnswerType
 
@@ -72,10 +72,14 @@ _REASON = re.compile(
     r"|\b(?:because|since|as|for|so|which|given|check|where|when|if)\b)",
     re.I,
 )
-_REMARK = re.compile(r"\s+(?:(?:because|since|as|so|which|check)\b|\((?=[^()\\]*[A-Za-z]{3})).*", re.S)
+_REMARK = re.compile(
+    r",?\s+(?:(?:because|since|as|so|which|check)\b|[(\[](?=[^()\\\]]*[A-Za-z]{3})|(?<=[a-z]{5} )\().*", re.S
+)
+_ARITHMETIC = re.compile(r"(?=.*=)(?:\s*[-+*/×÷=().$]|\s*[0-9]|\s+x\s)+")
 _ADVERBS = re.compile(
     r"^(?:(?:therefore|thus|then|simply|just|exactly|clearly|indeed|equal\s+to|donc|also|somit|daher|entonces|quindi"
-    r"|portanto)\s+)+",
+    r"|portanto|l[ae]|el|il|die|der|das|the"
+    r"|(?:[ao]\s+|l['’])?(?:option|choice|letter|opción|opzione|opção|letra|lettre|lettera|buchstabe|alternativ[ae]))\s+)+",
     re.I,
 )
 _RETRACTED = re.compile(
@@ -242,7 +246,7 @@ def _stated_number(line: str) -> str | None:
     """The number that a statement gives: the result of an equation; a reason that follows is ignored."""
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
     head = _REASON.split(sentence, maxsplit=1)[0]
-    if compound(head):
+    if any(parts.start() == 0 for parts in compounds(head.strip())):
         return head.strip()
     for part in (head, sentence):
         sides = [numbers(side) for side in part.split("=")]
@@ -271,8 +275,10 @@ def _stated_maths(tail: str, line: str) -> str | None:
             values.append(trim(content(span)))
         if all(value and not _PROSE.search(value) for value in values):
             return ", ".join(values)
-    sentence = trim(_REMARK.sub("", _SENTENCE_END.split(_ADVERBS.sub("", line), maxsplit=1)[0]))
-    return _stated_number(line) if _PROSE.search(sentence + " ") else sentence or None
+    sentence = _REMARK.sub("", _SENTENCE_END.split(_ADVERBS.sub("", line.replace("**", "")), maxsplit=1)[0])
+    if _PROSE.search(f"{sentence} ") or _ARITHMETIC.fullmatch(sentence):
+        return _stated_number(line)
+    return trim(sentence) or None
 
 
 def _predicate(line: str) -> int:
@@ -287,7 +293,11 @@ def _last_resort(reply: str, answer_type: AnswerType) -> Answer | None:
     every = numbers(reply)
     if answer_type == "math" and (formula := _last_formula(reply)) is not None:
         return Answer(formula, "last_number")
-    return Answer(digits(every[-1]), "last_number") if every else None
+    if not every:
+        return None
+    double = compounds(reply)
+    alone = not double or numbers(reply[double[-1].end() :])
+    return Answer(digits(every[-1]) if alone else double[-1][0], "last_number")
 
 
 def _last_formula(reply: str) -> str | None:
@@ -318,6 +328,7 @@ _LETTER_FORMS = (
         r"\b([A-J])\W{0,3}\s+is\s+(?:therefore\s+)?(?:the\s+)?(?:correct|right|best|true)\b"
         r"|\b(?i:correct|right|best)\s+(?i:option|choice|one)\s+is\W{1,4}([A-J])\b"
         r"|[选選]\s*([A-J])(?![A-Za-z])"
+        r"|\b(?i:it['’]s|it\s+is|(?:must|should)\s+be)\s+[*_(\"]*([A-J])(?=[*_)\"]*[.!]?\s*$)"
         r"|\b(?i:choose|chose|select|pick|go with)\s+(?i:option\s+|choice\s+)?[*_(\"]*([A-J])\b"
     ),
     re.compile(r"^[^\w\n]*([A-J])[^\w\n]*$", re.M),

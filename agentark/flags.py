@@ -5,15 +5,18 @@ in the config's own defaults and checks its ranges.
 """
 
 import argparse
+import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from agentark.config import Config, ConfigT, build, nearest
 from agentark.types import UserError
 
+LARGEST = (1 << 63) - 1
+"""Of all whole numbers: a larger one is a slip, and no record holds it."""
 TRUE, FALSE = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 
 
@@ -22,6 +25,17 @@ def boolean(text: str) -> bool:
     if text.lower() in TRUE + FALSE:
         return text.lower() in TRUE
     raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def whole(text: str) -> int:
+    """An argparse type: a whole number."""
+    try:
+        value = int(text)
+    except ValueError:  # also of thousands of digits
+        value = LARGEST + 1
+    if abs(value) > LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} is not a whole number (of at most 63 bits)")
+    return value
 
 
 def flags_of(cls: type[Config]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -46,7 +60,7 @@ def _reading(kind: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"type": type(inside[0]), "choices": inside}
     assert kind in (str, int, float, Path), kind
-    return {"type": kind}
+    return {"type": whole if kind is int else kind}
 
 
 def settings_of(cls: type[ConfigT], given: Mapping[str, Any]) -> ConfigT:
@@ -68,6 +82,9 @@ def parser_beside(ours: type[Config], parser: type, theirs: type, **options: Any
     """A parser of transformers or TRL for one of their settings classes, with our flags in a separate group."""
 
     class Parser(parser):  # type: ignore[misc]
+        def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+            return super().parse_known_args(checked(sys.argv[1:] if args is None else args), namespace)
+
         def error(self, message: str) -> NoReturn:
             raise UserError(message)
 
@@ -76,6 +93,14 @@ def parser_beside(ours: type[Config], parser: type, theirs: type, **options: Any
     for name, reading in flags_of(ours):
         group.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), **reading)
     return made
+
+
+def checked(words: Sequence[str]) -> list[str]:
+    """A command line. Raises UserError for a word that is not UTF-8 and so could stand in no record."""
+    for word in words:
+        if not word.isprintable() and any("\ud800" <= sign <= "\udfff" for sign in word):
+            raise UserError(f"{word!r:.200}: is not UTF-8")
+    return list(words)
 
 
 def refuse_unknown(unknown: list[str], parser: argparse.ArgumentParser) -> None:

@@ -2,11 +2,13 @@
 
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agentark.files import json_of
+from agentark.quiet import hide_loading_bars
 from agentark.types import UserError
 
 TIMEOUT = 5.0
@@ -67,22 +69,93 @@ def pretrained(kind: str, name: str, **options: Any) -> Any:
     No code that comes with a model is run, nor is anybody asked whether it may; weights are safetensors, never pickles.
 
     Raises:
-        OSError, ValueError, KeyError, ImportError: as the class does.
+        OSError: it cannot be loaded, for whatever reason (a half or malformed file fails in many ways).
     """
     import transformers
 
+    hide_loading_bars()
     if kind.startswith("AutoModel") and "gguf_file" not in options:
         options["use_safetensors"] = True
     with offline_unless_reachable(name):
-        return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False, **options)
+        try:
+            return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False, **options)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def loaded(kind: str, name: str, flag: str, **options: Any) -> Any:
+    """`pretrained` of the model that `flag` names. Raises UserError when it cannot be loaded."""
+    try:
+        return pretrained(kind, name, **options)
+    except OSError as error:
+        raise UserError(f"{flag} {name}: cannot be loaded ({' '.join(str(error).split()):.300})") from None
+
+
+def cached_file(repository: str, name: str) -> Path | None:
+    """A file of a model repository in the hub's local cache, None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, name)
+    return Path(found) if isinstance(found, str) else None
+
+
+def download(repository: str, name: str, folder: Path, announce: Callable[[], None]) -> Path:
+    """Download one file of a model repository into a folder; continues what an earlier try left there.
+
+    Args:
+        repository: organisation/name.
+        name: the file in it.
+        folder: where the file goes.
+        announce: called once the hub has answered.
+
+    Raises:
+        OSError, ValueError: the hub is not to be asked (HF_HUB_OFFLINE), does not answer, or has no such file.
+    """
+    from huggingface_hub import constants, errors, hf_hub_download
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
+    if not answers(constants.ENDPOINT):
+        raise OSError("it does not answer")
+    announce()
+    try:
+        return Path(hf_hub_download(repository, name, local_dir=folder))
+    except errors.HfHubHTTPError.__bases__ as error:  # of OSError, and of all that the client under it raises
+        raise OSError(str(error)) from None
+
+
+def check_weights(name: str, flag: str) -> None:
+    """Look at the weights of a model folder before they are loaded; a hub id is left to its client.
+
+    Raises:
+        UserError: there are none, a shard is missing, or a file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    shards = {folder / "model.safetensors"}
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        named = json_of(index).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+            raise UserError(f"{index}: expected a weight_map of file names")
+        shards = {folder / file for file in named.values()}
+    if missing := sorted(shard.name for shard in shards if not shard.is_file()):
+        raise UserError(f"{flag} {name}: its weights are not there ({missing[0]} is missing)")
+    for file in sorted({*shards, *filter(Path.is_file, folder.glob("*.safetensors"))}):
+        try:
+            safe_open(file, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{flag} {name}: {file.name} is damaged ({error})") from None
 
 
 def model_config(name: str, flag: str) -> Any:
     """transformers' configuration of a model. Raises UserError when it cannot be loaded."""
-    try:
-        return pretrained("AutoConfig", name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{flag} {name}: cannot be loaded ({' '.join(str(error).split()):.200})") from None
+    return loaded("AutoConfig", name, flag)
 
 
 def context_length(config: Any) -> int | None:

@@ -64,6 +64,7 @@ class StepError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build .venv with the pinned stack.")
+    parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # type: ignore[method-assign]
     parser.add_argument("--stack", choices=sorted(STACKS), help="default: gpu where nvidia-smi finds a GPU, else cpu")
     parser.add_argument("--verbose", action="store_true", help="show the output of every command")
     args = parser.parse_args(argv)

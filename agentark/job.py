@@ -16,8 +16,9 @@ from agentark import cli, config
 from agentark.episode import Defaults, Episode
 from agentark.jsonl import Stored
 from agentark.lock import RunLock
+from agentark.progress import Progress
 from agentark.records import Store, now
-from agentark.runner import Progress, Row, Runner, end_killed, note_totals
+from agentark.runner import Row, Runner, end_killed, note_totals
 from agentark.tasks import Loaded, Task
 from agentark.types import Engine, Method, MethodInfo, Sample, UserError
 from agentark.workers import run_in_workers, workers_for
@@ -96,10 +97,11 @@ async def _session(
         for engine in {id(engine): engine for engine in engines.values()}.values():
             await stack.enter_async_context(engine)
         main = engines["main"]
-        facts = {"engine": main.name, "guarantee": main.guarantee, "capacity": main.capacity, "todo": len(todo)}
+        facts = {"engine": main.name, "guarantee": main.guarantee, "capacity": main.capacity}
+        facts |= {"dtype": main.dtype, "todo": len(todo)}
         store.start({**about, **facts})
         finished = False
-        with Progress(len(todo)) as progress:
+        with Progress(len(todo)) as progress, progress.ticking():
             try:
                 parts = {name: getattr(job, name) for name in ("method", "info", "model", "defaults", "row")}
                 runner = Runner(**parts, engines=engines, store=store, progress=progress)

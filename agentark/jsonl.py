@@ -40,7 +40,7 @@ class Line(NamedTuple):
         """The row, decoded; see `decoded`."""
         try:
             return decoder.decode(self.content)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if shape := _shape(self.source):
                 raise UserError(f"{self.name}: expected JSON lines, one object a line; found {shape}") from None
             fault = f"not {what}" if isinstance(error, msgspec.ValidationError) else "not valid JSON"
@@ -75,7 +75,7 @@ def _shape(source: Path | bytes) -> str | None:
     text = content.decode("utf-8-sig", "replace").strip()
     try:
         value, end = json.JSONDecoder().raw_decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if isinstance(value, list):
         return "an array"

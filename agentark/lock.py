@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Literal
 
@@ -15,13 +15,14 @@ import msgspec
 import psutil
 from msgspec import Struct
 
-from agentark.types import UserError
+from agentark.files import append_to, check_file, writing
+from agentark.types import RunError, UserError
 
 POLL_SECONDS = 0.05
 TOKENS = "AGENTARK_RUNS"
 """Environment variable: start tokens of the runs that a process was started by, the outermost first."""
-ENGINE_TITLE = "EngineCore"
-"""In the title that vLLM's engine processes give themselves (a forked one shows its parent's environment)."""
+KEEPS_ENVIRONMENT = "SPT_NOENV"
+"""Environment variable: a process that gives itself a title, as vLLM's and Ray's do, leaves its tokens readable."""
 logger = logging.getLogger(__name__)
 
 
@@ -46,15 +47,27 @@ class _Owner(Struct, frozen=True):
     token: str | None = None
     """In the environment of every process the run starts; None in lock files from before tokens."""
 
-    def started(self, process: psutil.Process) -> bool:
-        """Whether a process that the file names is one of the run's: the file alone is not believed."""
+    def started(self, process: psutil.Process, lock: IO[bytes]) -> bool:
+        """Whether a process that the file names is one of the run's: the file alone is not believed.
+
+        A process that the run started has its token. One that it forked, as vLLM does its engine, shows the run's own
+        environment, from before the token; but it has the lock file open as the run had.
+        """
         try:
             tokens = process.environ().get(TOKENS, "").split(",")
-            return (bool(self.token) and self.token in tokens) or any(
-                ENGINE_TITLE in word for word in process.cmdline()
-            )
-        except psutil.Error:
+            return (bool(self.token) and self.token in tokens) or _holds(process, lock)
+        except (psutil.Error, OSError):
             return False
+
+
+def _holds(process: psutil.Process, lock: IO[bytes]) -> bool:
+    """Whether a process has this file open to append to it."""
+    ours = os.fstat(lock.fileno())
+    return any(
+        file.mode == "a+" and os.path.samestat(os.stat(file.path), ours)
+        for file in process.open_files()
+        if os.path.exists(file.path)
+    )
 
 
 class RunLock:
@@ -88,8 +101,14 @@ class RunLock:
             if mechanism == "pid" and (owner.host != socket.gethostname() or owner.process.alive()):
                 raise self._refusal(owner)
             self._reap(owner)
-        self._write(())
+        try:
+            self._write(())
+        except (RunError, UserError):
+            self.path.unlink()
+            self._stream.close()
+            raise
         os.environ[TOKENS] = ",".join(filter(None, (self._before, self._token)))
+        os.environ.setdefault(KEEPS_ENVIRONMENT, "1")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -101,11 +120,10 @@ class RunLock:
         self._stream.close()
 
     def _open(self) -> IO[bytes]:
-        try:
+        check_file(self.path)
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            return self.path.open("ab+")
-        except OSError as error:
-            raise UserError(f"{error.filename or self.path.parent}: cannot be written ({error.strerror})") from None
+            return self.path.open("ab+", buffering=0)
 
     def _refusal(self, owner: _Owner | None) -> UserError:
         who = f"process {owner.process.pid} on {owner.host}" if owner else "another process"
@@ -123,16 +141,16 @@ class RunLock:
         assert self._stream is not None
         me = psutil.Process()
         owner = _Owner(socket.gethostname(), _Process(me.pid, me.create_time()), engine, self._token)
-        self._stream.seek(0)
-        self._stream.truncate()
-        self._stream.write(msgspec.json.encode(owner))
-        self._stream.flush()
+        with writing(self.path):
+            self._stream.truncate(0)
+            append_to(self._stream.fileno(), msgspec.json.encode(owner))
 
     def _reap(self, owner: _Owner) -> None:
         if owner.host != socket.gethostname():
             return
         named = [process for entry in owner.engine if (process := entry.alive())]
-        orphans = [process for process in named if owner.started(process)]
+        assert self._stream is not None
+        orphans = [process for process in named if owner.started(process, self._stream)]
         for process in named:
             if process not in orphans:
                 logger.warning("%s names process %d, which this run did not start: left alone", self.path, process.pid)
@@ -148,8 +166,9 @@ class RunLock:
         started = threading.Event()
 
         def watch() -> None:
-            while not started.wait(POLL_SECONDS):
-                self.note_engine()
+            with suppress(RunError, UserError):  # the last note below meets it again
+                while not started.wait(POLL_SECONDS):
+                    self.note_engine()
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentark.hub import offline_unless_reachable
+from agentark.quiet import hide_loading_bars
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _OTHER_LETTER = re.compile(r"[^\W\x00-\x7f]")
@@ -225,7 +226,7 @@ def _bert_scorer(model: str, num_layers: int | None, device: str | None, batch_s
         raise EncoderUnavailable(f"{model}: no such folder")
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     transformers.logging.set_verbosity_error()  # it reports the unused pooler of every encoder
-    transformers.logging.disable_progress_bar()
+    hide_loading_bars()
     try:
         with offline_unless_reachable(model):
             return BERTScorer(model_type=model, num_layers=num_layers, device=chosen, batch_size=batch_size)

@@ -11,6 +11,7 @@ from fractions import Fraction
 from agentark.types import AnswerType
 
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_PARTS = {"half": Fraction(1, 2), "third": Fraction(1, 3), "quarter": Fraction(1, 4)}
 _DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
 _NUMBER = re.compile(
     rf"""
@@ -24,6 +25,7 @@ _NUMBER = re.compile(
         \^[ ]*(?:\{{\s*(?P<power>[-+]?[0-9]{{1,3}})\s*\}}|(?P<power1>-?[0-9]{{1,3}}))(?![0-9])
       | (?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[-+]?[0-9]{{1,3}})(?![0-9])|[ ]*/[ ]*(?P<over>{_DECIMAL}))?
     )
+    (?:[ ]+and[ ]+(?P<parts>an?|one|two|three)[ -](?P<part>{"|".join(_PARTS)})s?\b)?
     (?:[ ]*(?P<scale>{"|".join(_SCALES)})s?\b)?
     (?![0-9]*(?:st|nd|rd|th)\b)                             # "on the 3rd day"
     """,
@@ -32,6 +34,7 @@ _NUMBER = re.compile(
 _LONGEST = 300
 """Characters of a number."""
 _NEGATIVE = re.compile(r"(^\W*|(?:\b(?:is|was|be|to|equals|of)|[=:(,])\s*)(?:minus|negative)\s+(?=[$€£]?[0-9.])", re.I)
+_SIGN_WORD = re.compile(r"^\\text\{\s*(minus|negative)\s*\}", re.I)
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound sterling", "¥": "yen", "₹": "rupee", "₩": "won", "₽": "ruble"}
 _CURRENCY = re.compile(
     rf"(?P<sign>[-+]?)\s*(?:US|CA|AU|A|C)?(?P<mark>[{''.join(_CURRENCIES)}]|(?:USD|EUR|GBP|Rs\.?)(?= ?[0-9]))\s*"
@@ -41,6 +44,7 @@ _ABOUT = re.compile(
     re.I,
 )
 _REMARK = re.compile(r"\s*(?:\\text\{\s*)?\((?=[^()]*[A-Za-z]{2})[^()]*\)\s*\}?$")
+_WORDY_REMARK = re.compile(r"\s+\((?=[^()\\]*[A-Za-z]{4})[^()\\]*\)$")
 
 TEXT_COMMAND = r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|mathrm|mathbf|mbox)\s*"
 TEXT = re.compile(rf"{TEXT_COMMAND}\{{([^{{}}]*)\}}")
@@ -193,27 +197,28 @@ def _unit_words(unit: str) -> frozenset[str]:
 def quantity(value: str, answer_type: AnswerType) -> tuple[Fraction, str] | None:
     """The exact number that a whole answer stands for, and its unit ("" where there is none); None: not a number.
 
-    Degree and per cent signs are not units. A number of a word problem may also say "about", name what it counts,
-    and carry a remark in parentheses.
+    Degree and per cent signs are not units. A number may also say "about", "minus" or "and a half", carry a remark in
+    parentheses, and in a word problem name what it counts.
     """
     if len(value) > _LONGEST:
         return None
     text = bare(value)
     if answer_type == "number":
-        text = _ABOUT.sub("", re.sub(r"^[A-Za-z]\w*\s*=\s*", "", text))
-        text = _NEGATIVE.sub(r"\1-", _REMARK.sub("", text))
-        if (name := TEXT.match(text)) and not _BOUND.search(name[0]):
-            text = text[name.end() :].lstrip()
+        text = re.sub(r"^[A-Za-z]\w*\s*=\s*", "", text)
+    text = _ABOUT.sub("", (_REMARK if answer_type == "number" else _WORDY_REMARK).sub("", text))
+    text = _NEGATIVE.sub(r"\1-", _SIGN_WORD.sub(r"\1 ", text))
+    if answer_type == "number" and (name := TEXT.match(text)) and not _BOUND.search(name[0]):
+        text = text[name.end() :].lstrip()
     text, unit = split_unit(text, answer_type)
     match = _NUMBER.fullmatch(re.sub(r"^([-+])\s+", r"\1", text.strip()))
     number = _fraction(match) if match else None
     return None if number is None else (number, unit)
 
 
-def compound(text: str) -> bool:
-    """Whether a text is a quantity in two units, as 5 feet 6 inches: no part of it is its number."""
-    parts = _COMPOUND.match(text.strip())
-    return parts is not None and all(_spelling(parts[index].lower()) in _SPELLINGS for index in (1, 2))
+def compounds(text: str) -> list[re.Match[str]]:
+    """The quantities in two units in a text, as 5 feet 6 inches: no part of one is its number."""
+    every = _COMPOUND.finditer(text)
+    return [parts for parts in every if all(_spelling(parts[index].lower()) in _SPELLINGS for index in (1, 2))]
 
 
 def number(value: str, answer_type: AnswerType) -> Fraction | None:
@@ -251,6 +256,7 @@ def _fraction(match: re.Match[str]) -> Fraction | None:
             number = int(part["whole"] or 0) + Fraction(int(top), int(bottom))
     except ZeroDivisionError:
         return None
+    number += {"two": 2, "three": 3}.get(part["parts"] or "", 1) * _PARTS.get(part["part"] or "", 0)
     number *= _SCALES.get(part["scale"] or "", 1)
     return -number if part["sign"] == "-" else number
 

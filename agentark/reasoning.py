@@ -21,7 +21,7 @@ from agentark.chat_template import question_ids
 from agentark.config import ROOT, Config, build, read_yaml
 from agentark.episode import gather
 from agentark.figures import figure
-from agentark.hub import pretrained
+from agentark.hub import loaded
 from agentark.stats import ratio_and_se
 from agentark.types import Chat, Message, Outcome, Part, Record, Sample, Solution, Turn, UserError, message
 
@@ -78,18 +78,15 @@ class Scorer:
 
     def __init__(self, model: str, device: str | None = None, chat_template: bool = True) -> None:
         import torch
-        from transformers import logging
 
-        logging.disable_progress_bar()
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if chosen == "cpu" else torch.bfloat16
+        self.tokenizer = loaded("AutoTokenizer", model, "--model_name_or_path")
+        self.model = loaded("AutoModelForCausalLM", model, "--model_name_or_path", dtype=dtype).eval()
         try:
-            self.tokenizer = pretrained("AutoTokenizer", model)
-            self.model = pretrained("AutoModelForCausalLM", model, dtype=dtype).to(chosen).eval()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"--model_name_or_path {model}: cannot be loaded ({' '.join(str(error).split())[:200]})"
-            ) from None
+            self.model.to(chosen)
+        except RuntimeError as error:
+            raise UserError(f"--device {chosen}: cannot be used ({' '.join(str(error).split()):.200})") from None
         self.device = chosen
         self.context = int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
         self.chat_template = chat_template

@@ -11,7 +11,6 @@ A line is written by one `write` call, so it survives kill -9; fsync is grouped 
 """
 
 import json
-import logging
 import os
 import re
 import threading
@@ -23,7 +22,19 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from agentark.files import changes, manifest_of, write_atomically
+from agentark.files import (
+    append_to,
+    changes,
+    check_file,
+    json_of,
+    manifest_of,
+    repair_tail,
+    replacing,
+    sessions_of,
+    unwritable,
+    write_atomically,
+    writing,
+)
 from agentark.jsonl import Line, Stored, decoded, latest, lines
 from agentark.types import (
     SCHEMA,
@@ -40,7 +51,6 @@ from agentark.types import (
 )
 
 SYNC_SECONDS = 0.1
-logger = logging.getLogger(__name__)
 
 
 # ---------------------------------------------------------------- trajectories
@@ -122,13 +132,15 @@ _key_decoder = msgspec.json.Decoder(_Key)
 _decoder = msgspec.json.Decoder(Record)
 
 
-def index(path: Path) -> dict[str, tuple[int, bool]]:
-    """id -> (byte offset of its last row, whether that row is free of error)."""
-    found: dict[str, tuple[int, bool]] = {}
+def index(path: Path) -> tuple[dict[str, int], set[str]]:
+    """(id -> byte offset of its last row; the ids whose last row has an error)."""
+    offsets: dict[str, int] = {}
+    failed: set[str] = set()
     for line in lines(path):
         key = line.decode(_key_decoder, "a record")
-        found[key.id] = (line.offset, key.error is None)
-    return found
+        offsets[key.id] = line.offset
+        (failed.discard if key.error is None else failed.add)(key.id)
+    return offsets, failed
 
 
 def stored_records(path: Path, name: str | None = None) -> tuple[Stored[Record], dict[str, int]]:
@@ -148,7 +160,7 @@ def record_in(line: Line) -> Record:
     """The record of a line. Raises UserError for another row, or a schema this version cannot read."""
     try:
         record = _decoder.decode(line.content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         check_schema(line.where, "schema", line.decode(_key_decoder, "a record").schema, SCHEMA)
         return line.decode(_decoder, "a record")
     check_schema(line.where, "schema", record.schema, SCHEMA)
@@ -173,36 +185,6 @@ def check_schema(where: str, key: str, value: Any, known: int) -> None:
 # ---------------------------------------------------------------- writing
 
 
-def repair_tail(path: Path) -> None:
-    """Cut a last line that was not completely written (kill, power loss), with a warning."""
-    if not path.exists():
-        return
-    with path.open("rb+") as stream:
-        stream.seek(0, os.SEEK_END)
-        size = position = stream.tell()
-        tail = b""
-        while position > 0 and tail.rstrip(b"\n").count(b"\n") == 0:
-            step = min(1 << 16, position)
-            position -= step
-            stream.seek(position)
-            tail = stream.read(step) + tail
-        last = tail.rstrip(b"\n").rsplit(b"\n", 1)[-1]
-        if not last:
-            return
-        try:
-            msgspec.json.decode(last)
-        except msgspec.DecodeError:
-            start = size - len(tail) + tail.rindex(last)
-            stream.truncate(start)
-            logger.warning(
-                "%s: the last line was cut short when the run was killed; removed %d bytes", path, size - start
-            )
-        else:
-            if not tail.endswith(b"\n"):
-                stream.seek(0, os.SEEK_END)
-                stream.write(b"\n")
-
-
 _HEAD = ("schema", "id", "source", "query", "gt", "method", "model", "guarantee")
 _LAYOUT = (*_HEAD, *(name for name in Record.__struct_fields__ if name not in _HEAD))
 
@@ -224,29 +206,31 @@ class AppendLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         repair_tail(path)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._size = os.fstat(self._descriptor).st_size
+        with writing(path):
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self.dirty = False
 
     def append(self, value: Any) -> None:
         """Raises RunError when the disk does not take the line (nothing half-written stays)."""
-        line = encoded(value)
         try:
-            if os.write(self._descriptor, line) != len(line):
-                raise OSError(28, "No space left on device")
+            append_to(self._descriptor, encoded(value))
         except OSError as error:
-            os.ftruncate(self._descriptor, self._size)
-            raise RunError(f"{self.path}: cannot be written ({error.strerror})") from error
-        self._size += len(line)
+            raise RunError(unwritable(self.path, error)) from None
         self.dirty = True
 
     def sync(self) -> None:
+        """Raises RunError when the disk did not take it."""
         self.dirty = False
-        os.fsync(self._descriptor)
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise RunError(unwritable(self.path, error)) from None
 
     def close(self) -> None:
-        self.sync()
-        os.close(self._descriptor)
+        try:
+            self.sync()
+        finally:
+            os.close(self._descriptor)
 
 
 class JournalEntry(Struct, frozen=True, omit_defaults=True):
@@ -297,14 +281,18 @@ class Store:
         self._inputs: dict[str, str] = {}
         self._journalled: dict[str, dict[str, JournalEntry]] = {}
         self._manifest: dict[str, Any] = {"sessions": []}
+        for file in (path, self.manifest_path, self.journal_path):
+            check_file(file)
         if not overwrite:
             self._open_existing()
 
     def _open_existing(self) -> None:
         if self.manifest_path.exists():
+            self._manifest = json_of(self.manifest_path)
             try:
-                self._manifest = json.loads(self.manifest_path.read_bytes())
                 stored, sessions = self._manifest["config"], self._manifest["sessions"]
+                if not isinstance(stored, dict) or sessions_of(self._manifest) != sessions:
+                    raise TypeError
                 before = json.loads(json.dumps(self._today(stored)))
                 self.ended = not sessions or "finished" in sessions[-1]
             except (ValueError, KeyError, TypeError):
@@ -355,7 +343,7 @@ class Store:
         self._rows = AppendLog(self.path)
         self._calls = AppendLog(self.journal_path)
         self._closing = threading.Event()
-        self._sync_error: OSError | None = None
+        self._sync_error: RunError | None = None
         self._syncer = threading.Thread(target=self._sync_loop, name="fsync", daemon=True)
         self._syncer.start()
 
@@ -365,13 +353,13 @@ class Store:
                 for log in (self._calls, self._rows):
                     if log.dirty:
                         log.sync()
-            except OSError as error:
+            except RunError as error:
                 self._sync_error = error
                 return
 
     def _check_disk(self) -> None:
         if self._sync_error is not None:
-            raise RunError(f"{self.path}: cannot be written ({self._sync_error.strerror})") from self._sync_error
+            raise self._sync_error
 
     def journalled(self, sample_id: str) -> dict[str, JournalEntry]:
         """Finished calls of a sample, by turn id; handed out once."""
@@ -405,8 +393,10 @@ class Store:
         """
         self._closing.set()
         self._syncer.join()
-        self._rows.close()
-        self._calls.close()
+        try:
+            self._rows.close()
+        finally:
+            self._calls.close()
         self._manifest["sessions"][-1] |= summary
         if order is not None:
             self._compact(order)
@@ -422,12 +412,7 @@ class Store:
         self._write_manifest()
 
     def _compact(self, order: Mapping[str, int]) -> None:
-        rows: dict[str, int] = {}
-        failed: set[str] = set()
-        for line in lines(self.path):
-            key = line.decode(_key_decoder, "a record")
-            rows[key.id] = line.offset
-            (failed.discard if key.error is None else failed.add)(key.id)
+        rows, failed = index(self.path)
         strangers = len(order)
 
         def place(id: str) -> tuple[Any, ...]:
@@ -435,14 +420,10 @@ class Store:
             return (rank,) if rank < strangers else (rank, natural(id))
 
         ranked = sorted(rows, key=place)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        with self.path.open("rb") as source, temporary.open("wb") as target:
+        with self.path.open("rb") as source, replacing(self.path) as target:
             for sample_id in ranked:
                 source.seek(rows[sample_id])
                 target.write(source.readline())
-            target.flush()
-            os.fsync(target.fileno())
-        temporary.replace(self.path)
         if not self.journal_path.exists():  # killed after this, before the manifest was written
             return
         self.done = rows.keys() - failed

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from agentark.files import changes, json_if_there, json_of, write_atomically
+from agentark.files import changes, check_folder, json_if_there, json_of, write_atomically, writing
 from agentark.types import UserError
 
 MANIFEST = "manifest.json"
@@ -55,11 +55,16 @@ class RunFolder:
     """Whether an earlier session of this run can go on."""
     values: dict[str, Any] = field(default_factory=dict, init=False)
     """Content of manifest.json."""
+    earlier: dict[str, Any] = field(default_factory=dict, init=False)
+    """The identity as an earlier session wrote it."""
 
     def __post_init__(self) -> None:
         self.identity = json.loads(json.dumps(self.identity, default=str))
         self._name = f"{self.flag} {self.folder}"
         self._main, self._claimed = True, False
+        check_folder(self.folder, self._name)
+        for folder in self.elsewhere:
+            check_folder(folder)
 
     def open(self, main: bool = True) -> bool:
         """Look at the folder; nothing changes. Returns whether it holds this run, finished.
@@ -83,7 +88,10 @@ class RunFolder:
                 check_replaceable(self.folder, WRITTEN, self._name, self.replace)
             return False
         if ours:
-            self._check_same(json_of(file).get(key) or {})
+            self.earlier = json_of(file).get(key) or {}
+            if not isinstance(self.earlier, dict):
+                raise UserError(f"{self._name}: {file.name} is not the manifest of a run; choose another folder")
+            self._check_same(self.earlier)
             self.continued, self.values = True, manifest
         return is_complete(self.values)
 
@@ -109,7 +117,8 @@ class RunFolder:
         for folder in (self.folder, *self.elsewhere) if self.replaces else ():
             if (kept := set_aside(folder, complete)) is not None:
                 say(f"what was in {folder} is kept in {kept} until this run is complete")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         if values:
             self.write(**values)
 
@@ -140,10 +149,9 @@ def entries(folder: Path, name: str) -> list[Path]:
         name: of the folder in the error message.
 
     Raises:
-        UserError: it is a file.
+        UserError: it is something else.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{name}: is a file; give a folder")
+    check_folder(folder, name)
     return sorted(path for path in folder.iterdir() if path.suffix != ".lock") if folder.is_dir() else []
 
 

@@ -1,4 +1,4 @@
-"""A run: the bounded window of samples, the error boundary and the progress line.
+"""A run: the bounded window of samples and the error boundary.
 
 All samples are coroutines over one gate per model (agentark/episode.py): no barrier between rounds or samples. Cap =
 calls in flight, window = cap samples: every open sample has a call ready or in flight (or is between two), so the
@@ -6,19 +6,18 @@ engine stays full while memory stays bounded. A finished sample is written at on
 """
 
 import asyncio
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import InitVar, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, structs, to_builtins
-from tqdm import tqdm
 
 from agentark.episode import Defaults, Episode, Gate
+from agentark.progress import Progress
 from agentark.records import TRIAL, JournalEntry, Store, read_records
 from agentark.types import (
+    REPAIR_ROLE,
+    SANDBOX,
     Chat,
     Completion,
     Engine,
@@ -51,41 +50,15 @@ Row = Callable[[Episode, MethodInfo, str, Guarantee, Outcome | None, str | None]
 """(episode, method, model, guarantee, outcome, error) -> one line of the results; it has `id`, `schema` and `error`."""
 
 
-class Progress(AbstractContextManager["Progress"]):
-    """One line on stderr: samples done and failed, calls/s, tokens/s, cache hit rate, time left."""
+class Made(NamedTuple):
+    """A sample that has ended."""
 
-    def __init__(self, total: int, *, quiet: bool = False) -> None:
-        self.done = self.failed = self.calls = self.prompt = self.cached = self.completion = 0
-        self._start = time.perf_counter()
-        interactive = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total,
-            unit="sample",
-            disable=quiet,
-            mininterval=0.5 if interactive else 15.0,
-            dynamic_ncols=interactive,
-            bar_format=None if interactive else "{n_fmt}/{total_fmt} samples{postfix} [{elapsed}<{remaining}]\n",
-        )
-
-    def call(self, completion: Completion) -> None:
-        self.calls += 1
-        self.prompt += completion.prompt_tokens
-        self.cached += completion.cached_tokens or 0
-        self.completion += completion.completion_tokens
-
-    def sample(self, ok: bool) -> None:
-        self.done += ok
-        self.failed += not ok
-        seconds = max(1e-9, time.perf_counter() - self._start)
-        self._bar.set_postfix_str(
-            f"failed {self.failed}, {self.calls / seconds:.1f} calls/s, {self.completion / seconds:.0f} tokens/s, "
-            f"cache {self.cached / max(1, self.prompt):.0%}",
-            refresh=False,
-        )
-        self._bar.update()
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.close()
+    row: Struct | bytes
+    """One line of the results; bytes: as it stands there."""
+    ok: bool
+    """Whether it is free of error."""
+    calls: int
+    """That it took."""
 
 
 @dataclass(kw_only=True)
@@ -111,6 +84,7 @@ class Runner:
         gates = {id(engine): Gate(engine.capacity) for engine in engines.values()}
         self._models = {name: (engine, gates[id(engine)]) for name, engine in engines.items()}
         self._window = asyncio.Semaphore(sum(gate.capacity for gate in gates.values()))
+        self.progress.watch(gates.values())
         self._faults = 0
 
     async def prepare(self, samples: Sequence[Sample]) -> None:
@@ -158,20 +132,22 @@ class Runner:
         try:
             async with asyncio.TaskGroup() as group:
                 for order, sample in enumerate(samples):
+                    if order == 0:
+                        self.progress.begin(await planned_calls(self.method, sample, frozenset(self._models)))
                     await self._window.acquire()
                     group.create_task(self._run_one(order, sample))
         except* RunError as errors:
             raise first_error(errors) from None
 
     async def _run_one(self, order: int, sample: Sample) -> None:
-        row, ok = await self.made(order, sample)
+        row, ok, calls = await self.made(order, sample)
         assert self.store is not None
         self.store.add(row)
-        self.progress.sample(ok)
+        self.progress.sample(ok, calls)
         self._window.release()
 
-    async def made(self, order: int, sample: Sample) -> tuple[Struct, bool]:
-        """(the row of a sample, whether it is free of error). Raises RunError when the run must stop."""
+    async def made(self, order: int, sample: Sample) -> "Made":
+        """The row of a sample. Raises RunError when the run must stop."""
         journal = self.store.journalled(sample.id) if self.store is not None else {}
         episode = Episode(sample, order, self.defaults, self._models, journal, self.store, self.progress.call)
         outcome: Outcome | None = None
@@ -183,7 +159,7 @@ class Runner:
         else:
             self._faults = 0
         row = self.row(episode, self.info, self.model, self._models["main"][0].guarantee, outcome, error)
-        return row, error is None
+        return Made(row, error is None, len(episode.turns))
 
     def _boundary(self, raised: Exception) -> str:
         """The row's error text. Raises RunError when the run must stop."""
@@ -244,6 +220,37 @@ class NoEngine(Engine):
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
     ) -> Completion:
         raise RunError(self.refusal)
+
+
+class _Disagreeing(NoEngine):
+    """Answers at once, each time something that no other reply agrees with."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self._replies = 0
+
+    async def chat(
+        self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
+    ) -> Completion:
+        self._replies += 1
+        text = params.choices[0] if params.choices else f"\\boxed{{{self._replies}}}"
+        return Completion(text, "stop", 0, 0, self.name, 0.0)
+
+
+async def planned_calls(method: Method, sample: Sample, models: frozenset[str]) -> int | None:
+    """Calls that the method makes for a sample when nothing ends it early; None where such a trial fails.
+
+    Args:
+        models: of the run. No program is run for this.
+    """
+    engine = _Disagreeing()
+    trial = {name: (engine, Gate(engine.capacity)) for name in models - {SANDBOX}}
+    episode = Episode(sample, 0, Defaults(0.0, 1, 0), trial, {}, None)
+    try:
+        await method.run(sample, episode)
+    except Exception:  # noqa: BLE001 -- a method may refuse such replies; the line then waits for real ones
+        return None
+    return sum(not turn.role.endswith(REPAIR_ROLE) for turn in episode.turns.values())
 
 
 def _with_decision(outcome: Outcome, method: Method) -> Outcome:

@@ -36,6 +36,7 @@ from typing import Any, Literal, TypeVar
 from msgspec import Struct, structs
 
 from agentark import sandbox_inside as inside
+from agentark.sandbox_memory import watch_sum
 from agentark.types import RunError, UserError
 
 Isolation = Literal["bwrap", "namespaces", "none"]
@@ -51,13 +52,15 @@ class Limits(Struct, frozen=True):
     """Limits of one run. CPU time is bounded by the wall time: each process gets that many seconds and one more."""
 
     memory: int = 1 << 30
-    """Bytes of address space of each process; all of them together: times `processes`."""
+    """Bytes of address space of each process; all of them together: times `processes` (without isolation: watched).
+    What no address space shows (memfds, shared memory segments, queues) is refused."""
     processes: int = 4
     """Processes and threads alive at once. Without isolation: some 250 more, and no bound for root."""
     file_size: int = 16 << 20
     """Bytes of one file."""
     disk: int = 64 << 20
-    """Bytes of all files (they are held in memory). Not bounded without isolation."""
+    """Bytes of all files (they are held in memory). Without isolation: counted with the memory, and files in memory
+    elsewhere (/dev/shm) are refused where the kernel has Landlock."""
     open_files: int = 64
     """File descriptors of one process."""
     output: int = 1 << 20
@@ -304,9 +307,13 @@ async def _watch(
         _converse(channel, json.dumps(spec).encode(), stop),
         process.wait(),
     )
+    most, place = limits.memory * limits.processes, spec["place"]
+    memory = watch_sum(process.pid, place, most, lambda: stop("memory")) if level == "none" else asyncio.sleep(0)
+    watching = asyncio.ensure_future(memory)
     try:
         await asyncio.wait({work}, timeout=seconds)
     finally:
+        watching.cancel()
         if not work.done() or process.returncode is None:
             stop("timeout")
             await asyncio.wait({work}, timeout=_GRACE)
@@ -365,7 +372,8 @@ async def _converse(channel: socket.socket, spec: bytes, stop: Callable[[Status]
 
 
 def _command(level: Isolation, limits: Limits) -> list[str]:
-    program = _source(inside.codec, inside.serve, inside.judge, inside.enter, inside.drop, inside.launch)
+    before = (inside.enter, inside.confine, inside.forbid, inside.drop)
+    program = _source(inside.codec, inside.serve, inside.judge, *before, inside.launch)
     launcher = [_python(), "-I", "-S", "-c", f"{program}launch()\n"]
     if level != "bwrap":
         return launcher

@@ -75,6 +75,7 @@ class SandboxEngine:
     name = SANDBOX
     guarantee: Guarantee = "engine"
     context_length = 1 << 30
+    dtype: str | None = None
 
     def __init__(self, unsafe_no_isolation: bool = False) -> None:
         self.unsafe_no_isolation = unsafe_no_isolation

@@ -1,28 +1,31 @@
-"""Views of a results file: the table of a run and the readable form of one debate.
+"""Views of results files: the table of runs, methods beside each other, and the readable form of one debate.
 
-    python -m agentark.summary FILE...           the table
-    python -m agentark.summary FILE --show N     the N-th sample in full
+    python -m agentark.summary FILE...              the table
+    python -m agentark.summary FILE... --compare    right answers of each, with intervals, and what they cost
+    python -m agentark.summary FILE --show N        the N-th sample in full
+    python -m agentark.summary FILE --changed       the first debate in which an agent changed its answer, folded
 
 Every figure is computed from the records.
 """
 
-import json
 import textwrap
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct, field
 
 from agentark import cli
-from agentark.files import manifest_of
-from agentark.jsonl import chunks
+from agentark.answers import close_pool, equivalent_many, extract
+from agentark.files import json_if_there, manifest_of
+from agentark.jsonl import chunks, lines
+from agentark.labels import answered
 from agentark.records import expand, stored_records
 from agentark.runner import PREPARED, TOTALS
-from agentark.stats import mean_and_se
+from agentark.stats import mean_and_se, wilson_interval
 from agentark.tasks import get_task
-from agentark.types import Record, TokenStats, merged
+from agentark.types import Record, TokenStats, UserError, merged
 
 COLUMNS = (
     *("method", "n", "answered", "errors", "unparsed", "metric", "score"),
@@ -30,6 +33,8 @@ COLUMNS = (
 )
 CHUNK = 256
 """Records in memory at once."""
+FOLD_HEAD, FOLD_TAIL = 6, 3
+"""Lines of a long text that a folded debate shows: at its beginning and at its end."""
 
 
 class Spans:
@@ -57,7 +62,8 @@ class Spans:
 def scores(records: Sequence[Record]) -> list[float | None]:
     """The task's metric of each record's own answer; None where there is none (an error, or nothing parsed)."""
     done = [record for record in records if record.error is None]
-    replies = [(record.sample(), record.text_of(record.solutions[-1])) for record in done]
+    texts = [record.text_of(record.solutions[-1]) if record.solutions else "" for record in done]
+    replies = list(zip((record.sample() for record in done), texts, strict=True))
     found = iter(get_task(records[0].source).score_many(replies))
     return [None if record.error is not None else next(found) for record in records]
 
@@ -85,25 +91,34 @@ class Totals(Struct):
         if record.error is None:
             self.done.append(score or 0.0)
 
+    def all_spent(self) -> TokenStats:
+        """Of all models together."""
+        spent = TokenStats()
+        for stats in self.spent.values():
+            spent.merge(stats)
+        return spent
+
+
+def totals_of(records: Sequence[Record]) -> Totals:
+    totals = Totals()
+    for chunk in chunks(records, CHUNK):
+        for record, score in zip(chunk, scores(chunk), strict=True):
+            totals.add(record, score)
+    return totals
+
 
 def row(path: Path) -> dict[str, str]:
     """One results file as a row of the table. As in `eval`: an unanswered sample scores 0, an error is left out."""
     records, _ = stored_records(path)
     if not records:
         return dict.fromkeys(COLUMNS, "-") | {"method": path.stem, "n": "0"}
-    first, totals = records[0], Totals()
+    first, totals = records[0], totals_of(records)
     task = get_task(first.source)
-    for chunk in chunks(records, CHUNK):
-        for record, score in zip(chunk, scores(chunk), strict=True):
-            totals.add(record, score)
     shown = "-"
     if task.graded and totals.done:
         mean, error = mean_and_se(totals.done)
         shown = f"{mean:.3f}" + (f" ± {error:.3f}" if error is not None else "")
-    spent = TokenStats()
-    for stats in totals.spent.values():
-        spent.merge(stats)
-    seconds = totals.spans.busy_seconds()
+    spent, seconds = totals.all_spent(), totals.spans.busy_seconds()
     return {
         "method": first.method.name,
         "n": str(totals.n),
@@ -124,17 +139,91 @@ def row(path: Path) -> dict[str, str]:
 def table(paths: Sequence[Path]) -> str:
     """The files as an aligned table, each path below it. Score: mean ± standard error over samples."""
     rows = [row(path) for path in paths]
-    lines = [list(COLUMNS), *([one[column] for column in COLUMNS] for one in rows)]
-    widths = [max(len(line[position]) for line in lines) for position in range(len(COLUMNS))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text = _aligned([list(COLUMNS), *([one[column] for column in COLUMNS] for one in rows)])
     notes = [f"{path.stem}: {note}" for path in paths for note in run_notes(path)]
     return "\n".join([*text, *notes, *(f"written to {path}" for path in paths)])
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells as lines of text, columns two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def comparison(paths: Sequence[Path]) -> str:
+    """Methods beside each other: right answers with Wilson's 95% interval, and what they cost per sample.
+
+    A sample without an answer is not right, and one that ended in an error is left out.
+
+    Raises:
+        UserError: a file without records, or of a dataset whose answers are not right or wrong.
+    """
+    rows = [["method", "right", "accuracy", "95% interval", "calls per sample", "new tokens per sample"]]
+    for path in paths:
+        records, _ = stored_records(path)
+        if not records or get_task(records[0].source).metric != "accuracy":
+            raise UserError(f"{path}: no records of a dataset whose answers are right or wrong")
+        totals = totals_of(records)
+        right, n = sum(score == 1 for score in totals.done), len(totals.done)
+        figures = ["-", "-"]
+        if n:
+            low, high = wilson_interval(right, n)
+            figures = [f"{right / n:.2f}", f"{low:.2f} to {high:.2f}"]
+        spent = totals.all_spent()
+        cost = [f"{count / totals.n:.1f}" for count in (spent.num_llm_calls, spent.completion_tokens)]
+        rows.append([records[0].method.name, f"{right} of {n}", *figures, *cost])
+    return "\n".join(_aligned(rows))
+
+
+def changed(records: Iterable[Record]) -> Record | None:
+    """The first debate in which an agent's answer changed to the right one; else to any other; else None."""
+    other: Record | None = None
+    for record in records:
+        kind = _change(record) if record.error is None and record.solutions else None
+        if kind == "corrected":
+            return record
+        if kind == "changed" and other is None:
+            other = record
+    return other
+
+
+def _change(record: Record) -> str | None:
+    """`corrected` when an agent that was wrong is right in a later round, `changed` when another answer came."""
+    sample, task = record.sample(), get_task(record.source)
+    if task.metric != "accuracy":
+        return None
+    turns = [turn for turn in answered(record, all_rounds=True).answers if turn.text]
+    found = [extract(turn.text, sample.answer_type, sample.choices) for turn in turns]
+    right = list(task.score_many([(sample, turn.text) for turn in turns]))
+    kinds: set[str] = set()
+    last: dict[str, int] = {}
+    for index, turn in enumerate(turns):
+        answer = found[index]
+        if answer is None:
+            continue
+        before = last.get(turn.agent)
+        last[turn.agent] = index
+        earlier = None if before is None else found[before]
+        if before is None or earlier is None or right[index] == right[before] == 1:
+            continue
+        if right[index] == 1:
+            kinds.add("corrected")
+        elif not equivalent_many([(earlier.value, answer.value, sample.answer_type)])[0]:
+            kinds.add("changed")
+    return "corrected" if "corrected" in kinds else "changed" if kinds else None
 
 
 def run_notes(path: Path) -> list[str]:
     """The manifest's notes on the whole run: the method's one decision, its cost, and the totals."""
     manifest = manifest_of(path)
-    said = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
+    said = json_if_there(manifest)
+    try:
+        return _notes(said)
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{manifest}: is not the manifest of a results file") from None
+
+
+def _notes(said: dict[str, Any]) -> list[str]:
     notes = []
     if (prepared := said.get(PREPARED)) is not None:
         spent = " and ".join(
@@ -154,12 +243,20 @@ def _plain(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def debate(record: Record, width: int = 100) -> str:
-    """One record as a person reads it: the question, then each turn's new messages and reply."""
+def debate(record: Record, width: int = 100, fold: bool = False) -> str:
+    """One record as a person reads it: the question, then each turn's new messages and reply.
+
+    Args:
+        width: characters in a line.
+        fold: leave out the middle of long replies.
+    """
     indent = " " * 4
 
     def block(text: str) -> str:
         lines = [line for raw in text.splitlines() or [""] for line in textwrap.wrap(raw, width) or [""]]
+        left_out = len(lines) - FOLD_HEAD - FOLD_TAIL
+        if fold and left_out > 1:
+            lines[FOLD_HEAD:-FOLD_TAIL] = [f"[... {left_out} lines]"]
         return textwrap.indent("\n".join(lines), indent)
 
     out = [f"sample {record.id} | {record.method.name} | {record.model}", block(record.query)]
@@ -184,13 +281,25 @@ def debate(record: Record, width: int = 100) -> str:
 def main() -> int:
     parser = cli.Parser(prog="python -m agentark.summary", description="Table of results files.")
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--show", type=cli.integer(1), metavar="N", help="the N-th sample in full, not the table")
+    view = parser.add_mutually_exclusive_group()
+    view.add_argument("--show", type=cli.integer(1), metavar="N", help="the N-th sample in full, not the table")
+    view.add_argument("--compare", action="store_true", help="right answers with intervals, and what they cost")
+    view.add_argument("--changed", action="store_true", help="a debate in which an agent changed its answer, folded")
     args = parser.parse_args()
-    if args.show:
+    for path in args.files:
+        if next(lines(path), None) is None:
+            raise UserError(f"{path}: holds no results")
+    if args.compare:
+        print(comparison(args.files))
+    elif args.changed:
+        record = changed(stored_records(args.files[0])[0])
+        print("no agent changed its answer" if record is None else debate(record, fold=True))
+    elif args.show:
         records, _ = stored_records(args.files[0])
         print(debate(records[min(args.show, len(records)) - 1]))
     else:
         print(table(args.files))
+    close_pool()
     return 0
 
 

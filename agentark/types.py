@@ -138,6 +138,8 @@ class Engine(Protocol):
     capacity: int
     """Calls that are worth having in flight at once."""
     context_length: int
+    dtype: str | None = None
+    """What the model computes in, once started; None: not known."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -287,6 +289,10 @@ SANDBOX = "sandbox"
 """Name of the model that runs code (agentark/sandbox_engine.py)."""
 
 
+REPAIR_ROLE = "_repair"
+"""How the role of a call ends that asks again for a reply that could not be read."""
+
+
 class Chat(Protocol):
     """How a method talks to a model. The k-th call at an address (agent, round, role) completes it."""
 
@@ -407,6 +413,11 @@ class Record(Sample, frozen=True, kw_only=True, omit_defaults=False):
     seconds: float = 0.0
     """From there to its end, waiting for others included."""
     error: str | None = None
+
+    def __post_init__(self) -> None:
+        turns = {turn.id for turn in self.trajectory}
+        if any(solution.turn not in turns for solution in self.solutions):
+            raise ValueError("a solution whose turn is not in the trajectory")
 
     def text_of(self, solution: Solution) -> str:
         """The full text of one of this record's solutions."""

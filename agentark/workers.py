@@ -20,14 +20,16 @@ from typing import Any
 
 from agentark import answers
 from agentark.jsonl import Line, Stored
+from agentark.progress import Progress
 from agentark.records import Store, encoded
-from agentark.runner import NoEngine, Progress, Runner, first_error
+from agentark.runner import Made, NoEngine, Runner, first_error
 from agentark.types import RunError, Sample
 
 CHUNK = 16
 """Samples that a worker gets at once."""
 WORTH = 200
 """Samples that a worker needs to have, or its start costs more than it saves."""
+KILLED = "a worker process was killed or could not be started (out of memory?); --workers sets their number"
 CALLED = "a run without a model has called one"
 
 
@@ -57,9 +59,9 @@ async def run_in_workers(
     )
 
     async def chunk(places: "array[int]") -> None:
-        for line, ok in await loop.run_in_executor(pool, _rows, places):
+        for line, ok, calls in await loop.run_in_executor(pool, _rows, places):
             store.add(line)
-            progress.sample(ok)
+            progress.sample(ok, calls)
         window.release()
 
     try:
@@ -67,10 +69,9 @@ async def run_in_workers(
             for start in range(0, len(samples), CHUNK):
                 await window.acquire()
                 group.create_task(chunk(samples[start : start + CHUNK].places))
-    except* RunError as errors:
-        raise first_error(errors) from None
-    except* BrokenProcessPool:
-        raise RunError("a worker process was killed (out of memory?); --workers sets their number") from None
+    except* (RunError, BrokenProcessPool, OSError) as errors:  # OSError: of the start of a process
+        first = first_error(errors)
+        raise (first if isinstance(first, RunError) else RunError(KILLED)) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -100,11 +101,11 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _rows(places: "array[int]") -> list[tuple[bytes, bool]]:
-    """(line of the results, whether it is free of error) of every sample; places are small: no pipe is ever full."""
+def _rows(places: "array[int]") -> list[Made]:
+    """Every sample with its row as a line of the results; places are small: no pipe is ever full."""
 
-    async def made() -> list[tuple[bytes, bool]]:
+    async def made() -> list[Made]:
         found = await asyncio.gather(*(_runner.made(0, sample) for sample in _samples.at(places)))
-        return [(encoded(row), ok) for row, ok in found]
+        return [one._replace(row=encoded(one.row)) for one in found]
 
     return _loop.run_until_complete(made())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from agentark import answers
+from agentark import answers, cli
 from agentark.tasks import get_task
 from agentark.types import AnswerType
 from bench.parts import report
@@ -65,8 +65,8 @@ def plant(pairs: Sequence[Pair], hangs: int) -> tuple[list[Pair], set[int]]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "grading")
-    parser.add_argument("--pairs", type=int, default=10_000)
-    parser.add_argument("--hangs", type=int, default=20)
+    parser.add_argument("--pairs", type=cli.integer(1), default=10_000)
+    parser.add_argument("--hangs", type=cli.integer(0), default=20)
     parser.add_argument("--data_dir", type=Path, help="folder with math500_test.jsonl (default: simple formulas)")
     args = parser.parse_args(argv)
     pairs = make_pairs(args.pairs, args.data_dir)
@@ -93,4 +93,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.entry(main)

@@ -17,6 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from agentark import cli
 from agentark.cli import resolve_model
 from agentark.embedded import EMBEDDED, small_random_model
 from agentark.tasks import get_task
@@ -116,13 +117,15 @@ def parts_table(rollouts: Sequence[dict[str, float]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "grpo")
     parser.add_argument("--model", default=EMBEDDED, help="folder, hub id, or `small` for the random one of the tests")
-    parser.add_argument("--prompts", type=int, default=4, help="of a rollout")
-    parser.add_argument("--samples", type=int, default=4, help="of a prompt")
-    parser.add_argument("--chunk", type=int, default=2, help="prompts per chunk of a rollout")
-    parser.add_argument("--tokens", type=int, default=96, help="most new tokens per response")
-    parser.add_argument("--rollouts", type=int, default=4, help="measured rollouts; another goes first")
-    parser.add_argument("--solutions", type=int, default=32, help="solutions, scored --repeats times each way")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--prompts", type=cli.integer(1), default=4, help="of a rollout")
+    parser.add_argument("--samples", type=cli.integer(1), default=4, help="of a prompt")
+    parser.add_argument("--chunk", type=cli.integer(1), default=2, help="prompts per chunk of a rollout")
+    parser.add_argument("--tokens", type=cli.integer(1), default=96, help="most new tokens per response")
+    parser.add_argument("--rollouts", type=cli.integer(1), default=4, help="measured rollouts; another goes first")
+    parser.add_argument(
+        "--solutions", type=cli.integer(1), default=32, help="solutions, scored --repeats times each way"
+    )
+    parser.add_argument("--repeats", type=cli.integer(1), default=3)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -144,4 +147,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.entry(main)

@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from agentark import cli
 from bench.parts import experiment
 from bench.parts.chain_model import teach
 from bench.parts.chains import FAULTS, task, write
@@ -80,10 +81,12 @@ def plot(out: Path, curves: dict[str, list[Row]]) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = experiment.parser(__doc__)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--questions", type=int, default=800, help="questions that GRPO trains on")
-    parser.add_argument("--base_accuracy", type=float, default=0.45, help="about that of the policy before GRPO")
-    parser.add_argument("--steps", type=int, default=50, help="optimizer steps of GRPO per mode")
-    parser.add_argument("--learning_rate", type=float, default=3e-5)
+    parser.add_argument("--questions", type=cli.integer(1), default=800, help="questions that GRPO trains on")
+    parser.add_argument(
+        "--base_accuracy", type=cli.number(0), default=0.45, help="about that of the policy before GRPO"
+    )
+    parser.add_argument("--steps", type=cli.integer(1), default=50, help="optimizer steps of GRPO per mode")
+    parser.add_argument("--learning_rate", type=cli.number(0), default=3e-5)
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     train_rows, held = data(args.output, args.questions, args.seed)
@@ -113,4 +116,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.entry(main)

@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from agentark import cli
 from agentark.cli import resolve_model
 from agentark.embedded import EMBEDDED
 from agentark.engines.hf import HFConfig, HFEngine
@@ -87,15 +88,17 @@ async def measure(args: argparse.Namespace) -> list[report.Row]:
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "hf")
     parser.add_argument("--model_name", default=EMBEDDED)
-    parser.add_argument("--calls", type=int, default=16, help="calls at once")
-    parser.add_argument("--alone", type=int, default=4, help="single calls per repetition")
-    parser.add_argument("--tokens", type=int, default=32, help="new tokens per call")
-    parser.add_argument("--words", type=int, default=0, help="words before each question, for longer prompts")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--calls", type=cli.integer(1), default=16, help="calls at once")
+    parser.add_argument("--alone", type=cli.integer(1), default=4, help="single calls per repetition")
+    parser.add_argument("--tokens", type=cli.integer(1), default=32, help="new tokens per call")
+    parser.add_argument(
+        "--words", type=cli.integer(0), default=0, help="words before each question, for longer prompts"
+    )
+    parser.add_argument("--repeats", type=cli.integer(1), default=5)
     args = parser.parse_args(argv)
     rows = asyncio.run(measure(args))
     return report.publish(rows, args.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.entry(main)

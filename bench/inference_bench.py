@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from agentark import cli
 from bench.parts import report, runner, virtual
 
 
@@ -21,24 +22,34 @@ def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "inference")
     parser.add_argument("--part", choices=("all", "virtual", "runner", "vllm", "memory"), default="all")
     group = parser.add_argument_group("virtual")
-    group.add_argument("--slots", type=int, default=16, help="B, calls in flight")
-    group.add_argument("--per_slot", type=int, nargs="+", default=[2, 20], help="samples per slot, n / B")
-    group.add_argument("--seeds", type=int, default=3, help="draws of the reply lengths")
+    group.add_argument("--slots", type=cli.integer(1), default=16, help="B, calls in flight")
+    group.add_argument("--per_slot", type=cli.integer(1), nargs="+", default=[2, 20], help="samples per slot, n / B")
+    group.add_argument("--seeds", type=cli.integer(1), default=3, help="draws of the reply lengths")
     group = parser.add_argument_group("runner")
-    group.add_argument("--samples", type=int, default=10_000, help="samples of 16 calls, for the time per call")
-    group.add_argument("--stall_samples", type=int, default=60, help="samples of 16 calls with 4k-token prompts")
-    group.add_argument("--memory_samples", type=int, default=10_000, help="samples, compared with ten times as many")
-    group = parser.add_argument_group("vllm")
-    group.add_argument("--cap", type=int, default=8, help="calls in flight")
-    group.add_argument("--vllm_samples", type=int, default=12)
-    group.add_argument("--agents", type=int, default=3)
-    group.add_argument("--rounds", type=int, default=2)
-    group.add_argument("--repeats", type=int, default=3)
-    group.add_argument("--tokens", type=int, nargs=3, default=[12, 20, 48], metavar=("LOW", "MEDIAN", "HIGH"))
     group.add_argument(
-        "--minutes", type=float, default=10, help="time limit of the repetitions; fewer run if it is too short"
+        "--samples", type=cli.integer(1), default=10_000, help="samples of 16 calls, for the time per call"
     )
-    group.add_argument("--block", type=int, help="tokens per block of vLLM's prefix cache; unset: vLLM's default")
+    group.add_argument(
+        "--stall_samples", type=cli.integer(1), default=60, help="samples of 16 calls with 4k-token prompts"
+    )
+    group.add_argument(
+        "--memory_samples", type=cli.integer(1), default=10_000, help="samples, compared with ten times as many"
+    )
+    group = parser.add_argument_group("vllm")
+    group.add_argument("--cap", type=cli.integer(1), default=8, help="calls in flight")
+    group.add_argument("--vllm_samples", type=cli.integer(1), default=12)
+    group.add_argument("--agents", type=cli.integer(1), default=3)
+    group.add_argument("--rounds", type=cli.integer(1), default=2)
+    group.add_argument("--repeats", type=cli.integer(1), default=3)
+    group.add_argument(
+        "--tokens", type=cli.integer(1), nargs=3, default=[12, 20, 48], metavar=("LOW", "MEDIAN", "HIGH")
+    )
+    group.add_argument(
+        "--minutes", type=cli.number(0), default=10, help="time limit of the repetitions; fewer run if it is too short"
+    )
+    group.add_argument(
+        "--block", type=cli.integer(1), help="tokens per block of vLLM's prefix cache; unset: vLLM's default"
+    )
     args = parser.parse_args(argv)
     if args.part == "memory":  # the child process of the runner part
         print(json.dumps(runner.memory_child(args.samples)))
@@ -57,4 +68,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.entry(main)

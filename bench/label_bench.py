@@ -20,15 +20,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from agentark import embedded
+from agentark import cli, embedded
 from agentark.engines.vllm import VLLMConfig, VLLMEngine
 from agentark.episode import Defaults, gather
 from agentark.judge import JudgePrompts, LabelConfig, Labeller, label_row, load_prompts
 from agentark.labels import Answered, Candidate
+from agentark.progress import Progress
 from agentark.records import Store
-from agentark.runner import Progress, Runner
+from agentark.runner import Runner
 from agentark.tasks import get_task
-from agentark.types import Chat, Message, Method, MethodInfo, Outcome, Part, Sample, message
+from agentark.types import Chat, Message, Method, MethodInfo, Outcome, Part, Sample, UserError, message
 from bench.parts import report
 
 FREE_TOKENS = 16
@@ -63,6 +64,8 @@ class CandidateFirst:
 def questions(dataset: str, data_dir: Path | None, count: int, candidates: int) -> list[Answered]:
     """`count` questions; the candidates of each are its own gold answer and those of the next questions."""
     samples = get_task(dataset).load(None, data_dir).samples[: count + candidates]
+    if len(samples) < count + candidates:
+        raise UserError(f"--questions {count}: with --candidates {candidates}, {dataset} has too few questions")
     todo = []
     for index, sample in enumerate(samples[:count]):
         golds = [samples[index + k].gt for k in range(candidates)]
@@ -99,9 +102,9 @@ async def measure(args: argparse.Namespace) -> list[report.Row]:
         max_concurrency=args.cap,
     )  # fmt: skip
     rows: list[report.Row] = []
+    asked = {name: questions(name, args.data_dir, args.questions, args.candidates) for name in args.datasets}
     async with VLLMEngine(config) as engine:
-        for dataset in args.datasets:
-            todo = questions(dataset, args.data_dir, args.questions, args.candidates)
+        for dataset, todo in asked.items():
             size = f"{args.questions} x {args.candidates}, cap {args.cap}, {args.max_model_len} tokens"
             title = f"label: {dataset}, {size}"
             await once(engine, ours, todo[:1])  # warm-up
@@ -120,16 +123,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "label")
     parser.add_argument("--data_dir", type=Path, help="folder with the datasets' files (default: the hub)")
     parser.add_argument("--datasets", nargs="+", default=["QMSum", "GSM8K"])
-    parser.add_argument("--questions", type=int, default=4)
-    parser.add_argument("--candidates", type=int, default=6, help="per question")
-    parser.add_argument("--cap", type=int, default=8, help="calls in flight")
-    parser.add_argument("--max_model_len", type=int, default=4096)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=10, help="per dataset; fewer repetitions if it is short")
+    parser.add_argument("--questions", type=cli.integer(1), default=4)
+    parser.add_argument("--candidates", type=cli.integer(1), default=6, help="per question")
+    parser.add_argument("--cap", type=cli.integer(1), default=8, help="calls in flight")
+    parser.add_argument("--max_model_len", type=cli.integer(1), default=4096)
+    parser.add_argument("--repeats", type=cli.integer(1), default=3)
+    parser.add_argument(
+        "--minutes", type=cli.number(0), default=10, help="per dataset; fewer repetitions if it is short"
+    )
     args = parser.parse_args(argv)
     rows = asyncio.run(measure(args))
     return report.publish(rows, args.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.entry(main)

@@ -23,13 +23,15 @@ import tempfile
 import time
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from agentark import cli, jsonl
 from agentark.embedded import EMBEDDED
+from agentark.tasks import get_task
 from bench.parts import chains, experiment, report
 
 ARMS = ("literal", "frozen", "cached")
@@ -43,8 +45,10 @@ def make_data(path: Path, data_dir: Path | None, solutions: int) -> Path:
         made = chains.rows(solutions, 4, (3, 9), 0)
     else:
         draw = random.Random(0)
-        lines = (data_dir / "gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()[: solutions // 4]
-        made = [_row(number, json.loads(line), draw) for number, line in enumerate(lines)]
+        count = max(1, solutions // 4)
+        get_task("GSM8K").load("train", data_dir, limit=count)  # checks the rows
+        path = data_dir / "gsm8k_train.jsonl"
+        made = [_row(number, row, draw) for number, row in islice(jsonl.objects(path, str(path)), count)]
     return chains.write(made, path)
 
 
@@ -251,10 +255,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "prm")
     parser.add_argument("--model_name", default=EMBEDDED)
     parser.add_argument("--data_dir", type=Path, help="folder with gsm8k_train.jsonl")
-    parser.add_argument("--solutions", type=int, default=48, help="in all")
-    parser.add_argument("--batch_size", type=int, default=16, help="solutions per batch")
-    parser.add_argument("--batches", type=int, default=4, help="batches of stage 2 and the scorer, per repetition")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--solutions", type=cli.integer(1), default=48, help="in all")
+    parser.add_argument("--batch_size", type=cli.integer(1), default=16, help="solutions per batch")
+    parser.add_argument(
+        "--batches", type=cli.integer(1), default=4, help="batches of stage 2 and the scorer, per repetition"
+    )
+    parser.add_argument("--repeats", type=cli.integer(1), default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--labelled", type=Path, help=argparse.SUPPRESS)
@@ -270,4 +276,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.entry(main)

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import msgspec
 
+from agentark import cli
 from agentark.types import SCHEMA, Completion, MethodInfo, Record, Solution, Turn, message
 from bench.parts import report
 from eval.report import build
@@ -142,10 +143,10 @@ def built(count: int, words: int, folder: Path) -> tuple[Path, float]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "report")
-    parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--baseline", type=int, default=100, help="samples of the small report")
-    parser.add_argument("--words", type=int, default=150, help="words per reply; a sample has 6 replies")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--samples", type=cli.integer(1), default=10_000)
+    parser.add_argument("--baseline", type=cli.integer(1), default=100, help="samples of the small report")
+    parser.add_argument("--words", type=cli.integer(1), default=150, help="words per reply; a sample has 6 replies")
+    parser.add_argument("--repeats", type=cli.integer(1), default=5)
     args = parser.parse_args(argv)
     figures = []
     with tempfile.TemporaryDirectory() as folder:
@@ -169,4 +170,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.entry(main)

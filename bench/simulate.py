@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from agentark.cli import entry
+from agentark import cli
 from agentark.config import load
 from agentark.engines.launchers.modal import read_config
 from agentark.types import UserError
@@ -25,24 +25,28 @@ HARDWARE = report.ROOT / "configs" / "hardware" / "qwen3_32b_h100.yaml"
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "simulate")
     group = parser.add_argument_group("plan")
-    group.add_argument("--questions", type=int, default=342_000)
-    group.add_argument("--agents", type=int, default=5)
-    group.add_argument("--rounds", type=int, default=3)
-    group.add_argument("--question_tokens", type=int, default=150)
-    group.add_argument("--reply_tokens", type=float, default=500, help="mean length of a reply")
+    group.add_argument("--questions", type=cli.integer(1), default=342_000)
+    group.add_argument("--agents", type=cli.integer(1), default=5)
+    group.add_argument("--rounds", type=cli.integer(1), default=3)
+    group.add_argument("--question_tokens", type=cli.integer(1), default=150)
+    group.add_argument("--reply_tokens", type=cli.number(0), default=500, help="mean length of a reply")
     group.add_argument("--records", type=Path, help="results file to take debates from")
     group.add_argument("--hardware", type=Path, default=HARDWARE, help="file that describes a replica")
-    group.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
-    group.add_argument("--cap", type=int, default=256, help="calls in flight per replica")
-    group.add_argument("--sample", type=int, default=800, help="simulated questions per replica, and twice as many")
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--gpus", type=cli.integer(1), nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
+    group.add_argument("--cap", type=cli.integer(1), default=256, help="calls in flight per replica")
+    group.add_argument(
+        "--sample", type=cli.integer(1), default=800, help="simulated questions per replica, and twice as many"
+    )
+    group.add_argument("--seed", type=cli.integer(0), default=0)
     group.add_argument("--docs", action="store_true", help="write docs/scaling.md and its plot")
     group = parser.add_argument_group("validation")
     group.add_argument("--fit", type=Path, nargs="+", default=[], help="results files to take the speeds from")
     group.add_argument("--validate", type=Path, nargs="+", default=[], help="results files to predict")
-    group.add_argument("--replicas", type=int, default=1, help="servers behind these runs")
-    group.add_argument("--kv_tokens", type=int, default=46_000, help="KV memory of each (SmolLM2-135M, 2 GiB, float32)")
-    group.add_argument("--kv_block", type=int, default=32, help="tokens per block of its prefix cache")
+    group.add_argument("--replicas", type=cli.integer(1), default=1, help="servers behind these runs")
+    group.add_argument(
+        "--kv_tokens", type=cli.integer(1), default=46_000, help="KV memory of each (SmolLM2-135M, 2 GiB, float32)"
+    )
+    group.add_argument("--kv_block", type=cli.integer(1), default=32, help="tokens per block of its prefix cache")
     args = parser.parse_args(argv)
     if bool(args.fit) != bool(args.validate):
         raise UserError("--fit and --validate go together: speeds are taken from some runs and tried on others")
@@ -63,4 +67,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    entry(main)
+    cli.entry(main)

@@ -7,7 +7,6 @@ Files without ratios are left out and named on stderr. The marks are two lines:
 `<!-- performance -->` and `<!-- end of performance -->`.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from agentark.cli import entry
+from agentark import cli
+from agentark.files import json_in
 from agentark.types import UserError
 from bench.parts import report
 
@@ -30,7 +30,7 @@ def read(folder: Path) -> tuple[list[Ratio], list[str]]:
     """(ratios in the order of the files and within each, files without ratios)."""
     ratios, others = [], []
     for path in sorted(folder.glob("*.json")):
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_in(path)
         if isinstance(values, list) and all(isinstance(value, dict) and value.keys() >= FIELDS for value in values):
             ratios += values
         else:
@@ -68,4 +68,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    entry(main)
+    cli.entry(main)

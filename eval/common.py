@@ -61,10 +61,10 @@ def new_parser(name: str, description: str | None) -> cli.Parser:
     parser.add_argument(MODEL_FLAG, help="ask this model instead: hub id, local folder, or smollm2-135m-instruct")
     parser.add_argument("--allow_contamination", action="store_true", help="score a model on its training questions")
     run = parser.add_argument_group(f"answers of a model (with {MODEL_FLAG})")
-    run.add_argument("--output_dir", type=Path, default=Path("outputs"), help="folder of all evaluations")
+    run.add_argument("--output_dir", type=cli.output_folder, default=Path("outputs"), help="folder of all evaluations")
     run.add_argument("--temperature", type=cli.number(0, 10), default=0.5, help="sampling temperature")
     run.add_argument("--max_tokens", type=cli.integer(1), default=4096, help="new tokens per answer, at most")
-    run.add_argument("--num_samples", type=cli.integer(1), default=1, help="independent answers to each question")
+    run.add_argument("--num_samples", type=cli.integer(1, 1024), default=1, help="independent answers to each question")
     run.add_argument("--apply_chat_template", action="store_true", dest="chat_template", help="the default")
     run.add_argument("--no_apply_chat_template", action="store_false", dest="chat_template", help="for base models")
     job.add_sample_flags(run)
@@ -101,6 +101,7 @@ def run(
     if args.input_file is not None:
         source = read_source(args.input_file, task)
         folder, prefix = args.input_file.parent, f"{args.input_file.stem}.{name}."
+        evaluation.written_files(folder, prefix)
         trained = contamination.seen_by_run(source.manifest_path)
         seen = contamination.check(source.ids, trained, source.records[0].model, args.allow_contamination)
     else:

@@ -9,7 +9,6 @@ from pathlib import Path
 from agentark import cli
 from agentark.evaluation import compare, read_graded
 from agentark.files import write_atomically
-from agentark.types import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,16 +19,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--b", type=Path, required=True, help="system to compare with the baseline")
     parser.add_argument("--metric", help="figure to compare (default: the dataset's own)")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of bootstrap and permutation test")
-    parser.add_argument("--output", type=Path, help="also write the result here, as JSON")
+    parser.add_argument("--output", type=cli.output_file, help="also write the result here, as JSON")
     args: Namespace = parser.parse_args(argv)
     compared = compare(read_graded(args.a), read_graded(args.b), args.metric, (args.a, args.b), args.seed)
     for key, value in compared.items():
         print(f"{key:12} {value:.4f}" if isinstance(value, float) else f"{key:12} {value}")
     if args.output is not None:
-        try:
-            write_atomically(args.output, msgspec.json.format(msgspec.json.encode(compared), indent=2) + b"\n")
-        except OSError as error:
-            raise UserError(f"--output {args.output}: cannot be written ({error.strerror})") from None
+        write_atomically(args.output, msgspec.json.format(msgspec.json.encode(compared), indent=2) + b"\n")
     return 0
 
 

@@ -21,7 +21,7 @@ from msgspec import Struct, structs
 
 from agentark import answers, cli, evaluation, stats, summary
 from agentark.config import ROOT
-from agentark.files import write_atomically
+from agentark.files import replacing, write_atomically
 from agentark.records import now, read_records
 from agentark.tasks import Task, get_task
 from agentark.types import Record, Solution, UserError
@@ -79,10 +79,12 @@ def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
     parser = cli.Parser(prog="python -m eval.cost_fair", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--dataset_name", nargs="+", required=True, help="datasets with answers that can be voted on")
     parser.add_argument("--methods", nargs="+", default=COMPARED, help=f"compared with {VOTING}")
-    parser.add_argument("--parallel_num", type=cli.integer(1), default=16, help=f"replies of {VOTING}")
+    parser.add_argument("--parallel_num", type=cli.integer(1, 1024), default=16, help=f"replies of {VOTING}")
     parser.add_argument("--max_samples", type=cli.integer(1), default=64, help="questions of each dataset")
     parser.add_argument("--cost", choices=("total", "completion"), default="total", help="tokens that count as cost")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/cost_fair"), help="table, plot and results")
+    parser.add_argument(
+        "--output_dir", type=cli.output_folder, default=Path("outputs/cost_fair"), help="table, plot and results"
+    )
     args, rest = parser.parse_some(argv)
     for flag in OURS & set(rest):
         raise UserError(f"{flag}: is set by this comparison, run by run")
@@ -238,7 +240,8 @@ def plot(points: Sequence[Point], curve: Sequence[Point], path: Path, cost: str)
         axis.set_ylabel("accuracy (± standard error)")
         axis.set_title(f"{dataset}, n = {line[0].n}")
         axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as stream:
+        figure.savefig(stream, format="png", dpi=130)
     pyplot.close(figure)
 
 

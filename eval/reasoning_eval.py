@@ -13,13 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from agentark import cli, contamination, evaluation, reasoning
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.episode import Defaults
 from agentark.evaluation import METRICS_SCHEMA
 from agentark.job import Job, run_job
+from agentark.progress import Progress
 from agentark.reasoning import Items, Likelihood, Rubric, RubricJudge
 from agentark.records import now, read_records
 from agentark.rows import Source, read_source
@@ -40,7 +39,9 @@ def parse(argv: list[str] | None) -> Namespace:
     parser.add_argument("--max_samples", type=cli.integer(1), help="rows scored, from the first on")
     parser.add_argument("--device", help="for the likelihood, e.g. cpu (default: CUDA if there is one)")
     parser.add_argument("--no_apply_chat_template", action="store_false", dest="chat_template", help="for base models")
-    parser.add_argument("--output_dir", type=Path, help="write under <output_dir>/<dataset>/<model>/reasoning_eval")
+    parser.add_argument(
+        "--output_dir", type=cli.output_folder, help="write under <output_dir>/<dataset>/<model>/reasoning_eval"
+    )
     parser.add_argument("--allow_contamination", action="store_true", help="score a model on its training questions")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the judge's run and the intervals")
     parser.add_argument("--overwrite", action="store_true", help="forget earlier marks of the judge")
@@ -60,7 +61,12 @@ def likelihoods(args: Namespace, items: Items) -> list[Likelihood]:
     scorer = reasoning.Scorer(model, args.device, args.chat_template)
     asked = [sample.prompt for sample, _, _ in items]
     texts = [text for _, _, text in items]
-    return [scorer.score(*pair) for pair in tqdm(zip(asked, texts, strict=True), total=len(items), unit="solution")]
+    found = []
+    with Progress(len(items), unit="solutions") as progress:
+        for question, text in zip(asked, texts, strict=True):
+            found.append(scorer.score(question, text))
+            progress.sample(ok=True)
+    return found
 
 
 def judged(
@@ -100,6 +106,7 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
             else "judge"
         )
         folder, prefix = args.output_dir / task.name / name / NAME, ""
+    evaluation.written_files(folder, prefix)
     figures: dict[str, Any] = {}
     report: dict[str, Any] = {"rows": len(records), "errors": sum(record.error is not None for record in records)}
     rows: list[dict[str, Any]] = [

@@ -101,8 +101,10 @@ def listing() -> str:
     return "\n\n".join("\n".join([names[0], *facts(names[0])]) for names in sources().values())
 
 
-def main() -> int:
-    arguments = sys.argv[1:]
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(prog="python -m methods", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("words", nargs="*", metavar="show METHOD", help="one method in full (default: all of them)")
+    arguments = parser.parse_args(argv).words
     if not arguments:
         text = listing()
     elif len(arguments) == 2 and arguments[0] == "show":

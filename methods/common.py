@@ -13,7 +13,7 @@ from agentark.code_grading import code_of, program
 from agentark.config import Config
 from agentark.sandbox import Execution
 from agentark.sandbox_engine import Ran, RunProgram, RunTests, Tested
-from agentark.types import SANDBOX, Chat, Message, Part, Sample, SampleError, Solution, Turn, message
+from agentark.types import REPAIR_ROLE, SANDBOX, Chat, Message, Part, Sample, SampleError, Solution, Turn, message
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Config)
@@ -108,7 +108,7 @@ async def ask(
     if (value := parse(turn.text)) is not None:
         return Asked(value, turn, 0)
     wanted: dict[str, Any] = {"schema": schema, "choices": choices, "form": form}
-    return await repair(chat, messages, turn, parse, f"{role}_repair", guided=guided, **wanted, **sampling)
+    return await repair(chat, messages, turn, parse, f"{role}{REPAIR_ROLE}", guided=guided, **wanted, **sampling)
 
 
 async def repair(

@@ -195,7 +195,6 @@ def serve() -> None:
         port=str(PORT),
         max_num_seqs=CONFIG.max_inputs,
         on_cpu=False,
-        more=("--middleware", "agentark.engines.launchers.guard.Guard"),
     )
     subprocess.Popen(command)
 

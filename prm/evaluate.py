@@ -10,7 +10,6 @@ Benchmarks come from files of --data_dir (`processbench*.json*`, `prmbench*.json
 """
 
 import asyncio
-import json
 import random
 import re
 import sys
@@ -24,7 +23,7 @@ import msgspec
 from msgspec import structs
 
 from agentark import answers, cli, hub, jsonl
-from agentark.files import write_atomically
+from agentark.files import check_file, json_in, write_atomically
 from agentark.rows import Question, questions
 from agentark.stats import mean_and_se
 from agentark.steps import one_step
@@ -53,19 +52,25 @@ def benchmark_rows(name: str, data_dir: Path | None) -> dict[str, list[Row]]:
 
 
 def _rows(path: Path) -> list[Row]:
-    content = path.read_bytes()
-    if not content.lstrip(BOM_UTF8 + b" \t\r\n").startswith(b"["):
-        return [row for _, row in jsonl.objects(content, str(path))]
-    try:
-        return list(json.loads(content.decode("utf-8-sig")))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    if not path.read_bytes().lstrip(BOM_UTF8 + b" \t\r\n").startswith(b"["):
+        return [row for _, row in jsonl.objects(path, str(path))]
+    rows: list[Row] = json_in(path)
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: expected a list of objects")
+    return rows
 
 
 def _field(row: Row, key: str, kind: type, where: str) -> Any:
     if not isinstance(row.get(key), kind):
         raise UserError(f"{where}: {key!r} must be a {kind.__name__}, found {row.get(key)!r:.80}")
     return row[key]
+
+
+def _listed(row: Row, key: str, kind: type, where: str) -> list[Any]:
+    values: list[Any] = _field(row, key, list, where)
+    if not all(isinstance(value, kind) for value in values):
+        raise UserError(f"{where}: {key!r} must be a list of {kind.__name__}, found {values!r:.80}")
+    return values
 
 
 def score_steps(scorer: Scorer, problems: Sequence[tuple[str, Sequence[str]]]) -> list[list[float] | None]:
@@ -80,7 +85,7 @@ def processbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, A
 
     Source: Zheng et al. 2024, arXiv 2412.06559, section 2.
     """
-    problems = [(_field(row, "problem", str, where), _field(row, "steps", list, where)) for row in rows]
+    problems = [(_field(row, "problem", str, where), _listed(row, "steps", str, where)) for row in rows]
     labels = [_field(row, "label", int, where) for row in rows]
     scores = score_steps(scorer, problems)
     hits: dict[bool, list[float]] = {True: [], False: []}
@@ -102,8 +107,8 @@ def prmbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, Any]:
 
     Source: Song et al. 2025, arXiv 2501.03124, section 3.
     """
-    problems = [(_field(row, "question", str, where), _field(row, "modified_process", list, where)) for row in rows]
-    errors = [set(_field(row, "error_steps", list, where)) for row in rows]
+    problems = [(_field(row, "question", str, where), _listed(row, "modified_process", str, where)) for row in rows]
+    errors = [set(_listed(row, "error_steps", int, where)) for row in rows]
     scores = score_steps(scorer, problems)
     said: dict[str, list[bool]] = defaultdict(list)
     true: dict[str, list[bool]] = defaultdict(list)
@@ -227,7 +232,7 @@ def parse(argv: list[str] | None) -> Any:
     parser.add_argument("--input", type=Path, help="labelled file, for best of n and the probes")
     parser.add_argument("--max_probes", type=cli.integer(1), default=200, help="most solutions to spoil")
     parser.add_argument("--seed", type=cli.integer(0), default=0)
-    parser.add_argument("--output", type=Path, help="default: evaluation.json in the model's folder")
+    parser.add_argument("--output", type=cli.output_file, help="default: evaluation.json in the model's folder")
     args = parser.parse_args(argv)
     if not args.benchmark and args.input is None:
         raise UserError("--benchmark or --input: say what to evaluate on")
@@ -236,17 +241,19 @@ def parse(argv: list[str] | None) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    output = args.output or args.prm / "evaluation.json"
+    check_file(output)
     scorer = Scorer.load(args.prm)
     report: dict[str, Any] = {}
     for name in args.benchmark:
         for split, rows in benchmark_rows(name, args.data_dir).items():
-            report[f"{name} {split}"] = BENCHMARKS[name](scorer, rows, f"{name} {split}")
+            report[f"{name} {split}"] = BENCHMARKS[name](
+                scorer, rows, f"{args.data_dir or HUB[name][0]}: {name} {split}"
+            )
     if args.input is not None:
         asked = [question for question in questions(args.input, "--input") if question.error is None]
         report["best of n"] = best_of_n(scorer, asked)
         report["probes"] = probe(scorer, asked, args.max_probes, args.seed)
-    output = args.output or args.prm / "evaluation.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     sys.stdout.write("\n".join(lines(report)) + f"\nwritten to {output}\n")
     return 0

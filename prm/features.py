@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agentark.files import write_atomically
+from agentark.files import json_of, write_atomically
 from agentark.types import UserError, digest
 from prm.data import Item, collate
 from prm.model import RewardModel, chunked
@@ -25,7 +25,7 @@ class Features:
     def __init__(self, folder: Path) -> None:
         from safetensors import safe_open
 
-        index = json.loads((folder / INDEX).read_bytes())
+        index = json_of(folder / INDEX)
         self.spans: list[tuple[int, int, int]] = [tuple(span) for span in index["places"]]
         self._shards = [
             safe_open(folder / shard_name(number), framework="pt").get_slice("states")  # type: ignore[no-untyped-call]
@@ -55,7 +55,7 @@ def prepare(
     import torch
 
     key = digest([origin, str(next(model.backbone.parameters()).dtype), [[item.ids, item.ends] for item in items]])
-    if (folder / INDEX).is_file() and json.loads((folder / INDEX).read_bytes())["key"] == key:
+    if (folder / INDEX).is_file() and json_of(folder / INDEX).get("key") == key:
         return Features(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.backbone.eval()

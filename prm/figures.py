@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentark.files import replacing
+
 THRESHOLD = 0.5
 """A step with a lower p(right) counts as wrong."""
 BINS = 10
@@ -88,4 +90,5 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         if axis.lines:
             axis.legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with replacing(path) as stream:
+        figure.savefig(stream, format="png", dpi=120)

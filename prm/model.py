@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agentark.hub import pretrained
+from agentark.hub import check_weights, loaded, model_config
 from agentark.types import UserError
 
 LABELS = {0: "wrong", 1: "right"}
@@ -157,16 +157,14 @@ def load(
     Raises:
         UserError: the model does not exist, or has no head we know.
     """
-    try:
-        config = pretrained("AutoConfig", name)
-        config.num_labels = 2
-        config.id2label, config.label2id = LABELS, {label: number for number, label in LABELS.items()}
-        config.classifier_dropout = 0.0
-        config.get_text_config().use_cache = False
-        options = {"attn_implementation": attention} if attention else {}
-        classifier = pretrained("AutoModelForTokenClassification", name, config=config, dtype=dtype, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UserError(f"{flag} {name}: cannot be loaded ({' '.join(str(error).split()):.300})") from None
+    check_weights(name, flag)
+    config = model_config(name, flag)
+    config.num_labels = 2
+    config.id2label, config.label2id = LABELS, {label: number for number, label in LABELS.items()}
+    config.classifier_dropout = 0.0
+    config.get_text_config().use_cache = False
+    options = {"attn_implementation": attention} if attention else {}
+    classifier = loaded("AutoModelForTokenClassification", name, flag, config=config, dtype=dtype, **options)
     if not isinstance(getattr(classifier, "score", None), nn.Linear):
         raise UserError(f"{flag} {name}: {type(classifier).__name__} has no head named `score`; use a decoder model")
     model = RewardModel(classifier, projected)

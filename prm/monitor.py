@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from agentark.files import write_atomically
 from agentark.types import RunError
 
 
@@ -84,7 +85,7 @@ class NanMonitor:
         save_file(batch, folder / "batch.safetensors")
         save_file(trained, folder / "trained.safetensors")
         report = {"step": step, "rank": self.rank, "found": what, "action": self.action}
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_atomically(folder / "report.json", json.dumps(report, indent=2).encode() + b"\n")
 
 
 def _first(named: Iterable[tuple[str, Tensor]]) -> str | None:

@@ -9,6 +9,7 @@ own token ids. One forward pass per solution; solutions of similar length share 
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import Any
 import msgspec
 
 from agentark import cli
-from agentark.engines.vllm import CPU_ENVIRONMENT
-from agentark.files import write_atomically
+from agentark.engines.vllm import CPU_ENVIRONMENT, engine_log, root_cause
+from agentark.files import check_file, write_atomically
+from agentark.progress import starting
+from agentark.quiet import VLLM
 from agentark.rows import Question, questions
 from agentark.types import UserError
 from prm.steps import Encoded, Response, StepCodec, TooLong
@@ -64,7 +67,11 @@ class Scorer:
         on = device or ("cuda" if torch.cuda.is_available() else "cpu")
         wanted = {"auto": "auto" if on.startswith("cuda") else torch.float32}
         model = load(str(folder), "--prm", dtype=wanted[dtype] if dtype in wanted else getattr(torch, dtype))
-        return cls(codec, model.requires_grad_(False).eval().to(on), max_tokens)
+        try:
+            model.to(on)
+        except RuntimeError as error:
+            raise UserError(f"--device {on}: cannot be used ({' '.join(str(error).split()):.200})") from None
+        return cls(codec, model.requires_grad_(False).eval(), max_tokens)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[list[float] | None]:
         """p(right) of every step of each (prompt, reply); None where the reply does not fit the model."""
@@ -133,30 +140,46 @@ def vllm_scores(folder: Path, sequences: Sequence[Encoded | None]) -> list[list[
     """
     import torch
 
+    from prm.model import PROJECTOR
+
     on_cpu = not torch.cuda.is_available()
     settings = CPU_ENVIRONMENT if on_cpu else {}
-    for name, value in {**settings, "VLLM_NO_USAGE_STATS": "1"}.items():
+    for name, value in {**settings, **VLLM}.items():
         os.environ.setdefault(name, value)
-    try:
-        from vllm import LLM, PoolingParams
-    except ImportError as error:
-        raise UserError(f"--engine vllm: {error.name or 'vllm'} is not installed; use --engine transformers") from None
     known = [sequence for sequence in sequences if sequence is not None]
     longest = max((len(sequence.ids) for sequence in known), default=1)
-    engine = LLM(
-        model=str(folder),
-        runner="pooling",
-        dtype="float32" if on_cpu else "auto",
-        enforce_eager=on_cpu,
-        max_model_len=longest,
-        max_num_batched_tokens=max(longest, MAX_TOKENS),
-        enable_prefix_caching=False,
-        enable_chunked_prefill=False,
-    )
+    with starting("vLLM") as phase, tempfile.TemporaryDirectory() as classifier:
+        phase("importing")
+        try:
+            from vllm import LLM, PoolingParams
+        except ImportError as error:
+            missing = error.name or "vllm"
+            raise UserError(f"--engine vllm: {missing} is not installed; use --engine transformers") from None
+        phase("loading")
+        for file in folder.resolve().iterdir():
+            if file.name != PROJECTOR:  # vLLM reads every file of weights
+                Path(classifier, file.name).symlink_to(file)
+        with engine_log(quiet=True) as log:
+            try:
+                engine = LLM(
+                    model=classifier,
+                    runner="pooling",
+                    dtype="float32" if on_cpu else "auto",
+                    enforce_eager=on_cpu,
+                    max_model_len=longest,
+                    max_num_batched_tokens=max(longest, MAX_TOKENS),
+                    enable_prefix_caching=False,
+                    enable_chunked_prefill=False,
+                )
+            except (RuntimeError, ValueError, OSError, TypeError, NotImplementedError) as error:
+                raise UserError(f"--engine vllm: cannot serve {folder}: {root_cause(log, error)}") from error
+    if log is not None:
+        log.unlink(missing_ok=True)
     outputs = engine.encode(
         [{"prompt_token_ids": sequence.ids} for sequence in known],
         pooling_params=PoolingParams(use_activation=False),
         pooling_task="token_classify",
+        use_tqdm=False,
     )
     right = iter(
         output.outputs.data[sequence.ends].float().softmax(-1)[:, 1].tolist()
@@ -187,10 +210,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="prm.score", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prm", type=Path, required=True, help="folder of a reward model")
     parser.add_argument("--input", type=Path, required=True, help="results, labelled or stepwise file")
-    parser.add_argument("--output", type=Path, help="default: <input>_scored.jsonl")
+    parser.add_argument("--output", type=cli.output_file, help="default: <input>_scored.jsonl")
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     parser.add_argument("--max_tokens", type=cli.integer(1), default=MAX_TOKENS, help="most tokens per forward pass")
     args = parser.parse_args(argv)
+    output = args.output or args.input.with_name(f"{args.input.stem}_scored.jsonl")
+    check_file(output)
     asked = [question for question in questions(args.input, "--input") if question.error is None]
     if args.engine == "vllm":
         codec = StepCodec.load(args.prm)
@@ -203,8 +228,6 @@ def main(argv: list[str] | None = None) -> int:
     ]
     scores = iter(score(sequences))
     rows = [scored_row(question, [next(scores) for _ in question.candidates]) for question in asked]
-    output = args.output or args.input.with_name(f"{args.input.stem}_scored.jsonl")
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
     left_out = sum(sequence is None for sequence in sequences)
     sys.stdout.write(

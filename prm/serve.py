@@ -81,16 +81,24 @@ def application(scorer: Any, about: dict[str, Any]) -> Any:
 
     batcher = Batcher(scorer.score_responses)
 
+    def refusal(status: int, reason: str) -> Any:
+        return web.json_response({"error": reason}, status=status)
+
     async def health(request: Any) -> Any:
         return web.json_response(about)
 
     async def score(request: Any) -> Any:
         try:
             prompts, responses = check(await request.json(), len(scorer.codec.tokenizer))
-        except (ValueError, LookupError, RecursionError) as error:  # also a charset nobody knows, and JSON without end
-            return web.json_response({"error": f"{type(error).__name__}: {error}"}, status=400)
+        except web.HTTPRequestEntityTooLarge:
+            return refusal(400, f"the body is longer than {MAX_BODY} bytes")
+        except (ValueError, LookupError, RecursionError, web.RequestPayloadError) as error:  # also a false charset
+            return refusal(400, f"{type(error).__name__}: {error}")
         pairs = zip(prompts, responses, strict=True)
-        scored = await asyncio.gather(*(batcher.submit(prompt, ids) for prompt, ids in pairs))
+        try:
+            scored = await asyncio.gather(*(batcher.submit(prompt, ids) for prompt, ids in pairs))
+        except Exception as error:  # noqa: BLE001 - told to whoever asked
+            return refusal(500, f"{type(error).__name__}: {error}")
         return web.json_response(
             {
                 "scores": [scores for scores, _ in scored],
@@ -134,6 +142,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", help="device of the model (default: the GPU if there is one)")
     parser.add_argument("--max_tokens", type=cli.integer(1), default=1 << 14, help="most tokens per forward pass")
     args = parser.parse_args(argv)
+    if not args.host.strip():
+        raise UserError("--host: empty; 0.0.0.0 stands for every address of this machine")
     if not args.prm.is_dir():
         raise UserError(f"--prm {args.prm}: no such folder")
     if args.port > MAX_PORT:
@@ -148,6 +158,8 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout.flush()
     try:
         web.run_app(application(scorer, about), host=args.host, port=args.port, print=None)
+    except UnicodeError:
+        raise UserError(f"--host {args.host}: is not a name of a machine") from None
     except OSError as error:
         flags = f"--host {args.host}" + ("" if isinstance(error, socket.gaierror) else f" --port {args.port}")
         raise UserError(f"{flags}: cannot be listened on ({error.strerror})") from None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agentark.config import ROOT, Config, build, parse_overrides, read_yaml
+from agentark.files import check_folder
 from agentark.flags import parser_beside, refuse_unknown, settings_of
 from agentark.types import UserError
 from prm.distributed import launch_alone
@@ -139,7 +140,7 @@ class Flags:
 
         try:
             return TrainingArguments(**{**self.values, **changed})
-        except (ValueError, ImportError) as error:
+        except (ValueError, ImportError, OverflowError, TypeError) as error:
             raise UserError(f"flags: {' '.join(str(error).split())}") from None
 
     @property
@@ -190,6 +191,8 @@ def check(flags: Flags, argv: list[str] | None) -> list[str]:
     prm, values = flags.prm, flags.values
     if values["output_dir"] is None:
         raise UserError("--output_dir: where the reward model goes is missing")
+    if prm.features_dir is not None:
+        check_folder(prm.features_dir, f"--features_dir {prm.features_dir}")
     if prm.fix_llm is not None:
         said = "1" if prm.fix_llm else "2"
         if prm.stage not in (None, said):

@@ -19,8 +19,8 @@ import msgspec
 from msgspec import Struct
 
 from agentark.chat_template import question_ids
-from agentark.files import write_atomically
-from agentark.hub import pretrained
+from agentark.files import struct_of, write_atomically
+from agentark.hub import loaded
 from agentark.steps import Span, reply_spans
 from agentark.types import UserError
 
@@ -114,11 +114,9 @@ class StepCodec:
         """
         path = folder / SETTINGS
         try:
-            settings = msgspec.json.decode(path.read_bytes(), type=StepSettings)
-        except OSError:
+            settings = struct_of(path, StepSettings, "the settings of a reward model")
+        except FileNotFoundError:
             raise UserError(f"--prm {folder}: not a reward model of prm/finetune2.py (no {SETTINGS} in it)") from None
-        except msgspec.DecodeError as error:
-            raise UserError(f"{path}: {error}") from None
         codec = cls(load_tokenizer(str(folder), "--prm"), settings)
         ids = codec.tokenizer.encode(settings.separator, add_special_tokens=False)
         if ids != [settings.separator_id]:
@@ -218,7 +216,4 @@ def _by_prefix(tokenizer: Any, ids: Sequence[int], options: dict[str, Any]) -> l
 
 def load_tokenizer(name: str, flag: str) -> Any:
     """The tokenizer of a model. Raises UserError when there is none."""
-    try:
-        return pretrained("AutoTokenizer", name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{flag} {name}: no tokenizer can be loaded ({' '.join(str(error).split()):.200})") from None
+    return loaded("AutoTokenizer", name, flag)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
+from agentark.files import append, write_atomically
 from prm import loss, model
 from prm.data import Item, collate
 from prm.features import Features
@@ -214,6 +215,9 @@ class PRMTrainer(Trainer):  # type: ignore[misc]
         model.save(self.model, folder, state_dict, self.scaling)
         self.codec.save(folder)
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Does nothing: a checkpoint holds pickles. The finished model is pushed."""
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Does nothing: the model was already made from the checkpoint's folder."""
 
@@ -229,7 +233,7 @@ class Hooks(TrainerCallback):  # type: ignore[misc]
         """Cut off the lines that a resumed run will write again."""
         if state.is_world_process_zero and self.path.exists():
             kept = [line for line in read_curves(self.path) if line["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.sampler.epoch = int(state.epoch or 0)
@@ -242,10 +246,16 @@ class Hooks(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             values = {
                 name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in (logs or {}).items()
+                for name, value in without_negative_times(logs or {}).items()
             }
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"step": state.global_step, "epoch": state.epoch, **values}) + "\n")
+            line = json.dumps({"step": state.global_step, "epoch": state.epoch, **values})
+            append(self.path, line.encode() + b"\n")
+
+
+def without_negative_times(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers' figures, its times and rates at least 0: it goes by the wall clock, which may step back."""
+    timed = ("_runtime", "_per_second")
+    return {name: max(0.0, value) if name.endswith(timed) else value for name, value in figures.items()}
 
 
 def read_curves(path: Path) -> list[dict[str, Any]]:
@@ -254,6 +264,6 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             lines.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return lines

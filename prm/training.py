@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from agentark import cli
-from agentark.files import file_sha256, json_of, write_atomically
+from agentark import checkpoints, cli
+from agentark.files import file_sha256, json_of, sessions_of, space_in, write_atomically
 from agentark.hub import context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
@@ -22,7 +23,7 @@ from prm.figures import plot
 from prm.monitor import NanMonitor
 from prm.settings import Flags, PRMConfig, stage_settings
 from prm.steps import StepCodec, load_tokenizer
-from prm.trainer import METRICS, PRMTrainer, read_curves
+from prm.trainer import METRICS, PRMTrainer, read_curves, without_negative_times
 
 KIND = "process reward model"
 PLOT = "curves.png"
@@ -64,7 +65,8 @@ def run(flags: Flags, say: Say) -> Path:
         if dataset is not None:
             tell(dataset.card.text())
     tell(data.check_batch(data.collate(train.items[:8]), codec))
-    metrics = Training(flags, base, output, codec, train, held_out, tell).run()
+    with space_in(out):
+        metrics = Training(flags, base, output, codec, train, held_out, tell).run()
     output.write(status="done", metrics=metrics)
     tell(f"written to {out}")
     return out
@@ -159,7 +161,7 @@ class Training:
             train_ids=self.train.questions,
             held_out_ids=self.held_out.questions if self.held_out else [],
             steps=msgspec.to_builtins(self.codec.settings),
-            sessions=[*output.values.get("sessions", []), session],
+            sessions=[*sessions_of(output.values), session],
         )
 
     def stage(self, stage: int, start: str, folder: Path) -> dict[str, Any]:
@@ -178,7 +180,7 @@ class Training:
         if stage == 1 and flags.values["gradient_checkpointing"]:
             tell("--gradient_checkpointing True: nothing to recompute while the backbone is frozen; off in stage 1")
         args = stage_args(flags, stage, folder)
-        checkpoint = _checkpoint(flags.values["resume_from_checkpoint"], folder if self.output.continued else None)
+        checkpoint = checkpoints.chosen(flags.values["resume_from_checkpoint"], folder, self.output, tell)
         if checkpoint:
             tell(f"resuming from {checkpoint}")
         set_seed(args.seed)
@@ -207,11 +209,14 @@ class Training:
         weights = [weight for weight in reward.parameters() if weight.requires_grad]
         trained = sum(getattr(weight, "ds_numel", weight.numel()) for weight in weights)
         tell(f"stage {stage}: {trained} parameters are trained with {prm.loss}, {args.world_size} processes ({engine})")
-        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.add_callback(checkpoints.marking(self.output, train_ids=self.train.questions))
+        begun = time.perf_counter()
+        with checkpoints.loading(checkpoint):
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         figures = {"train_loss": result.training_loss, "optimizer_steps": result.global_step, "engine": engine}
-        figures |= {"seconds": round(result.metrics["train_runtime"], 3), "skipped": monitor.skipped if monitor else 0}
+        figures |= {"seconds": round(time.perf_counter() - begun, 3), "skipped": monitor.skipped if monitor else 0}
         if held_out is not None:
-            figures |= trainer.evaluate()
+            figures |= without_negative_times(trainer.evaluate())
             shown = {name: f"{figures['eval_' + name]:.4f}" for name in SHOWN}
             tell("held out: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
         trainer.save_model(str(folder))
@@ -244,7 +249,7 @@ class Training:
 
 
 def _reward_model(
-    prm: PRMConfig, stage: int, args: Any, start: str, checkpoint: str | None, objective: loss.Objective
+    prm: PRMConfig, stage: int, args: Any, start: str, checkpoint: Path | None, objective: loss.Objective
 ) -> tuple[model.RewardModel, float | None]:
     """(the model with this stage's parameters unfrozen, alpha / rank of its adapters if it has any)."""
     import torch
@@ -252,7 +257,7 @@ def _reward_model(
     lora = prm.lora_rank if stage == 2 else 0
     frozen = stage == 1 or bool(lora)
     reward = model.load(
-        start if checkpoint is None or lora else checkpoint,
+        start if checkpoint is None or lora else str(checkpoint),
         "--model_name_or_path",
         projected=model.PROJECTED if objective.contrastive == "supcon" else 0,
         dtype="auto" if frozen and args.bf16 else torch.float32,
@@ -263,23 +268,10 @@ def _reward_model(
         alpha = prm.lora_alpha or 2 * lora
         model.add_lora(reward, lora, alpha)
         if checkpoint:
-            model.restore_adapter(reward, Path(checkpoint))
+            model.restore_adapter(reward, checkpoint)
         return reward, alpha / lora
     model.freeze(reward, stage, prm.unfreeze_last_layer and stage == 1)
     return reward, None
-
-
-def _checkpoint(asked: str | None, folder: Path | None) -> str | None:
-    """The checkpoint to continue from: the last of this run, or the one that the flags name."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    if asked in ("False", "false"):
-        return None
-    if asked in (None, "", "True", "true"):
-        return get_last_checkpoint(str(folder)) if folder is not None and folder.is_dir() else None
-    if not (Path(asked) / "trainer_state.json").is_file():
-        raise UserError(f"--resume_from_checkpoint {asked}: not a checkpoint (no trainer_state.json in it)")
-    return asked
 
 
 def _liger(args: Any, reward: model.RewardModel, tell: Say) -> None:

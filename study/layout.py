@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from agentark.config import ROOT, nearest
-from agentark.embedded import EMBEDDED
+from agentark.embedded import MODELS
 from agentark.tasks import get_task
 from agentark.types import UserError
 from methods import method_class
@@ -111,7 +111,7 @@ class Layout:
 
     def _is_folder(self, model: str) -> bool:
         """Whether a model's name is a folder, now or after its step has run."""
-        if model == EMBEDDED:
+        if model in MODELS:
             return False
         return self.study.make_model is not None or model.startswith((".", "/", "~")) or (ROOT / model).is_dir()
 

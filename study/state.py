@@ -20,9 +20,8 @@ from msgspec import Struct
 
 from agentark.config import ROOT
 from agentark.engines import choose as engine
-from agentark.files import file_sha256, write_atomically
+from agentark.files import check_file, file_sha256, struct_of, write_atomically
 from agentark.records import now
-from agentark.types import UserError
 from distill.grpo import run as grpo
 from distill.sft import flags as sft
 from prm import settings as prm
@@ -118,12 +117,11 @@ class Memory:
     def __init__(self, folder: str) -> None:
         self.folder = ROOT / folder
         self.path = self.folder / STATE
+        check_file(self.path)
         try:
-            self._state = msgspec.json.decode(self.path.read_bytes(), type=_State)
+            self._state = struct_of(self.path, _State, "the state of a study; move it away")
         except FileNotFoundError:
             self._state = _State()
-        except (OSError, msgspec.DecodeError) as error:
-            raise UserError(f"{self.path}: is not the state of a study ({error}); move it away") from None
 
     def save(self, **about: Mapping[str, Any]) -> None:
         for name, value in about.items():

@@ -19,6 +19,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from agentark.config import ROOT
+from agentark.files import append_to, writing
 from agentark.lock import RunLock
 from agentark.records import now
 from agentark.types import RunError
@@ -73,10 +74,11 @@ def run(
         KeyboardInterrupt: SIGINT or SIGTERM came; the child has ended.
     """
     started = time.perf_counter()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as stream, _asked_to_end() as asked:
-        stream.write(f"# {now()}  {shown(step.command)}\n".encode())
-        stream.flush()
+    with writing(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab", buffering=0) as stream, _asked_to_end() as asked:
+        with writing(log):
+            append_to(stream.fileno(), f"# {now()}  {shown(step.command)}\n".encode())
         begin = stream.tell()
         child = subprocess.Popen(
             [sys.executable, *step.command],

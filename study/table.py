@@ -22,7 +22,7 @@ from msgspec import Struct, structs
 from agentark import cli, stats
 from agentark.config import nearest
 from agentark.evaluation import read_graded, values_by_question
-from agentark.files import json_of, write_atomically
+from agentark.files import check_file, json_of, write_atomically
 from agentark.records import now
 from agentark.types import UserError
 from study.layout import answering_steps, training_steps
@@ -219,18 +219,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="path of the files, without .md and .json")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the paired test")
     args: Namespace = parser.parse_args(argv)
+    written = [args.output.with_name(args.output.name + ending) for ending in (".json", ".md")]
+    for path in written:
+        check_file(path, f"--output {args.output}: {path.name}")
     sets, seconds = parse_rows(args.rows), read_seconds(args.study)
     pools = {name: [name] for name in sets} | parse_pools(args.pool, sets)
     tables = {name: make({key: sets[key] for key in keys}, seconds, args.seed) for name, keys in pools.items()}
     text = markdown(tables)
     about = {"tables": tables, "written": now(), "command": cli.command_line(), "versions": cli.provenance()}
-    try:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        encoded = msgspec.json.format(msgspec.json.encode(about), indent=2)
-        write_atomically(args.output.with_name(args.output.name + ".json"), encoded + b"\n")
-        write_atomically(args.output.with_name(args.output.name + ".md"), text.encode() + b"\n")
-    except OSError as error:
-        raise UserError(f"--output {args.output}: cannot be written ({error.strerror})") from None
+    encoded = msgspec.json.format(msgspec.json.encode(about), indent=2)
+    for path, content in zip(written, (encoded, text.encode()), strict=True):
+        write_atomically(path, content + b"\n")
     print(text)
     print(f"written to {args.output}.md")
     return 0

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, cast
 
 from agentark import chat_template, cli, embedded
 from agentark.config import build
+from agentark.files import space_in
 from agentark.hub import pretrained
 from agentark.judge import CHOICES, Judge, load_prompts
 from agentark.tasks import get_task
@@ -118,7 +119,9 @@ def _encoded(tokenizer: Any, example: Example) -> tuple[list[int], int]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m study.tiny_model", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder of the model; an existing model stays")
+    parser.add_argument(
+        "--output", type=cli.output_folder, required=True, help="folder of the model; an existing model stays"
+    )
     parser.add_argument("--steps", type=cli.integer(1), default=200, help=f"of {BATCH} examples")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of examples and order")
     args: Namespace = parser.parse_args(argv)
@@ -129,7 +132,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--output {args.output}: is there, and no model; choose another folder")
     partial = args.output.with_name(f".{args.output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    loss = teach(embedded.small_random_model(partial), args.steps, args.seed)
+    with space_in(args.output):
+        loss = teach(embedded.small_random_model(partial), args.steps, args.seed)
     partial.rename(args.output)
     print(f"{args.steps} steps, loss {loss:.2f}; written to {args.output}")
     return 0

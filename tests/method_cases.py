@@ -11,8 +11,9 @@ import msgspec
 from fakes import ScriptedEngine
 
 from agentark.episode import Defaults, Episode
+from agentark.progress import Progress
 from agentark.records import Store, expand, read_records
-from agentark.runner import Progress, Runner, replay
+from agentark.runner import Runner, replay
 from agentark.types import SANDBOX, AnswerType, Engine, Method, MethodInfo, Outcome, Record, Sample
 
 QUESTION = "If {x} = 3 and {0} = 4, what is {x} + {0}?\n\nEnd with \\boxed{}."

@@ -1,5 +1,6 @@
 """inference.py as a user meets it, on real data, with the scripted engine; kill -9 included."""
 
+import itertools
 import json
 import os
 import random
@@ -95,6 +96,17 @@ def test_eight_samples_can_grow(run: Run, tmp_path: Path) -> None:
     engine = ScriptedEngine()
     assert run("--start=1", "--end", "4", max_samples=None, engine=engine) == 0
     assert engine.seen == []
+
+
+def test_a_clock_that_steps_back_makes_no_negative_seconds(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(time, "time", (1e9 - 3600 * k for k in itertools.count()).__next__)
+    assert run(output_path=tmp_path / "a.jsonl", max_samples=4) == 0
+    records = list(read_records(tmp_path / "a.jsonl"))
+    assert all(0 <= record.seconds < 60 for record in records)
+    assert all(0 <= turn.completion.seconds < 60 for record in records for turn in record.trajectory)
+    assert " -" not in capsys.readouterr().out
 
 
 def test_hyphens_and_underscores_are_one(run: Run) -> None:
@@ -342,8 +354,7 @@ def test_killed_ten_times_equals_undisturbed(tmp_path: Path, data_dir: Path) -> 
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, stderr.decode()
-        finished = index(output) if output.exists() and output.read_bytes().endswith(b"\n") else {}
-        assert all(ok for _, ok in finished.values())
+        assert not (output.exists() and output.read_bytes().endswith(b"\n") and index(output)[1])
     assert kills == 10
     assert timeless(output) == timeless(undisturbed)
 
@@ -396,3 +407,44 @@ def test_errors_of_the_real_script_are_one_line_and_exit_2(tmp_path: Path) -> No
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --method_config: unknown key 'x'")
     assert done.stderr.count("\n") == 1
+
+
+def test_several_methods_share_one_engine(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    starts = []
+
+    class Counted(ScriptedEngine):
+        async def __aenter__(self) -> Any:
+            starts.append(self)
+            return self
+
+    engine = Counted()
+    assert run("--method_name", "vanilla", "self_consistency", "llm_debate", method_name=None, engine=engine) == 0
+    assert len(starts) == 1
+    assert len(engine.seen) == 3 * (1 + 5 + 7)
+    folder = tmp_path / "results/GSM8K/org/model"
+    lines = capsys.readouterr().out.splitlines()
+    for line, (method, turns) in zip(
+        lines[1:4], (("vanilla", 1), ("self_consistency", 5), ("llm_debate", 7)), strict=True
+    ):
+        records = list(read_records(folder / f"{method}_infer.jsonl"))
+        assert [len(record.trajectory) for record in records] == [turns] * 3
+        assert line.startswith(method)
+        assert not (folder / f"{method}_infer.jsonl.lock").exists()
+    assert run(method_name="self_consistency", engine=ScriptedEngine(script=lambda *_: pytest.fail("run again"))) == 0
+    assert run("--method_name", "vanilla", "cot", method_name=None, engine=(again := Counted())) == 0
+    assert len(again.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--output_path", "a.jsonl"], "--output_path: goes with one --method_name, not with 2"),
+        (["--debug"], "--debug: goes with one --method_name"),
+        (["--method_config", "num_rounds=2"], "--method_config: goes with one --method_name"),
+        (["--method_name", "cot", "vanilla", "cot"], "--method_name cot vanilla cot: a method is named twice"),
+        (["--method_name", "cot", "debate"], "unknown method 'debate'"),
+    ],
+)
+def test_flags_of_one_method_are_refused_for_several(run: Run, flags: list[str], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        run("--method_name", "cot", "vanilla", *flags, method_name=None)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from agentark import cli
 from agentark.engines import ENGINES
 from agentark.engines.endpoints import DEFAULT_FILE, Endpoint, read_endpoints
 from agentark.types import UserError
@@ -88,8 +89,13 @@ NEEDS: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
 }
 
 
-def main(argv: list[str]) -> int:
-    file = Path(argv[0]) if argv else DEFAULT_FILE
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(prog="python -m agentark.engines", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("file", nargs="?", type=Path, help="file of model endpoints (default: the one of configs/)")
+    args = parser.parse_args(argv)
+    file = args.file or DEFAULT_FILE
+    if args.file is not None:
+        read_endpoints(args.file)
     lines = []
     for name in ENGINES:
         needs, usable = NEEDS[name]
@@ -101,4 +107,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    cli.entry(main)

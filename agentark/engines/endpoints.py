@@ -8,7 +8,6 @@ too:
 A key written into such a file is used, and shown nowhere.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr
 
 from agentark.config import ROOT, Config, build, nearest, read_yaml
+from agentark.files import json_of
 from agentark.types import UserError
 
 DEFAULT_FILE = ROOT / "configs" / "model_api_config.yaml"
@@ -66,7 +66,7 @@ def read_endpoints(path: Path) -> dict[str, tuple[Endpoint, ...]]:
         UserError: naming the file, the model and the key that is wrong; never a key's value.
     """
     models: dict[str, tuple[Endpoint, ...]] = {}
-    for model, value in (_read_json(path) if path.suffix == ".json" else read_yaml(path)).items():
+    for model, value in (json_of(path) if path.suffix == ".json" else read_yaml(path)).items():
         where = f"{path}: {model}"
         if not isinstance(model, str):
             raise UserError(f"{where}: a model name must be text (put it in quotes)")
@@ -103,24 +103,6 @@ def endpoints_of(model: str, path: Path | None = None) -> tuple[Endpoint, ...] |
     if path is not None and model not in models:
         raise UserError(f"{path}: no model {model!r} ({nearest(model, models)})")
     return models.get(model)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise UserError(f"{path}: key {twice[0]!r} is given twice")
-        return dict(pairs)
-
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: expected an object of models, found a {type(data).__name__}")
-    return data
 
 
 def _endpoint(entry: Any, shared: Mapping[str, Any], where: str, published: bool) -> Endpoint:

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from agentark.engines.hf_batching import Row, RowSampler, attend
 from agentark.engines.prompt import LocalConfig, Prompt, Prompter
 from agentark.hub import pretrained
+from agentark.progress import starting
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CAPACITY = {"cpu": 32, "cuda": 128}
@@ -67,6 +68,7 @@ class HFEngine:
         self.config = config
         self.capacity = config.max_concurrency or CAPACITY["cpu"]
         self.context_length = 0
+        self.dtype: str | None = None
         self._share = 1.0
         self._manager: Any = None
         self._ids = map(str, itertools.count())
@@ -74,7 +76,8 @@ class HFEngine:
 
     async def __aenter__(self) -> "HFEngine":
         try:
-            await self._run(self._open)
+            with starting("transformers") as phase:
+                await self._run(partial(self._open, phase))
         except BaseException:  # a cancellation, too: the worker then stops loading by itself
             self._worker.submit(self._stop)
             self._worker.shutdown(wait=False)
@@ -161,19 +164,19 @@ class HFEngine:
     async def _run(self, task: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, task)
 
-    def _open(self) -> None:
+    def _open(self, phase: Callable[[str], None]) -> None:
+        phase("importing")
         import torch
         from safetensors import SafetensorError
         from transformers import AttentionInterface
-        from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)  # the calls tell of its failures
         AttentionInterface.register("paged|rows", attend)
         config = self.config
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = {"cuda": "bfloat16", "cpu": "float32"}[device] if config.dtype == "auto" else config.dtype
-        self.capacity = config.max_concurrency or CAPACITY[device]
+        self.dtype, self.capacity = dtype, config.max_concurrency or CAPACITY[device]
+        phase("loading")
         try:
             tokenizer = pretrained("AutoTokenizer", config.model)
             model = pretrained(

@@ -41,6 +41,7 @@ from agentark.engines.fitting import Fitter, Plan, TooLong
 from agentark.engines.pool import Fault, Pool
 from agentark.engines.prompt import MIN_NEW_TOKENS
 from agentark.engines.server import Reply, Server, Token
+from agentark.progress import starting
 from agentark.thinking import split_thinking
 from agentark.types import (
     Completion,
@@ -60,6 +61,8 @@ UNKNOWN_CONTEXT = 1 << 20
 """Context length until a server tells: nothing is clipped or cut before one refuses something."""
 
 START_TRIES = 3
+SLOW_SECONDS = 1.0
+"""A start that takes longer is named."""
 STALLED_TRIES = 2
 SHRINKS = 4
 DEAD_AFTER = 3
@@ -112,6 +115,7 @@ class OpenAIEngine:
             raise UserError("served models need the package openai, which is not installed (pip install openai)")
         self.config = config
         self.guarantee: Guarantee = "engine"
+        self.dtype: str | None = None
         total = sum(endpoint.max_workers for endpoint in config.endpoints)
         self.capacity = min(total, config.max_concurrency or total)
         self.context_length = config.max_model_len or UNKNOWN_CONTEXT
@@ -126,7 +130,7 @@ class OpenAIEngine:
         for server in self.servers:
             server.open()
         try:
-            wrongs = [wrong for wrong in await asyncio.gather(*map(self._start, self.servers)) if wrong is not None]
+            wrongs = [wrong for wrong in await self._start_all() if wrong is not None]
             for wrong in wrongs:
                 if not isinstance(wrong, Fault):
                     raise wrong
@@ -147,6 +151,17 @@ class OpenAIEngine:
     async def __aexit__(self, *exc: object) -> None:
         for server in self.servers:
             await server.close()
+
+    async def _start_all(self) -> list[Fault | UserError | RunError | None]:
+        """Get to know all endpoints; says what is waited for when it takes long."""
+        count = len(self.servers)
+        waited = f"waiting for {self.servers[0].label if count == 1 else f'{count} endpoints'}"
+        with starting(self.config.model) as phase:
+            slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, phase, waited)
+            try:
+                return await asyncio.gather(*map(self._start, self.servers))
+            finally:
+                slow.cancel()
 
     async def _start(self, server: Server) -> Fault | UserError | RunError | None:
         """Get to know an endpoint. Returns what is wrong, if anything."""

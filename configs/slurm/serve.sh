@@ -7,7 +7,8 @@
 #
 # From the environment: TENSOR_PARALLEL (1), PORT (8000, the first of a node), MAX_WORKERS (256 per server),
 # CONFIG (model_api_config.yaml), START_SECONDS (1800), PYTHON (.venv/bin/python), MORE (further flags of vLLM), and
-# AGENTARK_ENDPOINT_KEY: when set, servers ask for it, and the file names the variable, never the key.
+# AGENTARK_ENDPOINT_KEY, a long random text: every path of the servers but /health asks for it, and the file names the
+# variable, never the key. Run it from the project's folder, which every node sees.
 #
 # The file appears when every server is healthy. The job ends, with all servers, when one of them does, or by scancel.
 
@@ -36,16 +37,23 @@ if ((SERVERS < 1)); then
     exit 2
 fi
 
+if [[ -z ${AGENTARK_ENDPOINT_KEY:-} || $AGENTARK_ENDPOINT_KEY =~ [^[:graph:]] ]]; then
+    echo "error: AGENTARK_ENDPOINT_KEY: not set, or not one word; servers would answer everybody:" \
+        "export AGENTARK_ENDPOINT_KEY=\$(openssl rand -hex 24)" >&2
+    exit 2
+fi
+
 if [[ ${2:-} == on_node ]]; then # what srun starts on each node
     trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
     trap 'exit 143' TERM
-    [[ -n ${AGENTARK_ENDPOINT_KEY:-} ]] && export VLLM_API_KEY=$AGENTARK_ENDPOINT_KEY
+    export VLLM_API_KEY=$AGENTARK_ENDPOINT_KEY
+    export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} # the guard
     for ((k = 0; k < SERVERS; k++)); do
         first=$((k * TENSOR_PARALLEL))
         CUDA_VISIBLE_DEVICES=$(seq -s, "$first" $((first + TENSOR_PARALLEL - 1))) \
             "$PYTHON" -m vllm.entrypoints.openai.api_server --model "$MODEL" --served-model-name "$MODEL" \
-            --host 0.0.0.0 --port $((PORT + k)) --tensor-parallel-size "$TENSOR_PARALLEL" \
-            --enable-prompt-tokens-details "${MORE_FLAGS[@]}" &
+            --host "${SLURMD_NODENAME:-$(hostname)}" --port $((PORT + k)) --tensor-parallel-size "$TENSOR_PARALLEL" \
+            --middleware agentark.engines.launchers.guard.Guard --enable-prompt-tokens-details "${MORE_FLAGS[@]}" &
     done
     wait -n # the first server that ends, ends the job
     exit 1
@@ -54,7 +62,8 @@ fi
 : "${SLURM_JOB_NODELIST:?not inside a Slurm job; use sbatch}"
 rm -f "$CONFIG"
 mapfile -t NODES < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-srun --ntasks="${#NODES[@]}" --ntasks-per-node=1 --kill-on-bad-exit=1 bash "$0" "$MODEL" on_node &
+srun --ntasks="${#NODES[@]}" --ntasks-per-node=1 --kill-on-bad-exit=1 \
+    bash -c "$(< "$0")" "$0" "$MODEL" on_node & # only this node has Slurm's copy of the script
 STEP=$!
 trap 'kill $STEP 2>/dev/null || true; wait $STEP 2>/dev/null || true; rm -f "$CONFIG"' EXIT
 trap 'exit 143' TERM
@@ -76,7 +85,7 @@ for node in "${NODES[@]}"; do
             sleep 2
         done
         lines+=$'\n'"  - model_name: $MODEL"$'\n'"    model_url: $url/v1"$'\n'"    max_workers: $MAX_WORKERS"
-        [[ -n ${AGENTARK_ENDPOINT_KEY:-} ]] && lines+=$'\n'"    api_key_env: AGENTARK_ENDPOINT_KEY"
+        lines+=$'\n'"    api_key_env: AGENTARK_ENDPOINT_KEY"
     done
 done
 printf '%s\n' "$lines" > "$CONFIG.part" && mv "$CONFIG.part" "$CONFIG" # whole, or not there

@@ -1,6 +1,7 @@
 """The command line of GRPO: a flag per field of `GRPOConfig`, and checks that the flags fit each other."""
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -145,7 +146,8 @@ def check(config: GRPOConfig, world_size: int | None = None) -> None:
              f"--micro_rollout_batch_size {config.micro_rollout_batch_size}")  # fmt: skip
     total = config.total_samples
     if total % config.train_batch_size:
-        divisors = [size for size in range(1, total + 1) if total % size == 0]
+        small = [size for size in range(1, math.isqrt(total) + 1) if total % size == 0]
+        divisors = [*small, *(total // size for size in small)]
         below = max((size for size in divisors if size < config.train_batch_size), default=None)
         above = min((size for size in divisors if size > config.train_batch_size), default=None)
         raise UserError(

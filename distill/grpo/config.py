@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from agentark.config import Config, build
+from agentark.config import Config, Count, build
 from distill.grpo.credit import MODES, Baseline, Estimator, ModeSpec
 
 Guard = Literal["empty", "one_step", "long_step", "no_answer", "unstated", "truncated"]
@@ -84,7 +84,7 @@ class GRPOConfig(Config):
     """Sampling temperature; the policy's log-probabilities use it too."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus sampling: share of the probability mass."""
-    n_samples_per_prompt: int = Field(8, ge=1)
+    n_samples_per_prompt: Count = Field(8, ge=1)
     """Group size for the baseline (keep >= 4)."""
     force_small_groups: bool = False
     """Allow fewer than 4 samples per prompt."""
@@ -127,13 +127,13 @@ class GRPOConfig(Config):
     stops: dict[str, float | None] = Field({})
     """key=value changes of the bounds that save and stop with exit code 3; same keys."""
 
-    rollout_batch_size: int = Field(64, ge=1)
+    rollout_batch_size: int = Field(64, ge=1, le=1 << 20)
     """Prompts per rollout."""
-    micro_rollout_batch_size: int = Field(4, ge=1)
+    micro_rollout_batch_size: int = Field(4, ge=1, le=1 << 20)
     """Prompts per GPU during rollout."""
-    train_batch_size: int = Field(128, ge=1)
+    train_batch_size: int = Field(128, ge=1, le=1 << 20)
     """Samples per optimizer step."""
-    micro_train_batch_size: int = Field(2, ge=1)
+    micro_train_batch_size: int = Field(2, ge=1, le=1 << 20)
     """Samples per GPU during training."""
     max_epochs: int = Field(1, ge=1)
     """Passes over each rollout's samples."""
@@ -160,7 +160,7 @@ class GRPOConfig(Config):
     """Gradients are clipped to this norm."""
     eps_clip: float = Field(0.2, gt=0, lt=1)
     """PPO's clip range."""
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, lt=1 << 32)
     """Seed of sampling, order and initialisation."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -173,7 +173,7 @@ class GRPOConfig(Config):
     """Recompute activations in the backward pass to save memory."""
     adam_offload: bool = False
     """Keep Adam's state in host memory."""
-    lora_rank: int = Field(0, ge=0)
+    lora_rank: int = Field(0, ge=0, le=4096)
     """Rank of a LoRA adapter; 0: train all weights. The saved model has the adapter merged in."""
     lora_alpha: int = Field(16, ge=1)
     """Scale of the adapter."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agentark.files import replacing
 from distill.grpo.config import GUARDS
 
 PANELS = (
@@ -46,4 +47,5 @@ def grpo_curves(metrics: Sequence[dict[str, Any]], dev: Sequence[dict[str, Any]]
         axis.errorbar([row["step"] for row in dev], [row["accuracy"] for row in dev], yerr=errors, capsize=2)
     for spare in axes[used:]:
         spare.set_axis_off()
-    figure.savefig(path, dpi=110)
+    with replacing(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)

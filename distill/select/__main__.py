@@ -4,7 +4,8 @@
         --output data/gsm8k_rsft.jsonl --strategy rsft
 
 Writes prompt-completion rows for TRL, a dataset card beside them (<output>.card.md) and <output>.manifest.json. The
-choice depends only on the labelled questions, never on the order of rows or files.
+choice depends only on the labelled questions, never on the order of rows or files. The same command finishes a set
+that was stopped in any way.
 """
 
 # ruff: noqa: T201 -- an entry script: it prints its counts
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from agentark import answers, cli, config
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
+from agentark.files import Pending
 from agentark.types import UserError
 from distill.select import card
 from distill.select.choose import CONFIG, K_MAX, SelectConfig, merge, select
@@ -25,7 +27,7 @@ from distill.select.labelled import Labelled, read_labelled
 def parse(argv: list[str] | None = None) -> Namespace:
     parser = cli.Parser(prog="python -m distill.select", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--input", type=Path, nargs="+", required=True, help="labelled files of one dataset")
-    parser.add_argument("--output", type=Path, required=True, help="training set to write (.jsonl)")
+    parser.add_argument("--output", type=cli.output_file, required=True, help="training set to write (.jsonl)")
     parser.add_argument("--strategy", choices=["rsft", "da"], required=True, help="rsft: 1 per question; da: up to k")
     parser.add_argument("--trajectories", type=Path, nargs="+", help="results files behind --input, in the same order")
     parser.add_argument("--min_correct", type=cli.integer(1), default=2, help="fewest right agents per question")
@@ -75,23 +77,18 @@ def read(args: Namespace) -> list[Labelled]:
 def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     args = parse(argv)
     settings = config.load(SelectConfig, args.config, args.set, "--set")
-    if args.output.exists() and not args.overwrite:
-        raise UserError(f"--output {args.output}: exists; use --overwrite to replace it")
-    try:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {args.output}: cannot be written ({error.strerror})") from None
+    card.check_output(args, settings)
     sources = read(args)
-    with card.pending(args.output) as rows:
+    with Pending(args.output) as rows:
         try:
-            counts, failed = select(args, settings, merge(sources), lambda row: card.add(rows, row), choose_engine)
+            counts, failed = select(args, settings, merge(sources), rows.add, choose_engine)
         finally:
             answers.close_pool()
         if failed:
             print(f"the distiller failed on {failed} questions; retry them with: {cli.command_line()}")
             return 1
         manifest = card.manifest(args, settings, sources, counts)
-        paths = card.write(args.output, rows, manifest)
+        paths = card.write(rows, manifest, args.overwrite)
     print(card.report(counts, args))
     print("\n".join(f"written to {path}" for path in paths))
     if args.push_to_hub:

@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from agentark import cli
 from agentark.config import Config
-from agentark.files import Pending, manifest_of, write_atomically
+from agentark.files import Pending, changes, file_sha256, json_if_there, manifest_of, write_atomically
 from agentark.records import now
 from agentark.types import UserError
 from distill.select.labelled import Labelled
 
 SCHEMA = 1
 """Version of the rows and the manifest."""
+FLAGS = ("strategy", "trace", "target", "thinking", "min_correct", "k", "diversity", "distiller")
+SESSION = ("command", "written", "versions")
+"""Keys of the manifest that differ between two runs of one command."""
 
 CARD = """---
 license: other
@@ -58,13 +60,12 @@ def manifest(
     args: Namespace, settings: Config, sources: Sequence[Labelled], counts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that decided the content of a training set, and the counts."""
-    flags = ("strategy", "trace", "target", "thinking", "min_correct", "k", "diversity", "distiller")
     return {
         "schema": SCHEMA,
         "file": args.output.name,
         "dataset": sources[0].task.name,
         "licence": sources[0].task.licence,
-        **{flag: getattr(args, flag) for flag in flags},
+        **{flag: getattr(args, flag) for flag in FLAGS},
         "contamination": [str(path) for path in args.contamination],
         "config": settings.model_dump(mode="json"),
         "sources": [
@@ -88,32 +89,40 @@ def manifest(
     }
 
 
-def pending(output: Path) -> Pending:
-    """The set, to be filled; it takes its place in `write`. Raises UserError when it cannot be written."""
-    try:
-        return Pending(output)
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
+def check_output(args: Namespace, settings: Config) -> None:
+    """Raises UserError where `--output` holds a set of other settings that may not be replaced."""
+    if not args.output.exists() or args.overwrite:
+        return
+    asked = {"config": settings.model_dump(mode="json"), **{flag: getattr(args, flag) for flag in FLAGS}}
+    if (before := json_if_there(manifest_of(args.output))) and (changed := changes(before, asked, asked)):
+        raise UserError(f"--output {args.output}: exists ({changed:.300}); use --overwrite to replace it")
 
 
-def add(rows: Pending, row: Struct) -> None:
-    """One row of the set. Raises UserError when it cannot be written."""
-    try:
-        rows.write(msgspec.json.encode(row) + b"\n")
-    except OSError as error:
-        raise UserError(f"--output {rows.path}: cannot be written ({error.strerror})") from None
+def write(rows: Pending, about: Mapping[str, Any], overwrite: bool) -> tuple[Path, Path, Path]:
+    """Write the manifest, the card and, last of all, the set, each file in one step; what stands already is kept.
 
+    Args:
+        rows: the whole set; it takes its place here.
 
-def write(output: Path, rows: Pending, about: Mapping[str, Any]) -> tuple[Path, Path, Path]:
-    """Write the set, its card and its manifest, each file in one step. Returns the three paths."""
+    Returns:
+        Paths of the set, its card and its manifest.
+
+    Raises:
+        UserError: there is another set, which may not be replaced.
+    """
+    output = rows.path
     paths = output, output.with_name(f"{output.name}.card.md"), manifest_of(output)
-    full = {**about, "sha256": rows.sha256}
-    try:
+    full = msgspec.to_builtins({**about, "sha256": rows.sha256})
+    stands = output.exists() and file_sha256(output) == full["sha256"]
+    if output.exists() and not (stands or overwrite):
+        raise UserError(f"--output {output}: exists; use --overwrite to replace it")
+    before = json_if_there(paths[2])
+    if not changes(before, full, set(full) - set(SESSION)):  # of this command, killed before the set was written
+        full |= {key: before[key] for key in SESSION if key in before}
+    write_atomically(paths[2], msgspec.json.format(msgspec.json.encode(full), indent=2) + b"\n")
+    write_atomically(paths[1], _card(full).encode())
+    if not stands:
         rows.place()
-        write_atomically(paths[1], _card(full).encode())
-        write_atomically(paths[2], msgspec.json.format(msgspec.json.encode(full), indent=2) + b"\n")
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
     return paths
 
 
@@ -166,6 +175,6 @@ def push(repository: str, data: Path, card: Path) -> str:
         url = api.create_repo(repository, repo_type="dataset", exist_ok=True)
         for path, name in ((data, data.name), (card, "README.md")):
             api.upload_file(path_or_fileobj=path, path_in_repo=name, repo_id=repository, repo_type="dataset")
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (*HfHubHTTPError.__bases__, ValueError) as error:  # OSError, and all that the client under it raises
         raise UserError(f"--push_to_hub {repository}: {' '.join(str(error).split())[:300]}") from None
     return str(url)

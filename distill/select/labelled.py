@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from msgspec import Struct
 
-from agentark.files import file_sha256, json_of, manifest_of
+from agentark.files import file_sha256, json_of, manifest_of, sessions_of
 from agentark.jsonl import Stored
 from agentark.labels import LabelRow, stored_labels
 from agentark.rows import kind, read_source
@@ -112,7 +112,9 @@ def _manifest(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     manifest = json_of(path)
     try:
         config = {key: manifest["config"][key] for key in ("dataset", "judge")}
-        named = [session["input"] for session in manifest["sessions"] if "input" in session][-1]
+        named = [session["input"] for session in sessions_of(manifest) if "input" in session][-1]
+        if not isinstance(config["dataset"], str) or not isinstance(config["judge"], str | None):
+            raise TypeError
         return config, {key: str(named[key]) for key in ("path", "sha256")}
     except (KeyError, IndexError, TypeError):
         raise UserError(f"{path}: is not the manifest of a labelled file") from None

@@ -9,20 +9,18 @@ a stopped run from its last checkpoint. The folder holds the model, plot.png and
 the evaluation from scoring the model on questions it was trained on.
 """
 
+from pathlib import Path
+
 from agentark import cli
-from agentark.types import RunError
+from agentark.files import space_in
 from distill.sft.flags import parse
 from distill.sft.train import train
 
 
 def main(argv: list[str] | None = None) -> int:
     ours, training = parse(argv)
-    try:
+    with space_in(Path(training.output_dir)):
         return train(ours, training)
-    except OSError as error:
-        if error.errno in (28, 122):
-            raise RunError(f"{training.output_dir}: the disk is full") from error
-        raise
 
 
 if __name__ == "__main__":

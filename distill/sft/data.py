@@ -37,6 +37,8 @@ def read_rows(path: Path) -> list[TrainRow]:
     rows = list(decoded(path, TrainRow, what, name))
     if not rows:
         raise UserError(f"{name}: the file is empty")
+    if bare := [row.id for row in rows if not (row.prompt and row.completion)]:
+        raise UserError(f"{name}: row {bare[0]!r} has no message in its prompt or completion")
     return rows
 
 

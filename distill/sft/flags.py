@@ -30,19 +30,19 @@ class SFTFlags(Config):
     """Attention, e.g. flash_attention_2."""
     too_long: Literal["drop", "cut"] = "drop"
     """Rows longer than --max_length (default: the model's context) are cut or dropped."""
-    lora_rank: int | None = None
+    lora_rank: int | None = Field(None, ge=1, le=4096)
     """Train an adapter of this rank instead of all weights."""
-    lora_alpha: float | None = None
+    lora_alpha: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Scale of the adapter (default: 2 x rank)."""
-    lora_dropout: float = 0.0
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout of the adapter."""
     merge_lora: bool = False
     """Write the whole model with the adapter merged in."""
     eval_task: str | None = None
     """Dataset to evaluate on while training, e.g. GSM8K."""
-    eval_samples: int = 200
+    eval_samples: int = Field(200, ge=1)
     """Number of its questions, from the first on."""
-    eval_every: int = 50
+    eval_every: int = Field(50, ge=1)
     """Optimizer steps between two evaluations."""
     eval_split: str | None = None
     """Split; default: the dataset's evaluation split."""
@@ -50,7 +50,7 @@ class SFTFlags(Config):
     """Folder with the dataset's file."""
     eval_config: list[str] = Field([])
     """Options of the dataset, key=value."""
-    eval_max_tokens: int = 256
+    eval_max_tokens: int = Field(256, ge=1)
     """New tokens per reply."""
     allow_contamination: bool = False
     """Allow evaluation on questions of the training set."""
@@ -93,9 +93,12 @@ def parse(argv: list[str] | None = None) -> tuple[SFTFlags, Any]:
         )
     try:
         training, given, unknown = parser.parse_args_and_config(argv, return_remaining_strings=True)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, OverflowError, TypeError, AttributeError) as error:
         raise UserError(" ".join(str(error).split())) from None
     refuse_unknown(unknown, parser)
+    for name, value in vars(training).items():
+        if name.endswith("_kwargs") and not isinstance(value, dict | None):
+            raise UserError(f"--{name} {value!r:.200}: expected a JSON object")
     ours = settings_of(SFTFlags, vars(given))
     if ours.merge_lora and ours.lora_rank is None:
         raise UserError("--merge_lora: needs --lora_rank")

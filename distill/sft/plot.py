@@ -5,6 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from agentark.files import replacing
+
 
 def training_curve(history: Sequence[Mapping[str, Any]], path: Path) -> bool:
     """Draw loss and evaluation score over optimizer steps. Returns whether the picture could be drawn."""
@@ -28,5 +30,6 @@ def training_curve(history: Sequence[Mapping[str, Any]], path: Path) -> bool:
         right.set_ylabel("score (± standard error)")
         right.set_ylim(0, 1)
     figure.legend(loc="upper center", ncols=2)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as stream:
+        figure.savefig(stream, format="png", dpi=120)
     return True

@@ -2,17 +2,17 @@
 
 # ruff: noqa: T201 -- it prints its progress
 
-import json
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from agentark import cli, contamination
-from agentark.files import file_sha256, json_of, manifest_of, write_atomically
-from agentark.hub import context_length, model_config, pretrained
+from agentark import checkpoints, cli, contamination
+from agentark.files import file_sha256, json_of, manifest_of
+from agentark.hub import check_weights, context_length, model_config, pretrained
 from agentark.records import now
-from agentark.run_folder import MANIFEST, RunFolder
+from agentark.run_folder import RunFolder
 from agentark.types import UserError
 from distill.sft.data import TrainRow, fit, read_rows, shown_example
 from distill.sft.flags import BESIDE, SFTFlags
@@ -22,8 +22,6 @@ from prm.steps import load_tokenizer
 
 def train(ours: SFTFlags, training: Any) -> int:
     """Train, evaluate, save. Returns the exit code."""
-    from transformers.trainer_utils import get_last_checkpoint
-
     path = Path(ours.train_data_path)
     rows = read_rows(path)
     sha256 = file_sha256(path)
@@ -34,6 +32,7 @@ def train(ours: SFTFlags, training: Any) -> int:
         print(f"{run.folder} is finished; --overwrite trains it again")
         return 0
     model, label = cli.resolve_model(ours.model_name_or_path, "--model_name_or_path")
+    check_weights(model, "--model_name_or_path")
     tokenizer = _tokenizer(model, training)
     context = context_length(model_config(model, "--model_name_or_path")) or 1 << 20
     limit = min(training.max_length or context, context)
@@ -45,9 +44,10 @@ def train(ours: SFTFlags, training: Any) -> int:
         exam = Exam.of(ours, ours.eval_task, training.per_device_eval_batch_size)
         contamination.check((sample.id for sample in exam.samples), trained, label, ours.allow_contamination)
     about = manifest_of(path)
-    trainer = _trainer(model, tokenizer, rows, ours, training, exam, trained)
+    checkpoint = checkpoints.chosen(training.resume_from_checkpoint, run.folder, run, print)
+    trainer = _trainer(model, tokenizer, rows, ours, training, exam)
+    trainer.add_callback(checkpoints.marking(run, train_ids=trained))
     main_process = trainer.accelerator.is_main_process
-    checkpoint = training.resume_from_checkpoint or (get_last_checkpoint(str(run.folder)) if run.continued else None)
     run.claim(
         print,
         kind="sft",
@@ -67,13 +67,16 @@ def train(ours: SFTFlags, training: Any) -> int:
         print(shown_example(trainer.train_dataset[0], tokenizer))
         if checkpoint:
             print(f"going on from {checkpoint}")
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    begun = time.perf_counter()
+    with checkpoints.loading(checkpoint):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.perf_counter() - begun  # transformers' own figure goes by the wall clock, which may step back
     save(trainer, model, ours, run.folder)
     if main_process:
         run.write(
             finished=now(),
             steps=trainer.state.global_step,
-            seconds=round(result.metrics["train_runtime"], 1),
+            seconds=round(seconds, 1),
             best={"step": trainer.state.best_global_step, "score": trainer.state.best_metric} if exam else None,
             evaluations=[entry for entry in trainer.state.log_history if "eval_score" in entry],
         )
@@ -105,21 +108,12 @@ def _trainer(
     ours: SFTFlags,
     training: Any,
     exam: Exam | None,
-    trained: list[str],
 ) -> Any:
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import TrainerCallback
+    from safetensors import SafetensorError
 
     from distill.sft.trainer import WEIGHT, WeightedSFTTrainer, question_weights
-
-    class Manifests(TrainerCallback):  # type: ignore[misc]
-        """Gives each checkpoint a manifest of its training questions, since it can be used as a model too."""
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            if state.is_world_process_zero and checkpoint.is_dir():
-                write_atomically(checkpoint / MANIFEST, json.dumps({"train_ids": trained}).encode())
 
     weights = question_weights([row.id for row in rows])
     data = Dataset.from_list(
@@ -157,10 +151,9 @@ def _trainer(
             eval_dataset=data.select(range(1)) if exam is not None else None,  # upstream wants a set; we use exam
             processing_class=tokenizer,
             peft_config=lora,
-            callbacks=[Manifests()],
         )
-    except (ValueError, ImportError) as error:
-        raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, ImportError, RuntimeError, TypeError, SafetensorError) as error:
+        raise UserError(f"TRL refuses {model} or these settings: {' '.join(str(error).split()):.300}") from error
     if training.deepspeed and trainer.accelerator.distributed_type.value != "DEEPSPEED":
         raise UserError("--deepspeed: accelerate would train without it (is ACCELERATE_USE_CPU set? unset it)")
     return trainer
@@ -170,8 +163,6 @@ def save(trainer: Any, base: str, ours: SFTFlags, folder: Path) -> None:
     """The model, or the adapter, or the model with the adapter merged in, and the tokenizer."""
     target = folder / "adapter" if ours.merge_lora else folder
     trainer.save_model(str(target))
-    if trainer.accelerator.is_main_process:
-        (target / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the hub's token if there is one
     if not (ours.merge_lora and trainer.accelerator.is_main_process):
         return
     import torch

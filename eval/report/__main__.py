@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from agentark import cli
+from agentark.files import space_in
 from eval.report import build, export
 
 
@@ -15,12 +16,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m eval.report", description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
     add("--results", type=Path, nargs="+", required=True, help="folders to report on (results, outputs)")
-    add("--output", type=Path, default=Path("report"), help="folder of the site; a report there is replaced")
+    add(
+        "--output",
+        type=cli.output_folder,
+        default=Path("report"),
+        help="folder of the site; a report there is replaced",
+    )
     add("--title", default="AgentArk", help="of the pages")
     add("--base", help="model to compare with (default: each student's base model, else the same model)")
     add("--markdown", action="store_true", help="print the tables as Markdown")
     args: Namespace = parser.parse_args(argv)
-    built = build.build(args.results, args.output, args.title, args.base)
+    with space_in(args.output):
+        built = build.build(args.results, args.output, args.title, args.base)
     if args.markdown:
         print((args.output / export.MARKDOWN).read_text(encoding="utf-8"), end="")
     for line in built.problems:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from agentark import answers, cli
-from agentark.files import json_if_there, json_of, write_atomically
+from agentark.files import json_if_there, json_of, write_atomically, writing
 from agentark.records import now
 from agentark.run_folder import aside, check_replaceable, entries, set_aside
 from agentark.types import Record, UserError
@@ -106,13 +106,9 @@ def _check(output: Path) -> None:
 
 def _claim(output: Path) -> None:
     """Make an empty folder, marked as a report; an earlier report is set aside until this one is finished."""
-    try:
-        old = json_if_there(output / MARKER)
-        set_aside(output, "written" in old)
-        output.mkdir(parents=True, exist_ok=True)
-        (output / MARKER).write_bytes(b"{}\n")
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror})") from None
+    with writing(output):
+        set_aside(output, "written" in json_if_there(output / MARKER))
+    write_atomically(output / MARKER, b"{}\n")
 
 
 def _about(run: Run) -> dict[str, Any]:
@@ -221,7 +217,7 @@ def _selections(study: Study) -> list[dict[str, Any]]:
     for path in study.found.manifests:
         content = json_of(path)
         counts = content.get("counts")
-        if not isinstance(counts, dict) or "agent_paths" not in counts:
+        if not isinstance(counts, dict) or not isinstance(counts.get("agent_paths"), dict):
             continue
         file = path.with_name(path.name.removesuffix(".manifest.json"))
         origin = study.origin(file if file.is_file() else path)
@@ -235,13 +231,15 @@ def _selections(study: Study) -> list[dict[str, Any]]:
                 "rows": counts.get("rows"),
                 "paths": _listed(counts["agent_paths"]),
                 "chosen": _listed(counts.get("chosen_paths") or {}),
-                "origins": [Origin(origin.file, origin.sha256, content.get("command"), commit)],
+                "origins": [Origin(origin.file, origin.sha256, str(content.get("command") or "") or None, commit)],
             }
         )
     return sets
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def _listed(counts: Any) -> str:
+    if not isinstance(counts, dict):
+        return "unknown"
     ordered = sorted(counts, key=lambda name: CLASSES.index(name) if name in CLASSES else len(CLASSES))
     return ", ".join(f"{name.replace('_', ' ')} {counts[name]}" for name in ordered) or "none"
 

@@ -102,7 +102,9 @@ def _final(record: Record, row: LabelRow | None, grade: Graded | None) -> bool |
     if row is not None and row.labels:
         return row.labels[-1]
     sample = record.sample()
-    return asyncio.run(by_rule(sample, record.text_of(record.solutions[-1]))) if sample.gt else None
+    if not sample.gt or not record.solutions:
+        return None
+    return asyncio.run(by_rule(sample, record.text_of(record.solutions[-1])))
 
 
 async def _votes(

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from agentark.types import RunError
+from agentark.files import writing
 from eval.report.debate import Debate
 from eval.report.overview import Row
 from eval.report.samples import VERDICTS, Writer
@@ -64,13 +64,11 @@ def write(
         "samples.csv": _samples(study, samples),
     }
     written = []
-    try:
-        for name, content in tables.items():
-            if _csv(output / name, content):
-                written.append(name)
+    for name, content in tables.items():
+        if _csv(output / name, content):
+            written.append(name)
+    with writing(output / MARKDOWN):
         (output / MARKDOWN).write_text(markdown(rows, debated), encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{error.filename or output}: cannot be written ({error.strerror})") from None
     return [*written, MARKDOWN]
 
 
@@ -123,7 +121,7 @@ def _csv(path: Path, content: Iterable[Mapping[str, Any]]) -> bool:
     first = next(rows, None)
     if first is None:
         return False
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with writing(path), path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(first)
         for row in chain([first], rows):

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
 
-from agentark.files import file_sha256, json_of, manifest_of
+from agentark.files import file_sha256, json_in, json_of, manifest_of, sessions_of, struct_of
 from agentark.jsonl import objects
 from agentark.rows import kind_of
 from agentark.types import UserError
@@ -35,6 +34,34 @@ class Origin(Struct, frozen=True):
     command: str | None
     commit: str | None
     """Commit of the code that ran the command."""
+
+
+class Value(Struct, frozen=True):
+    """A figure of a label card."""
+
+    value: float | None
+
+
+class Adversarial(Struct, frozen=True):
+    """The part of a label card about replies that are wrong by construction."""
+
+    false_positive_rate: Value
+
+
+class Card(Struct, frozen=True):
+    """What the report shows of a label card."""
+
+    judge: str
+    dataset: str
+    n: int
+    precision: Value
+    recall: Value
+    kappa: float | None
+    ece: float | None
+    adversarial: Adversarial
+    poor: bool
+    faults: list[str]
+    doubts: list[str]
 
 
 class Found(Struct):
@@ -65,28 +92,41 @@ def find(folders: Sequence[Path]) -> Found:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--results {folder}: no such folder")
-        for path in sorted(_files(folder)):
+        for path in sorted(_files(folder, found.problems)):
             try:
                 _sort(path, found)
             except UserError as error:
                 found.problems.append(str(error))
-            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-                found.problems.append(f"{path}: cannot be read ({' '.join(str(error).split()):.200})")
+            except OSError as error:
+                found.problems.append(f"{path}: cannot be read ({error.strerror})")
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files below, without hidden ones, checkpoints and other reports."""
-    if (folder / MARKER).exists():
-        return
-    for path in folder.iterdir():
-        if path.name.startswith("."):
+def _files(top: Path, problems: list[str]) -> Iterator[Path]:
+    """Files below, without hidden ones, checkpoints and other reports.
+
+    A folder that links lead to several times counts once, where it lies if that is below too.
+    """
+    seen: set[Path] = set()
+    folders, links = [top], list[Path]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        if folder.resolve() in seen or (folder / MARKER).exists():
             continue
-        if path.is_dir():
-            if not path.name.startswith("checkpoint-"):
-                yield from _files(path)
-        elif path.suffix in (".json", ".jsonl"):
-            yield path
+        seen.add(folder.resolve())
+        try:
+            content = sorted(folder.iterdir())
+        except OSError as error:
+            problems.append(f"{folder}: cannot be read ({error.strerror})")
+            continue
+        for path in content:
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                if not path.name.startswith("checkpoint-"):
+                    (links if path.is_symlink() else folders).append(path)
+            elif path.suffix in (".json", ".jsonl") and (path.is_file() or path.is_symlink()):
+                yield path
 
 
 def _sort(path: Path, found: Found) -> None:
@@ -101,15 +141,16 @@ def _sort(path: Path, found: Found) -> None:
         if kind in listed:
             listed[kind].append(path)
     elif name.endswith(".card.json"):
+        struct_of(path, Card, "a label card")
         found.cards.append(path)
     elif name.endswith(METRICS):
-        content = msgspec.json.decode(path.read_bytes())
+        content = json_in(path)
         if isinstance(content, dict) and "figures" in content:
             found.evaluations.append(path)
     elif name == CHECKS:
         found.checks.append(path)
     elif name.endswith("manifest.json"):
-        content = msgspec.json.decode(path.read_bytes())
+        content = json_in(path)
         if isinstance(content, dict) and ("train_ids" in content or "counts" in content):
             found.manifests.append(path)
 
@@ -119,8 +160,7 @@ def sessions(path: Path) -> list[dict[str, Any]]:
     manifest = manifest_of(path)
     if not manifest.is_file():
         return []
-    listed = json_of(manifest).get("sessions")
-    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    return sessions_of(json_of(manifest))
 
 
 def shown(path: Path, folders: Sequence[Path]) -> str:

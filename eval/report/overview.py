@@ -8,11 +8,11 @@ from typing import Any
 from msgspec import Struct, structs
 
 from agentark.evaluation import compare
-from agentark.files import json_of
+from agentark.files import struct_of
 from agentark.stats import holm
 from agentark.summary import Spans
 from agentark.types import Record, UserError
-from eval.report.files import Origin
+from eval.report.files import Card, Origin
 from eval.report.paper import Paper, load_paper
 from eval.report.students import BASE_METHOD, Student, read_students, same_model
 from eval.report.study import Evaluation, Run, Study
@@ -270,5 +270,5 @@ def reasoning_rows(study: Study) -> list[dict[str, Any]]:
 
 def label_cards(study: Study) -> list[dict[str, Any]]:
     """The judges' label cards."""
-
-    return [{"card": json_of(path), "origins": [study.origin(path)]} for path in study.found.cards]
+    cards = [(path, struct_of(path, Card, "a label card")) for path in study.found.cards]
+    return [{"card": card, "origins": [study.origin(path)]} for path, card in cards]

@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 import msgspec
 
-from agentark.types import RunError, UserError
+from agentark.files import writing
+from agentark.types import UserError
 
 HERE = Path(__file__).parent
 LIBRARIES = {
@@ -102,16 +103,13 @@ def write(output: Path, pages: Mapping[str, Mapping[str, Any]], common: Mapping[
     """
     templates = environment()
     assets = output / "assets"
-    try:
-        assets.mkdir(parents=True, exist_ok=True)
-        for name in LIBRARIES:
-            shutil.copyfile(library(name), assets / name)
-        for path in sorted((HERE / "static").iterdir()):
-            shutil.copyfile(path, assets / path.name)
-        for name, values in pages.items():
-            text = templates.get_template(f"{name}.j2").render(
-                page=name, pages=PAGES, policy=POLICY, **common, **values
-            )
+    assets.mkdir(parents=True, exist_ok=True)
+    files = {name: library(name) for name in LIBRARIES}
+    files |= {path.name: path for path in sorted((HERE / "static").iterdir())}
+    for name, path in files.items():
+        with writing(assets / name):
+            shutil.copyfile(path, assets / name)
+    for name, values in pages.items():
+        text = templates.get_template(f"{name}.j2").render(page=name, pages=PAGES, policy=POLICY, **common, **values)
+        with writing(output / name):
             (output / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{error.filename or output}: cannot be written ({error.strerror})") from None

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from agentark.evaluation import Graded
+from agentark.files import writing
 from agentark.labels import LabelledSolution, LabelRow
 from agentark.records import natural
 from agentark.steps import reply_spans
@@ -217,7 +218,8 @@ class Writer:
         yield b'},"words":' + msgspec.json.encode(shards) + b',"verdicts":' + msgspec.json.encode(VERDICTS) + b"}"
 
     def _write(self, name: str, parts: Iterable[bytes]) -> None:
-        with (self.folder / f"{name}.js").open("wb") as stream:
+        path = self.folder / f"{name}.js"
+        with writing(path), path.open("wb") as stream:
             stream.writelines(script(name, parts))
 
     def close(self) -> None:

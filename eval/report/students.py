@@ -29,8 +29,10 @@ def read_students(manifests: Sequence[Path]) -> dict[str, Student]:
             continue
         chosen = content.get("selection")  # the manifest of the training set, which distill.sft keeps
         told = chosen if isinstance(chosen, dict) else {}
-        strategy = "pad" if content.get("stage") == "grpo" else told.get("strategy")
-        students[path.parent.name] = Student(content["base_model"], strategy, told.get("dataset"))
+        strategy, data = (told[key] if isinstance(told.get(key), str) else None for key in ("strategy", "dataset"))
+        if content.get("stage") == "grpo":
+            strategy = "pad"
+        students[path.parent.name] = Student(content["base_model"], strategy, data)
     return students
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from agentark import contamination
 from agentark.evaluation import Graded, read_graded
@@ -118,7 +118,7 @@ def read(folders: Sequence[Path]) -> Study:
     for path in found.evaluations:
         try:
             evaluations.append(_evaluation(path, by_hash, folders, problems))
-        except (UserError, KeyError) as error:
+        except (UserError, msgspec.ValidationError) as error:
             problems.append(f"{path}: is not an evaluation ({error})")
     for run in runs:
         _name(run, problems)
@@ -180,10 +180,58 @@ def _judged(path: Path) -> tuple[bool, bool]:
     return bool(config.get("all_rounds")), config.get("judge") is not None
 
 
+class _Figure(Struct):
+    value: float | None
+    se: float | None = None
+    ci95: tuple[float, float] | None = None
+
+
+class _Counts(Struct):
+    n: int
+    unanswered: int | None = None
+    error: int = 0
+
+
+class _Tokens(Struct):
+    num_llm_calls: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class _Input(Struct):
+    file: Annotated[str, Meta(pattern=r"^[^/]*[^/.][^/]*$")]
+    sha256: str
+
+
+class _Grader(Struct):
+    name: str
+    version: str
+
+
+class _Report(Struct, kw_only=True):
+    """What is read of a metrics.json."""
+
+    eval: str
+    dataset: str
+    metric: str
+    model: str
+    method: str
+    figures: dict[str, _Figure | None]
+    counts: _Counts
+    tokens: dict[str, _Tokens]
+    input: _Input
+    questions: int | None = None
+    truncated: float | None = None
+    contaminated: int | None = None
+    guarantee: str | None = None
+    engine: str | None = None
+    command: str | None = None
+    grader: _Grader | None = None
+
+
 def _evaluation(path: Path, by_hash: Mapping[str, Run], folders: Sequence[Path], problems: list[str]) -> Evaluation:
-    report = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    for key in ("dataset", "metric", "model", "method", "counts", "input", "tokens"):
-        report[key]
+    report = json_of(path)
+    msgspec.convert(report, _Report)
     run = by_hash.get(report["input"]["sha256"])
     results = path.with_name(report["input"]["file"])
     if run is None:

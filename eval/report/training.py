@@ -103,7 +103,11 @@ def read_curves(study: Study) -> list[Curves]:
     told = {path.parent for path in study.found.curves}
     for path in study.found.manifests:
         if path.name == "manifest.json" and path.parent not in told and json_of(path).get("kind") == "sft":
-            file, rows = _history(path)
+            try:
+                file, rows = _history(path)
+            except (UserError, KeyError, TypeError, AttributeError) as error:
+                study.problems.append(f"{path}: its log of the training cannot be read ({error})")
+                continue
             if rows:
                 curves.append(_curves(file, path.parent, "sft", rows, study))
     return curves

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from agentark.code_grading import code_of
-from agentark.config import Config
+from agentark.config import Config, Count
 from agentark.episode import gather
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.agentverse import prompts
@@ -36,11 +36,11 @@ class AgentVerseConfig(Config):
         "max_inner_turns": "max_criticizing_rounds",
     }
 
-    cnt_agents: int = Field(2, ge=1)
+    cnt_agents: Count = Field(2, ge=1)
     """Experts per turn: one solver, the others critics (published README: 2)."""
-    max_turn: int = Field(3, ge=1)
+    max_turn: Count = Field(3, ge=1)
     """Turns of recruiting, discussing and evaluating (published README: 3)."""
-    max_criticizing_rounds: int = Field(3, ge=0)
+    max_criticizing_rounds: Count = Field(3, ge=0)
     """Rounds of criticism per turn (published README: 3)."""
     domain: Literal["general", "math", "code"] = "general"
     """Wording of the solver's and the critics' task."""

@@ -12,7 +12,7 @@ from msgspec import structs
 from pydantic import Field
 
 from agentark.code_grading import PYTHON, fenced
-from agentark.config import Config
+from agentark.config import Config, Count
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.autogen import prompts
 from methods.common import ALL_TASKS, Configured, run_program, solution, unparsed
@@ -20,7 +20,7 @@ from methods.executed import output_of
 
 
 class AutoGenConfig(Config):
-    max_turn: int = Field(3, ge=1)
+    max_turn: Count = Field(3, ge=1)
     """Messages of the assistant, at most (published README: 3)."""
     is_termination_msg: str = Field("TERMINATE", min_length=1)
     """A message that ends with this word ends the chat."""

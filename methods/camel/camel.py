@@ -13,7 +13,7 @@ import re
 
 from pydantic import Field
 
-from agentark.config import Config
+from agentark.config import Config, Count
 from agentark.episode import gather
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.camel import prompts
@@ -21,7 +21,7 @@ from methods.common import ALL_TASKS, Configured, ask, numbered, solution, unpar
 
 
 class CAMELConfig(Config):
-    chat_turn_limit: int = Field(3, ge=1)
+    chat_turn_limit: Count = Field(3, ge=1)
     """T, pairs of instruction and solution, at most (published README: 3)."""
     assistant_role: str = Field("expert problem solver", min_length=1)
     """Role of the agent who solves."""

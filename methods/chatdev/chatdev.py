@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import Field
 
 from agentark.code_grading import fenced
-from agentark.config import Config
+from agentark.config import Config, Count
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.chatdev import prompts
 from methods.chatdev.files import listing, parse_files, placeholders
@@ -33,11 +33,11 @@ _NEEDS = re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'|TclError: 
 class ChatDevConfig(Config):
     gui_design: bool = True
     """Ask for a graphical user interface (published README: true)."""
-    completion_rounds: int = Field(3, ge=0)
+    completion_rounds: Count = Field(3, ge=0)
     """C, passes over functions that are still placeholders, at most."""
-    review_rounds: int = Field(3, ge=0)
+    review_rounds: Count = Field(3, ge=0)
     """R, rounds of review and modification, at most (published: 3)."""
-    test_rounds: int = Field(3, ge=0)
+    test_rounds: Count = Field(3, ge=0)
     """T, rounds of test report and fix, at most (published: 3)."""
     run_seconds: float = Field(5.0, gt=0)
     """Seconds after which a program that still runs, without a traceback, has started well."""

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from agentark.code_grading import PYTHON, code_of, fenced
-from agentark.config import Config
+from agentark.config import Config, Count
 from agentark.episode import gather
 from agentark.types import SANDBOX, Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.common import numbered, repair, run_tests, solution
@@ -34,9 +34,9 @@ class DyLANCodeConfig(Config):
 
     random_seed: int = Field(0, ge=0)
     """Seed of the orders in which agents act and replies are shown."""
-    num_agents: int = Field(4, ge=1)
+    num_agents: Count = Field(4, ge=1)
     """N, writers (published code: 4)."""
-    num_rounds: int = Field(3, ge=1)
+    num_rounds: Count = Field(3, ge=1)
     """R, layers at most: writers, judges, writers, ...; a last layer of judges is left out."""
     activation: Activation = "listwise"
     """How the two writers of the later layers are chosen: listwise | trueskill | window | none."""
@@ -44,7 +44,7 @@ class DyLANCodeConfig(Config):
     """One role per writer, of methods/dylan/prompts.py."""
     judges: list[str] = Field(list(prompts.JUDGES))
     """The judges, of methods/dylan/prompts.py (published code: these four)."""
-    num_tests: int = Field(6, ge=1)
+    num_tests: Count = Field(6, ge=1)
     """Assertions that the tester is asked for, at most."""
     guided: bool = True
     """Guided decoding of ranks and of repaired ratings, where the engine has it; false: the paper's free text."""

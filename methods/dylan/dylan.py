@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from agentark.config import Config, nearest
+from agentark.config import Config, Count, nearest
 from agentark.episode import gather
 from agentark.types import Chat, Episodes, Outcome, Part, Sample, Solution, Turn, message
 from methods.common import REASONING, agent_name, numbered, solution, unparsed
@@ -28,9 +28,9 @@ from methods.dylan.network import Node, draw, importance, shuffled, weigh
 class TeamOptimization(Config):
     """Solve a few samples with all agents, then keep those that mattered."""
 
-    top_k: int = Field(2, ge=1)
+    top_k: Count = Field(2, ge=1)
     """Agents kept, those of the highest summed Agent Importance Score."""
-    trial_samples: int = Field(8, ge=1)
+    trial_samples: Count = Field(8, ge=1)
     """Samples of the run that are drawn for the trial, at most."""
 
 
@@ -39,9 +39,9 @@ class DyLANConfig(Config):
 
     random_seed: int = Field(0, ge=0)
     """Seed of the orders in which agents act and replies are shown (published README: 0)."""
-    num_agents: int = Field(4, ge=1)
+    num_agents: Count = Field(4, ge=1)
     """N, agents of a layer (published README: 4)."""
-    num_rounds: int = Field(3, ge=1)
+    num_rounds: Count = Field(3, ge=1)
     """R, layers at most, the independent one included (published README: 3)."""
     activation: Activation = "listwise"
     """How the two agents of the later layers are chosen: listwise | trueskill | window | none (all go on)."""

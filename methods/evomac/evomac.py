@@ -18,7 +18,7 @@ from typing import Any, Literal
 from msgspec import Struct, to_builtins
 from pydantic import Field
 
-from agentark.config import Config
+from agentark.config import Config, Count
 from agentark.episode import gather
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.common import Asked, Configured, ask, ask_program, run_tests, solution
@@ -38,13 +38,13 @@ from methods.flow import flow
 
 
 class EvoMACConfig(Config):
-    iteration: int = Field(5, ge=0)
+    iteration: Count = Field(5, ge=0)
     """I, updates of the coding team, at most (published README: 5)."""
     language: Literal["Python"] = "Python"
     """Language of the program; the sandbox runs no other."""
-    max_coders: int = Field(5, ge=1)
+    max_coders: Count = Field(5, ge=1)
     """Subtasks of the coding team, at most."""
-    max_testers: int = Field(3, ge=1)
+    max_testers: Count = Field(3, ge=1)
     """Testing tasks, at most."""
     guided: bool = True
     """Decode both teams under their schema where the engine can; false: free text."""

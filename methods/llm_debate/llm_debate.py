@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from agentark import answers
-from agentark.config import Config
+from agentark.config import Config, Count
 from agentark.episode import gather
 from agentark.types import Chat, Message, Outcome, Sample, Turn, message
 from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
@@ -24,9 +24,9 @@ from methods.llm_debate import prompts
 class LLMDebateConfig(Config):
     RENAMED: ClassVar = {"agents_num": "num_agents", "agents": "num_agents", "rounds_num": "num_rounds"}
 
-    num_agents: int = Field(3, ge=1)
+    num_agents: Count = Field(3, ge=1)
     """A, debating agents (published README: 3; the paper's data generation: 5)."""
-    num_rounds: int = Field(2, ge=1)
+    num_rounds: Count = Field(2, ge=1)
     """R, rounds including the first, independent one (published README: 2; the paper's data generation: 3)."""
     early_stop: bool = False
     """End the debate after a round in which all answers are equivalent (the paper's data generation: true)."""

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from agentark.config import Config
+from agentark.config import Config, Count
 from agentark.episode import gather
 from agentark.types import Chat, Outcome, Sample, Turn, message
 from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
@@ -32,7 +32,7 @@ Edge = tuple[int, int]
 class MacNetConfig(Config):
     RENAMED: ClassVar = {"node_num": "agent_num", "type": "topology"}
 
-    agent_num: int = Field(5, ge=1)
+    agent_num: Count = Field(5, ge=1)
     """V, nodes (published README: 5)."""
     topology: Topology = "random"
     """Edges run from lower to higher nodes: chain; star (the first to all others); tree (binary); net (all pairs); mlp
@@ -41,7 +41,7 @@ class MacNetConfig(Config):
     """Reverse every edge: stars and trees then converge (the paper's divergent and convergent forms)."""
     random_seed: int = 0
     """Seed of the random topology."""
-    aggregate_unit_num: int = Field(3, ge=2)
+    aggregate_unit_num: Count = Field(3, ge=2)
     """Solutions merged by one call; more of them are merged in a tree of such calls (published code: 3)."""
     profiles: list[str] = Field(default_factory=list)
     """Roles, given to the agents in turn; empty: no roles."""

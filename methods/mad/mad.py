@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from pydantic import Field
 
 from agentark import answers
-from agentark.config import Config
+from agentark.config import Config, Count
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.common import REASONING, Configured, ask, object_schema, read_json, solution
 from methods.mad import prompts
@@ -28,7 +28,7 @@ DECISION = object_schema(side=SIDE, reason=TEXT, debate_answer=TEXT)
 
 
 class MADConfig(Config):
-    max_round: int = Field(3, ge=1)
+    max_round: Count = Field(3, ge=1)
     """R, rounds of affirmative, negative and moderator (published README: 3)."""
     debate_level: int = Field(2, ge=0, le=3)
     """How much the debaters are told to disagree: 0 must agree, 3 must disagree on everything (paper: 2)."""

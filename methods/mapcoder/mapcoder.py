@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 from pydantic import Field
 
-from agentark.config import Config
+from agentark.config import Config, Count
 from agentark.episode import gather
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.common import Asked, Configured, ask, ask_program, object_schema, read_json, run_tests, solution
@@ -29,9 +29,9 @@ RATED = object_schema(explanation=TEXT, confidence={"type": "integer", "minimum"
 
 
 class MapCoderConfig(Config):
-    k: int = Field(3, ge=1)
+    k: Count = Field(3, ge=1)
     """Recalled exemplars, each leading to one plan (published README: 3)."""
-    t: int = Field(5, ge=0)
+    t: Count = Field(5, ge=0)
     """Repairs of one plan's program, at most (published README: 5)."""
     guided: bool = True
     """Decode exemplars and confidence under their schema where the engine can; false: free text."""

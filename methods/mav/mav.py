@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from agentark.config import Config, nearest
+from agentark.config import Config, Count, nearest
 from agentark.episode import gather
 from agentark.types import Chat, Outcome, Sample, Turn, message
 from methods.common import ALL_TASKS, Asked, agent_name, ask, solution, unparsed
@@ -25,9 +25,9 @@ from methods.mav import prompts
 class MAVConfig(Config):
     RENAMED: ClassVar = {"n_verifiers": "n_max_verifiers", "temperature": "vera_temp"}
 
-    n_solutions: int = Field(2, ge=1)
+    n_solutions: Count = Field(2, ge=1)
     """n, candidates at the model temperature (published README: 2)."""
-    n_max_verifiers: int = Field(2, ge=1)
+    n_max_verifiers: Count = Field(2, ge=1)
     """M, verifiers at most (published README: 2)."""
     vera_temp: float = Field(0, ge=0)
     """Temperature of the verifiers (published README: 0)."""

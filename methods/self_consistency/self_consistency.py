@@ -12,7 +12,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from agentark import answers
-from agentark.config import Config
+from agentark.config import Config, Count
 from agentark.episode import gather
 from agentark.types import Chat, Outcome, Sample, message
 from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
@@ -22,7 +22,7 @@ from methods.self_consistency.prompts import CANDIDATE, CANDIDATES, DECIDE
 class SelfConsistencyConfig(Config):
     RENAMED: ClassVar = {"agents": "parallel_num", "agents_num": "parallel_num", "num_agents": "parallel_num"}
 
-    parallel_num: int = Field(5, ge=1)
+    parallel_num: Count = Field(5, ge=1)
     """Independent samples at the model temperature (published README: 5)."""
 
 

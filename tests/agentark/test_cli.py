@@ -42,3 +42,24 @@ def test_a_command_is_told_as_it_can_be_typed_again(started: list[str], told: st
     command = [sys.executable, *started]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == told
+
+
+def test_a_script_ends_without_the_last_collection_but_with_all_that_is_registered(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import atexit, sys, threading, time\n"
+        "from agentark.cli import entry\n"
+        "class Loud:\n"
+        "    def __del__(self): print('collected', flush=True)\n"
+        "sys.kept = Loud()\n"
+        "def main():\n"
+        "    atexit.register(print, 'registered')\n"
+        "    threading.Thread(target=lambda: (time.sleep(0.3), print('thread'))).start()\n"
+        "    print('main')\n"
+        "    return 3\n"
+        "entry(main)\n"
+    )
+    command = [sys.executable, str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "main\nthread\nregistered\n", "")

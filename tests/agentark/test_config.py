@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[2]
 METHOD_CONFIGS = sorted(ROOT.glob("methods/*/configs/*.yaml"))
 
 
+BOMB = "roles:\n- &a [x, x]\n" + "".join(f"- &{chr(98 + k)} [{f'*{chr(97 + k)}, ' * 9}]\n" for k in range(20))
+
+
 class Example(Config):
     RENAMED: ClassVar = {"agents_num": "num_agents"}
 
@@ -41,6 +44,16 @@ class Example(Config):
         ("num_agents: 1\nnum_agents: 2", r"c\.yaml: key 'num_agents' is given twice"),
         ("- a\n- b", r"c\.yaml: expected `key: value` lines, found a list"),
         ("a: [", r"c\.yaml: not valid YAML"),
+        ("temperature: 2026-99-99", r"c\.yaml: not valid YAML \(a value that is not a timestamp"),
+        ("temperature: !!bool perhaps", r"c\.yaml: not valid YAML \(a value that is not a bool"),
+        ("!!map [a, b]", r"c\.yaml: not valid YAML"),
+        ("num_agents: 1" + "0" * 30, r"c\.yaml: not valid YAML \(a number with too many digits"),
+        ("num_agents: " + "9" * 10_000, r"c\.yaml: not valid YAML \(a value that is not a int"),
+        ("roles: " + "[" * 200_000, r"c\.yaml: not valid YAML \(nested too deeply\)"),
+        ("roles: &a [*a]", r"c\.yaml: not valid YAML \(aliases that hold themselves"),
+        (BOMB, r"c\.yaml: not valid YAML \(aliases that hold themselves, or too many values"),
+        ("temperature: .nan", r"c\.yaml: temperature = nan"),
+        ("num_agents: \x07", r"c\.yaml: not valid YAML"),
         ("!!python/object/apply:os.system [id]", r"c\.yaml: not valid YAML|could not determine"),
     ],
 )

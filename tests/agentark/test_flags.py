@@ -58,7 +58,7 @@ def test_flags_become_settings(line: str, changes: dict[str, Any]) -> None:
         ("--rate 1", r"--folder: is missing \(Where it goes\.\)"),
         ("--folder x --rate 2", r"rate = 2\.0: Input should be less than or equal to 1"),
         ("--folder x --rate nan", r"rate = nan"),
-        ("--folder x --rank 1.5", r"argument --rank: invalid int value: '1\.5'"),
+        ("--folder x --rank 1.5", r"argument --rank: '1\.5' is not a whole number"),
         ("--folder x --stage 3", r"argument --stage: invalid choice: '3' \(choose from '1', '2'\)"),
         ("--folder x --quick maybe", r"argument --quick: 'maybe' is neither True nor False"),
         ("--folder x --rte 1", r"unknown argument --rte \(did you mean --rate\?; see --help\)"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentark import cli
+from agentark import cli, hub
 from agentark.hub import model_config, pretrained
 from agentark.types import UserError
 from prm.steps import load_tokenizer
@@ -47,7 +47,7 @@ def test_code_that_comes_with_a_model_is_not_run(strange: tuple[Path, Path]) -> 
         model_config(str(folder), "--x")
     load_tokenizer(str(folder), "--x")  # its file is enough
     for kind in ("AutoModelForCausalLM", "AutoModelForTokenClassification"):
-        with pytest.raises(ValueError, match="custom code"):
+        with pytest.raises(OSError, match="custom code"):
             pretrained(kind, str(folder))
     assert not marker.exists()
     assert sys.stdin.readline() == "y\n", "nobody was asked"
@@ -74,3 +74,17 @@ def test_there_is_no_other_way() -> None:
     assert found == {
         "agentark/hub.py: return getattr(transformers, kind).from_pretrained(name, trust_remote_code=False, **options)"
     }
+
+
+def test_a_download_that_breaks_off_is_an_oserror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+    import huggingface_hub
+
+    def broken(*args: object, **options: object) -> str:
+        raise httpx.ReadTimeout("in the middle")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", broken)
+    monkeypatch.setattr(hub, "answers", lambda url: True)
+    with pytest.raises(OSError, match="in the middle"):
+        hub.download("org/model", "file", tmp_path, announce=lambda: None)

@@ -45,6 +45,8 @@ def test_marks_and_blank_lines_are_skipped(tmp_path: Path, content: bytes, numbe
         ("\ufeff" + json.dumps(ROWS[0], indent=2), "found an object over several lines"),
         ('{"a": 1}\n[1, 2]\n', r"x, row 2: not a JSON object \(Expected `object`, got `array`\)"),
         ('{"a": 1}\n\n{"a": \n', "x, row 3: not valid JSON"),
+        ("[" * 200_000, "x, row 1: not "),
+        ('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}", "x, row 1: not valid JSON"),
         ('{"a": NaN}\n', r"x, row 1: not valid JSON \(.*; JSON has no NaN\)"),
     ],
 )

@@ -16,8 +16,9 @@ from agentark import answers
 from agentark.episode import Defaults
 from agentark.judge import Judge, LabelConfig, Labeller, by_rule, label_row, load_prompts, probability
 from agentark.labels import LabelRow, answered, by_round, read_labels, summary
+from agentark.progress import Progress
 from agentark.records import Store
-from agentark.runner import Progress, Runner
+from agentark.runner import Runner
 from agentark.steps import split_steps
 from agentark.types import Completion, EngineFault, Message, MethodInfo, Record, SampleError, SamplingParams, UserError
 

@@ -1,5 +1,6 @@
 """The store: torn tails, other configurations, compaction, the lock, and the golden file of each schema."""
 
+import contextlib
 import json
 import logging
 import os
@@ -15,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentark.files import repair_tail
 from agentark.lock import TOKENS, RunLock
-from agentark.records import AppendLog, Store, encoded, expand, natural, pack, read_records, repair_tail
+from agentark.records import AppendLog, Store, encoded, expand, natural, pack, read_records
 from agentark.types import Message, Part, RunError, UserError, message
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -238,9 +240,19 @@ def test_a_reused_pid_is_not_an_orphan(tmp_path: Path) -> None:
         innocent.kill()
 
 
-def test_a_lock_file_cannot_have_another_process_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("words", [[], ["EngineCore.py"], ["VLLM::EngineCore"], ["VLLM::EngineCore_DP0", "x"]])
+def test_a_lock_file_cannot_have_another_process_ended(
+    words: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A live process, rightly named, that no run of ours has started: with a token, and without as in older files."""
-    innocent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    reads = "import sys, time; kept = [open(f'{n}.jsonl.lock') for n in range(4)]; print(flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", reads, *words]
+    for number in range(4):
+        (tmp_path / f"{number}.jsonl.lock").touch()
+    environment = {**os.environ, TOKENS: "1123456789abcdef"}
+    innocent = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE)
+    assert innocent.stdout is not None
+    innocent.stdout.readline()
     try:
         entry = {"pid": innocent.pid, "started": psutil.Process(innocent.pid).create_time()}
         owner = {"host": os.uname().nodename, "process": {"pid": 1 << 22, "started": 1.0}, "engine": [entry]}
@@ -252,6 +264,51 @@ def test_a_lock_file_cannot_have_another_process_ended(tmp_path: Path, caplog: p
         assert caplog.text.count(f"names process {innocent.pid}, which this run did not start: left alone") == 4
     finally:
         innocent.kill()
+
+
+FORKED = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from agentark.lock import RunLock
+
+def engine():
+    import setproctitle
+    setproctitle.setproctitle("VLLM::EngineCore")
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with RunLock(Path(sys.argv[1])) as lock:
+        with lock.engine_start():
+            child = multiprocessing.get_context(sys.argv[2]).Process(target=engine)
+            child.start()
+            time.sleep(1.5)
+        print(child.pid, flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("way", ["fork", "spawn"])
+def test_an_engine_that_changed_its_title_is_ended(way: str, tmp_path: Path) -> None:
+    """As vLLM's does; what it forked or spawned no longer shows the command line of ours."""
+    pytest.importorskip("setproctitle")
+    (tmp_path / "run.py").write_text(FORKED)
+    path = tmp_path / "a.jsonl"
+    environment = {name: value for name, value in os.environ.items() if name != TOKENS}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    command = [sys.executable, str(tmp_path / "run.py"), str(path), way]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    engine = psutil.Process(int(process.stdout.readline()))
+    try:
+        assert engine.cmdline()[0] == "VLLM::EngineCore"
+        process.kill()
+        process.wait()
+        assert engine.is_running()
+        with RunLock(path):
+            assert psutil.wait_procs([engine], timeout=5)[1] == []
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            engine.kill()
 
 
 def test_the_tokens_of_nested_runs_are_inherited_and_taken_back(

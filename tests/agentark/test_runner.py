@@ -13,8 +13,9 @@ from fakes import ScriptedEngine
 
 from agentark.episode import Defaults, Gate, gather
 from agentark.job import Job, run_job
+from agentark.progress import Progress
 from agentark.records import Store, expand, read_records
-from agentark.runner import MAX_FAULTS_IN_A_ROW, Progress, Runner, replay
+from agentark.runner import MAX_FAULTS_IN_A_ROW, Runner, replay
 from agentark.types import (
     Chat,
     EngineFault,

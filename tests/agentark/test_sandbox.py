@@ -310,6 +310,170 @@ def test_memory_below_the_limit(level: Isolation) -> None:
     assert result.status == "ok"
 
 
+TIGHT = Limits(memory=128 << 20, processes=4, disk=8 << 20, file_size=4 << 20, output=100_000)
+HOLD = """
+import ctypes, fcntl, mmap, os, socket, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+MIB = 1 << 20
+held = 0
+
+def hold(act, size, times):
+    \"\"\"Act until it fails; every time, `size` more bytes are in memory.\"\"\"
+    global held
+    kept.append(None)
+    try:
+        for number in range(times):
+            kept.append(act(number))
+            held += size
+    except (OSError, MemoryError, ValueError, ImportError) as error:
+        kept.clear()
+        print(type(error).__name__)
+    print(held, flush=True)
+
+def checked(result):
+    if result in (-1, 2**64 - 1):
+        raise OSError(ctypes.get_errno(), "call")
+    return result
+
+def file(descriptor, size=4 * MIB):
+    for _ in range(size // MIB):
+        os.write(descriptor, bytes(MIB))
+    return descriptor
+
+kept = []
+"""
+OUTSIDE_ADDRESS_SPACE = {
+    "memfds": "hold(lambda n: file(os.memfd_create(str(n))), 4 * MIB, 60)",
+    "memfds by number": "hold(lambda n: file(checked(libc.syscall(319, b'x', 0))), 4 * MIB, 60)",
+    "memfds by the number of another convention": (
+        "hold(lambda n: file(checked(libc.syscall(319 | 1 << 30, b'x', 0))), 4 * MIB, 60)"
+    ),
+    "secret memfds": """
+def secret(number):
+    descriptor = checked(libc.syscall(447, 0))
+    os.ftruncate(descriptor, 4 * MIB)
+    mmap.mmap(descriptor, 4 * MIB).write(bytes(4 * MIB))
+    return descriptor
+hold(secret, 4 * MIB, 60)
+""",
+    "files in /dev/shm": "hold(lambda n: file(os.open(f'/dev/shm/{TAG}{n}', os.O_CREAT | os.O_RDWR)), 4 * MIB, 60)",
+    "shared memory of multiprocessing": """
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+resource_tracker.register = lambda *_: None
+def share(number):
+    block = SharedMemory(f'{TAG}{number}', True, 4 * MIB)
+    block.buf[:] = bytes(4 * MIB)
+    block.close()
+hold(share, 4 * MIB, 60)
+""",
+    "shared segments": """
+libc.shmat.restype = ctypes.c_void_p
+def segment(number):
+    name = checked(libc.shmget(0, 16 * MIB, 0o1600))
+    address = checked(libc.shmat(name, None, 0))
+    ctypes.memset(address, 1, 16 * MIB)
+    libc.shmdt(ctypes.c_void_p(address))
+    libc.shmctl(name, 0, None) if held >= 512 * MIB else None
+hold(segment, 16 * MIB, 60)
+""",
+    "message queues": """
+def queue(number):
+    name = checked(libc.msgget(0, 0o1600))
+    checked(libc.msgsnd(name, ctypes.create_string_buffer(b'\1' + bytes(8200)), 8192, 0o4000))
+    checked(libc.msgsnd(name, ctypes.create_string_buffer(b'\1' + bytes(8200)), 8192, 0o4000))
+hold(queue, 16384, 2000)
+""",
+    "pages lent to pipes": """
+class Piece(ctypes.Structure):
+    _fields_ = [('base', ctypes.c_void_p), ('size', ctypes.c_size_t)]
+def lend(number):
+    read, write = os.pipe()
+    fcntl.fcntl(write, 1031, MIB)
+    area = mmap.mmap(-1, MIB)
+    area.write(bytes(MIB))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    checked(libc.vmsplice(write, ctypes.byref(Piece(address, MIB)), 1, 1))
+    return read, write
+hold(lend, MIB, 25)
+""",
+    "deleted files": """
+def deleted(number):
+    descriptor = os.open(f'd{number}', os.O_CREAT | os.O_RDWR)
+    os.unlink(f'd{number}')
+    return file(descriptor)
+hold(deleted, 4 * MIB, 50)
+""",
+    "pipes": """
+def pipe(number):
+    read, write = os.pipe()
+    fcntl.fcntl(write, 1031, MIB)
+    os.set_blocking(write, False)
+    os.write(write, bytes(MIB))
+    return read, write
+hold(pipe, MIB, 60)
+""",
+    "sockets": """
+def pair(number):
+    one, other = socket.socketpair()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100 * MIB)
+    one.setblocking(False)
+    one.send(bytes(MIB))
+    return one, other
+hold(pair, MIB // 4, 60)
+""",
+}
+"""Memory that no address space shows; each program tells how much it held."""
+
+
+@pytest.mark.parametrize("what", OUTSIDE_ADDRESS_SPACE)
+def test_memory_outside_every_address_space(what: str, level: Isolation, name: str) -> None:
+    code = f"TAG = {name!r}\n{HOLD}{OUTSIDE_ADDRESS_SPACE[what]}"
+    result = run_python_sync(code, limits=TIGHT, unsafe_no_isolation=True)
+    shared = Path("/dev/shm")
+    left = [path.unlink() for path in shared.glob(f"{name}*")] if shared.is_dir() else []
+    assert result.status == "ok", result.stderr
+    allowed = {"pipes": 32 << 20, "sockets": 32 << 20, "deleted files": 200 << 20 if level == "none" else TIGHT.disk}
+    assert int(result.stdout.split()[-1]) <= allowed.get(what, 0)
+    assert not left
+
+
+TOGETHER = {
+    "private memory of many processes": "bytearray(60 * MIB)",
+    "shared maps of many processes": "[area := mmap.mmap(-1, 60 * MIB), *(area.write(bytes(MIB)) for _ in range(60))]",
+    "files": "[file(os.open(f'{os.getpid()}-{n}', os.O_CREAT | os.O_RDWR)) for n in range(15)]",
+    "deleted files": (
+        "[(file(os.open(name, os.O_CREAT | os.O_RDWR)), os.unlink(name)) for name in [str(os.getpid())] * 15]"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TOGETHER)
+def test_memory_of_all_processes_together(what: str, level: Isolation, name: str) -> None:
+    """Twenty processes of 60 MB each, where all together may have 512."""
+    code = f"""{named(name)}{HOLD}
+def one():
+    try:
+        kept.append({TOGETHER[what]})
+        os.write(1, b"held ")
+        time.sleep(9)
+    finally:
+        os._exit(0)
+for number in range(20):
+    try:
+        if os.fork() == 0:
+            one()
+    except OSError:
+        break
+    time.sleep(0.15)
+time.sleep(0.4)
+"""
+    result = run_python_sync(code, limits=TIGHT, unsafe_no_isolation=True)
+    assert result.status in (("ok", "failed") if level != "none" else ("memory", "timeout"))
+    assert result.stdout.count("held") * (60 << 20) <= TIGHT.memory * TIGHT.processes + (120 << 20)
+    assert gone(name)
+
+
 FORKS = """
 import os, time
 alive = 0

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from agentark.records import read_records
-from agentark.summary import Spans, debate, main, row, table
-from agentark.types import Completion, MethodInfo, Record, Solution, TokenStats, Turn, merged
+from agentark.summary import Spans, changed, comparison, debate, main, row, table
+from agentark.types import Completion, MethodInfo, Record, Solution, TokenStats, Turn, UserError, merged, message
 
 GOLDEN = Path(__file__).parent / "golden/records_schema_1.jsonl"
 
@@ -94,3 +94,71 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     monkeypatch.setattr("sys.argv", ["summary", str(GOLDEN), "--show", "9"])
     assert main() == 0
     assert "final answer: '18'" in capsys.readouterr().out
+
+
+# ---- methods beside each other, and debates worth reading ----
+
+
+def test_methods_beside_each_other(tmp_path: Path) -> None:
+    """Wilson's interval of 1 of 3, by hand: middle (1/3 + z2/6) / (1 + z2/3), z2 = 3.8415."""
+    path = write(tmp_path / "a.jsonl", "\\boxed{1}", "\\boxed{2}", "no idea", None)
+    head, one, two = comparison([path, path]).splitlines()
+    assert head.split("  ")[0] == "method"
+    assert one == two
+    assert one.split() == ["m", "1", "of", "3", "0.33", "0.06", "to", "0.79", "0.8", "3.8"]
+
+
+def test_only_what_is_right_or_wrong_is_compared(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(UserError, match=r"empty\.jsonl: no records of a dataset whose answers are right or wrong"):
+        comparison([tmp_path / "empty.jsonl"])
+
+
+def debated(id: str, *rounds: tuple[str, ...]) -> Record:
+    """A debate on a question whose answer is 1; each round has one reply per agent."""
+    import msgspec
+
+    turns = []
+    for number, replies in enumerate(rounds, start=1):
+        for agent, text in enumerate(replies, start=1):
+            reply = Completion(
+                text=text, finish_reason="stop", prompt_tokens=1, completion_tokens=1, model="x", seconds=1.0
+            )
+            name = f"agent_{agent}"
+            turns.append(
+                Turn(
+                    id=f"{name}/{number}/d", agent=name, round=number, role="d",
+                    messages=(message("user", "q"),), completion=reply,
+                )
+            )  # fmt: skip
+    last = [turn for turn in turns if turn.round == len(rounds)]
+    solutions = [Solution(id=i, agent=turn.agent, round=turn.round, turn=turn.id) for i, turn in enumerate(last, 1)]
+    return msgspec.structs.replace(record(0.0, 1.0), id=id, trajectory=turns, solutions=solutions)
+
+
+ONE, TWO, SAME, NONE = "\\boxed{1}", "\\boxed{2}", "\\boxed{2.0}", "I cannot say"
+
+
+def test_the_debate_to_show_is_one_that_put_an_agent_right() -> None:
+    firm = debated("firm", (ONE, TWO), (ONE, SAME))
+    lost = debated("lost", (ONE, TWO), (TWO, TWO))
+    won = debated("won", (ONE, TWO), (ONE, ONE))
+    quiet = debated("quiet", (ONE, NONE), (ONE, ONE))
+    late = debated("late", (TWO, ONE), (NONE, ONE), (ONE, ONE))
+    for records, expected in (
+        ([firm, lost, won, late], "won"),
+        ([firm, lost], "lost"),
+        ([firm, quiet], None),
+        ([firm, late], "late"),
+        ([], None),
+    ):
+        found = changed(records)
+        assert (found and found.id) == expected
+
+
+def test_long_replies_are_folded() -> None:
+    text = "\n".join(f"line {i}" for i in range(40)) + f"\n{ONE}"
+    shown = debate(debated("long", (text, "short\n" * 9)), fold=True)
+    assert "line 5\n    [... 32 lines]\n    line 38" in shown
+    assert shown.count("short") == 9
+    assert "[..." not in debate(debated("long", (text,)))

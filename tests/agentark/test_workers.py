@@ -79,6 +79,19 @@ def test_a_worker_that_is_killed_stops_the_run(results: Path, tmp_path: Path, mo
     assert labelled(results, tmp_path / "a.jsonl") == labelled(results, tmp_path / "b.jsonl")
 
 
+def test_a_worker_that_cannot_be_started_stops_the_run(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool closes its pipes when a worker dies; the start of the next one fails then."""
+
+    def closed(*args: object) -> object:
+        raise OSError("handle is closed")
+
+    monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", closed)
+    with pytest.raises(RunError, match="a worker process was killed or could not be started"):
+        labelled(results, tmp_path / "a.jsonl", "--workers", "2")
+
+
 def test_no_worker_outlives_a_killed_run(tmp_path: Path) -> None:
     results = tmp_path / "infer.jsonl"
     debates.write(results, 3000)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from guarded import closed_without_key
 
 from agentark.engines.endpoints import read_endpoints
 
@@ -22,7 +24,7 @@ SRUN = """#!/bin/bash
 # as many tasks as nodes, each told where it is; ends with the first of them
 while [[ $1 == --* ]]; do shift; done
 trap 'kill $(jobs -p) 2>/dev/null; wait; exit 143' TERM
-for node in {nodes}; do FAKE_NODE=$node "$@" & done
+for node in {nodes}; do SLURMD_NODENAME=$node "$@" & done
 wait -n; code=$?
 kill $(jobs -p) 2>/dev/null; wait
 exit $code
@@ -30,7 +32,8 @@ exit $code
 PYTHON = """#!/bin/bash
 declare -A flag
 while [[ $# -gt 1 ]]; do flag[$1]=$2; shift; done
-exec {python} {stub} "${{flag[--served-model-name]}}" "$FAKE_NODE" "${{flag[--port]}}" 0
+set -- "${{flag[--served-model-name]}}" "${{flag[--host]}}" "${{flag[--port]}}" 0 "${{flag[--middleware]}}"
+exec {python} {stub} "$@"
 """
 
 
@@ -63,7 +66,7 @@ def job(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Pope
     process = subprocess.Popen(
         ["bash", str(SERVE), "org/model"],
         env=environment,
-        cwd=tmp_path,
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -80,7 +83,7 @@ def job(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Pope
 def serving() -> int:
     """Stand-in servers of this test that are running."""
     lines = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
-    return sum(str(STUB) in line and line[-2].startswith("186") for line in lines)
+    return sum(str(STUB) in line and line[-3].startswith("186") for line in lines)
 
 
 def test_every_server_is_in_the_file_and_ends_with_the_job(
@@ -99,6 +102,12 @@ def test_every_server_is_in_the_file_and_ends_with_the_job(
     }
     assert "k-123456" not in file.read_text()
     assert serving() == 4
+    lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    assert not any("k-123456" in line for line in lines)
+    for port in (18650, 18651):
+        assert closed_without_key(f"http://{NODES[0]}:{port}", "k-123456")
+        with pytest.raises(OSError, match="refused"):  # loopback stands for a node here: nothing else is listened on
+            socket.create_connection(("127.0.0.3", port), 2)
     job.terminate()
     assert job.wait(30) == 143
     assert not file.exists(), "the file names no server that is gone"
@@ -112,7 +121,7 @@ def test_a_server_that_cannot_start_ends_the_job(environment: dict[str, str], tm
     done = subprocess.run(
         ["bash", str(SERVE), "broken"],
         env=environment,
-        cwd=tmp_path,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
@@ -128,6 +137,10 @@ def test_a_server_that_cannot_start_ends_the_job(environment: dict[str, str], tm
     [
         ({"SLURM_JOB_NODELIST": ""}, 1, "use sbatch"),
         ({"TENSOR_PARALLEL": "8"}, 2, "TENSOR_PARALLEL=8: a node has 4 GPUs"),
+        ({"AGENTARK_ENDPOINT_KEY": ""}, 2, "error: AGENTARK_ENDPOINT_KEY: not set"),
+        ({"AGENTARK_ENDPOINT_KEY": "  "}, 2, "error: AGENTARK_ENDPOINT_KEY: not set, or not one word"),
+        ({"AGENTARK_ENDPOINT_KEY": "k-1\nk-2"}, 2, "error: AGENTARK_ENDPOINT_KEY: not set, or not one word"),
+        ({"AGENTARK_ENDPOINT_KEY": "k-é"}, 2, "error: AGENTARK_ENDPOINT_KEY: not set, or not one word"),
     ],
 )
 def test_bad_input(
@@ -136,7 +149,7 @@ def test_bad_input(
     done = subprocess.run(
         ["bash", str(SERVE), "m"],
         env=environment | changes,
-        cwd=tmp_path,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
@@ -144,3 +157,5 @@ def test_bad_input(
     )
     assert done.returncode == code
     assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "k-" not in done.stderr

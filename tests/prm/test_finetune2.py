@@ -1,11 +1,13 @@
 """The training command as a user meets it, in process on the small random model."""
 
+import itertools
 import json
 import math
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,17 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
     found: dict[str, torch.Tensor] = load_file(folder / "model.safetensors")
     return found
+
+
+def test_a_clock_that_steps_back_makes_no_negative_seconds(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", (1e9 - 3600 * k for k in itertools.count()).__next__)
+    folder = train(fix_llm=True, max_steps=2, eval_ratio=0.5)
+    about = json.loads((folder / "manifest.json").read_text())
+    timed = [about["metrics"]["stage_1"], *read_curves(folder / "metrics.jsonl")]
+    found = {name: value for row in timed for name, value in row.items() if "second" in name or "runtime" in name}
+    assert found["train_runtime"] == 0
+    assert all(value is None or value >= 0 for value in found.values())
+    assert 0 < found["seconds"] < 600
 
 
 def test_the_users_command(train: Train, small_model: Path, labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,9 @@
 """A reward model behind HTTP: the same scores, in batches, and refusals that say why."""
 
 import asyncio
+import gzip
 import json
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -125,31 +127,52 @@ def test_bad_requests(body: Any) -> None:
         check(body, 100)
 
 
-def test_bad_requests_fail_with_their_reason_and_leave_the_good_ones_alone(scorer: LocalScorer) -> None:
+def test_bad_requests_fail_with_their_reason_and_leave_the_good_ones_alone(
+    scorer: LocalScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = ids_of(scorer, "We add.\n\nAnswer: 3")
-    bad: list[tuple[bytes, str]] = [
-        (b'{"prompts": ["a"], "responses": [[99999999]]}', "application/json"),
-        (b'{"prompts": ["\\ud800"], "responses": [[1]]}', "application/json"),
-        (b"[" * 200_000, "application/json"),
-        (b'{"prompts": ["a"], "responses": [[1]]}', "application/json; charset=nowhere"),
-        (b"\xff\xfe", "application/json"),
+    whole = json.dumps({"prompts": ["1+2="], "responses": [good]}).encode()
+    plain = {"Content-Type": "application/json"}
+    bad: list[tuple[bytes, dict[str, str]]] = [
+        (b'{"prompts": ["a"], "responses": [[99999999]]}', plain),
+        (b'{"prompts": ["a"], "responses": [[%s]]}' % (b"9" * 5000), plain),
+        (b'{"prompts": ["a"], "responses": [[1.0]]}', plain),
+        (b'{"prompts": ["a"], "responses": [[NaN]]}', plain),
+        (b'{"prompts": [null], "responses": [[1]]}', plain),
+        (b'{"prompts": {"a": 1}, "responses": [[1]]}', plain),
+        (b'{"prompts": ["\\ud800"], "responses": [[1]]}', plain),
+        (b"[" * 200_000, plain),
+        (b'{"a":' * 200_000, plain),
+        (whole, plain | {"Content-Type": "application/json; charset=nowhere"}),
+        (whole, plain | {"Content-Type": "application/json; charset=utf-16"}),
+        (whole, plain | {"Content-Type": "application/json; charset=rot13"}),
+        (whole, plain | {"Content-Encoding": "gzip"}),
+        (gzip.compress(b" " * (3 << 20)), plain | {"Content-Encoding": "gzip"}),
+        (b"\xff\xfe", plain),
+        (b"", plain),
+        (b" " * (2 << 20), plain),
     ]
+    monkeypatch.setattr("prm.serve.MAX_BODY", 1 << 20)
 
     async def ask(url: str) -> None:
         import aiohttp
 
         async with aiohttp.ClientSession() as session:
 
-            async def post(body: bytes, kind: str) -> tuple[int, Any]:
-                async with session.post(f"{url}/score", data=body, headers={"Content-Type": kind}) as reply:
+            async def post(body: bytes, headers: dict[str, str]) -> tuple[int, Any]:
+                async with session.post(f"{url}/score", data=body, headers=headers) as reply:
                     return reply.status, await reply.json()
 
-            whole = json.dumps({"prompts": ["1+2="], "responses": [good]}).encode()
-            asked = [post(whole, "application/json") for _ in range(12)] + [post(*request) for request in bad]
-            replies = await asyncio.gather(*asked)
-        assert [status for status, _ in replies] == [200] * 12 + [400] * len(bad)
-        assert all(len(content["scores"][0]) == 2 for _, content in replies[:12])
-        assert all(content["error"] for _, content in replies[12:])
+            alone = await post(whole, plain)
+            for start in range(0, len(bad), 3):
+                some = bad[start : start + 3]
+                replies = await asyncio.gather(
+                    *([post(whole, plain) for _ in range(12)] + [post(*one) for one in some])
+                )
+                assert [status for status, _ in replies] == [200] * 12 + [400] * len(some)
+                for _, content in replies[:12]:
+                    assert content["scores"][0] == pytest.approx(alone[1]["scores"][0], abs=1e-5)
+                assert all(content["error"] for _, content in replies[12:])
 
     asyncio.run(served(scorer, ask))
 
@@ -158,12 +181,42 @@ def test_bad_requests_fail_with_their_reason_and_leave_the_good_ones_alone(score
     ("flags", "message"),
     [
         (["--port", "70000"], r"--port 70000: is not a port \(1 to 65535\)"),
-        (["--host", "no.such.host.invalid"], r"--host no\.such\.host\.invalid"),
+        (["--host", "no.such.host.invalid"], r"^--host no\.such\.host\.invalid: cannot be listened on"),
+        (["--host", "x" * 100], r"^--host x+: (is not a name|cannot be listened on)"),
+        (["--host", "a b"], r"^--host a b: cannot be listened on"),
+        (["--host", ""], r"^--host: empty"),
+        (["--host", "192.0.2.77"], r"^--host 192\.0\.2\.77 --port 8300: cannot be listened on"),
+        (["--port", "0"], r"--port"),
+        (["--port", "-1"], r"--port"),
+        (["--port", "http"], r"--port"),
     ],
 )
 def test_an_address_that_cannot_be_listened_on(reward_model: Path, flags: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         main(["--prm", str(reward_model), *flags])
+
+
+def test_a_scorer_that_fails_says_why(scorer: LocalScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(prompts: Sequence[str], responses: Sequence[Sequence[int]]) -> list[Any]:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(scorer.scorer, "score_responses", fails)
+
+    async def ask(url: str) -> None:
+        import aiohttp
+
+        body = {"prompts": ["a"], "responses": [[1]]}
+        async with aiohttp.ClientSession() as session, session.post(f"{url}/score", json=body) as reply:
+            assert (reply.status, await reply.json()) == (500, {"error": "RuntimeError: out of memory"})
+
+    asyncio.run(served(scorer, ask))
+
+
+def test_a_port_that_is_taken(reward_model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"^--host 127.0.0.1 --port {port}: cannot be listened on \(.*in use"):
+            main(["--prm", str(reward_model), "--port", str(port)])
 
 
 def test_a_refusal_reaches_the_run(scorer: LocalScorer) -> None:

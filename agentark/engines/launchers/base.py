@@ -46,6 +46,7 @@ class LaunchedEngine:
         self.guarantee: Guarantee = "engine"
         self.capacity = 1
         self.context_length = 0
+        self.dtype: str | None = None
 
     async def __aenter__(self) -> "LaunchedEngine":
         try:

@@ -1,7 +1,8 @@
-"""Asks for a key on every path of a server that anybody can reach.
+"""Asks for a key on every path of a server that others can reach: those of Modal, Ray and Slurm.
 
 vLLM's own `--api-key` guards `/v1` and leaves `/tokenize`, `/invocations` and more open to anybody with the address.
-Given to vLLM as `--middleware agentark.engines.launchers.guard.Guard`.
+Given to vLLM as `--middleware agentark.engines.launchers.guard.Guard`. Needs nothing but the standard library: nodes
+of a Ray cluster, which have vLLM and not this project, get a copy of this file.
 """
 
 import hmac

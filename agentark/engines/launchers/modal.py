@@ -28,6 +28,7 @@ from agentark.engines.launchers.guard import KEY_ENV
 from agentark.engines.openai import OpenAIConfig, OpenAIEngine
 from agentark.engines.pool import Fault
 from agentark.engines.server import Denied, Reply, Server, Token
+from agentark.progress import starting
 from agentark.types import Completion, EngineFault, Message, RunError, SampleError, SamplingParams, UserError, message
 
 logger = logging.getLogger(__name__)
@@ -296,7 +297,9 @@ class ModalLauncher:
                 model_name=found.model, model_url=f"{url.rstrip('/')}/v1", api_key_env=KEY_ENV, max_workers=workers
             )
             endpoint.key()  # its absence is said before a GPU is started
-            await self._wake(url.rstrip("/"))
+            with starting("Modal") as phase:
+                phase(f"waking {url.rstrip('/')}")
+                await self._wake(url.rstrip("/"))
             return OpenAIEngine(self._engine_config((endpoint,)))
         if self.config.transport == "web":
             raise UserError(f"{FLAG}: the app {self.config.app!r} has no web endpoint; run `{DEPLOY}` again")

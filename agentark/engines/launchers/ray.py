@@ -7,6 +7,7 @@ with the run. The results are written by the one runner that asked for the serve
 
 import asyncio
 import importlib.util
+import inspect
 import logging
 import os
 import secrets
@@ -18,6 +19,7 @@ from typing import Any
 from pydantic import Field, SecretStr
 
 from agentark.engines.endpoints import Endpoint
+from agentark.engines.launchers import guard
 from agentark.engines.launchers import replica as replica_module
 from agentark.engines.launchers.base import EngineConfig, finished
 from agentark.engines.launchers.command import Serving, server_command
@@ -25,6 +27,7 @@ from agentark.engines.openai import OpenAIEngine
 from agentark.engines.server import Server
 from agentark.engines.vllm import CPU_CAPACITY, CPU_ENVIRONMENT
 from agentark.lock import RunLock
+from agentark.progress import starting
 from agentark.types import RunError, UserError
 
 logger = logging.getLogger(__name__)
@@ -93,9 +96,12 @@ class RayLauncher:
         self._ray: Any = None
 
     async def start(self) -> OpenAIEngine:
-        with self._lock.engine_start():
+        count = self.config.num_replicas
+        with self._lock.engine_start(), starting("Ray") as phase:
+            phase(f"placing {count} replica{'s' * (count != 1)}")
             await finished(self._place)
-            numbers = range(1, self.config.num_replicas + 1)
+            phase("loading")
+            numbers = range(1, count + 1)
             for outcome in await asyncio.gather(*map(self._first_start, numbers), return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
@@ -116,10 +122,12 @@ class RayLauncher:
         """Connect to Ray and reserve the room for all replicas."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         logging.getLogger("ray").setLevel(logging.ERROR)  # it warns that it leaves our signal handlers alone
+        address = self.config.ray_address
+        if address is None and "RAY_AUTH_MODE" not in os.environ:  # Ray runs whatever it is sent
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_urlsafe(24)}
         ray = self._ray = import_module("ray")
         cloudpickle: Any = import_module("ray.cloudpickle")
         cloudpickle.register_pickle_by_value(replica_module)
-        address = self.config.ray_address
         if not ray.is_initialized():
             here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
             here["num_cpus"] = max(os.cpu_count() or 1, self.config.num_replicas)
@@ -169,18 +177,20 @@ class RayLauncher:
             port="{port}",
             max_num_seqs=self._capacity,
             on_cpu=self._on_cpu,
+            middleware=f"{replica_module.GUARD_MODULE}.{guard.Guard.__name__}",
         )
         placed = strategies.PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=number - 1)
         wants = {"num_cpus": self._bundle["CPU"], "num_gpus": self._bundle.get("GPU", 0.0)}
         actor = self._ray.remote(replica_module.Replica).options(scheduling_strategy=placed, **wants)
-        return actor.remote(command, self._environment(), self.config.ray_address is not None)
+        reachable = self.config.ray_address is not None
+        return actor.remote(command, self._environment(), reachable, inspect.getsource(guard))
 
     @property
     def _capacity(self) -> int:
         return CPU_CAPACITY if self._on_cpu else GPU_CAPACITY
 
     def _environment(self) -> dict[str, str]:
-        shared = {"VLLM_API_KEY": self._key, "VLLM_NO_USAGE_STATS": "1"}
+        shared = {guard.KEY_ENV: self._key, "VLLM_API_KEY": self._key, "VLLM_NO_USAGE_STATS": "1"}
         if not self._on_cpu:
             return shared
         threads = max(1, (os.cpu_count() or 1) // self.config.num_replicas)

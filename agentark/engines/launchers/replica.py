@@ -6,6 +6,7 @@ have vLLM, not this project.
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from contextlib import suppress
 HEALTH_SECONDS = 2.0
 STOP_SECONDS = 20.0
 LAST_WORDS = 300
+GUARD_MODULE = "agentark_guard"
 PR_SET_PDEATHSIG = 1
 
 
@@ -28,16 +30,19 @@ class Replica:
     Args:
         command: what starts it; `{python}`, `{host}` and `{port}` are filled in here.
         environment: added to this process's own.
-        everywhere: listen on all interfaces and tell the node's address; else loopback only.
+        reachable: listen on the node's own address, for the others of its network; else loopback only.
+        guard: source of the module that the server can import as `GUARD_MODULE`.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], everywhere: bool) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], reachable: bool, guard: str = ""
+    ) -> None:
         self._command = list(command)
         self._environment = dict(environment)
-        self._host = "0.0.0.0" if everywhere else "127.0.0.1"
-        self._address = _own_address() if everywhere else self._host
+        self._guard = guard
+        self._address = _own_address() if reachable else "127.0.0.1"
         with socket.socket() as free:
-            free.bind((self._host, 0))
+            free.bind((self._address, 0))
             self._port = int(free.getsockname()[1])
         self._process: subprocess.Popen[bytes] | None = None
         self._healthy = False
@@ -45,14 +50,18 @@ class Replica:
     def start(self) -> tuple[str, int, int]:
         """(address, port, process id) of the server, started anew; what is left of an earlier one is ended first."""
         self.stop(0.0)
-        filled = {"{python}": sys.executable, "{host}": self._host, "{port}": str(self._port)}
-        descriptor, self._log = tempfile.mkstemp(prefix="agentark-replica-", suffix=".log")
-        with open(descriptor, "wb") as output:
+        filled = {"{python}": sys.executable, "{host}": self._address, "{port}": str(self._port)}
+        self._folder = tempfile.mkdtemp(prefix="agentark-replica-")
+        self._log = os.path.join(self._folder, "log")
+        with open(os.path.join(self._folder, f"{GUARD_MODULE}.py"), "w", encoding="utf-8") as module:
+            module.write(self._guard)
+        paths = os.pathsep.join(filter(None, (self._folder, os.environ.get("PYTHONPATH"))))
+        with open(self._log, "wb") as output:
             self._process = subprocess.Popen(
                 [filled.get(word, word) for word in self._command],
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **self._environment},
+                env={**os.environ, **self._environment, "PYTHONPATH": paths},
                 start_new_session=True,
                 preexec_fn=_end_with_parent(),
             )
@@ -81,8 +90,7 @@ class Replica:
             os.killpg(group, signal.SIGKILL)  # an engine process outlives the server that was killed
         self._process.wait()
         self._process = None
-        with suppress(OSError):
-            os.unlink(self._log)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _answers(self) -> bool:
         try:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agentark.files import write_atomically
+from agentark.files import append, write_atomically
 from agentark.types import UserError
 from distill.grpo.config import GUARDS, GRPOConfig
 from distill.grpo.health import Watch, summary
@@ -135,8 +135,7 @@ def experience_maker(config: GRPOConfig) -> type:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "metrics.jsonl"
             done = len(path.read_bytes().splitlines()) if path.is_file() else 0
-            with path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"step": done + 1, **figures}) + "\n")
+            append(path, json.dumps({"step": done + 1, **figures}).encode() + b"\n")
             alarms, stops = self.watch.add(figures)
             for line in alarms:
                 _log.warning("alarm: %s", line)

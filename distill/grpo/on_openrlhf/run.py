@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from agentark.checkpoints import REASON, is_own, mark
 from agentark.config import ROOT
 from agentark.files import write_atomically
 from agentark.lock import RunLock
@@ -128,8 +129,11 @@ def train(config: GRPOConfig) -> int:
         if run.open():
             say(f"{run.folder}: already trained with these settings; --overwrite trains again")
             return 0
+        if (config.checkpoints / "_actor").is_dir() and not (config.overwrite or is_own(config.checkpoints, run)):
+            raise UserError(f"{config.checkpoints}: {REASON}; use another --ckpt_path, or --overwrite")
         inputs = prepare(config)
         run.claim(say)
+        mark(config.checkpoints, run)
         layout = write_inputs(config, inputs, run.folder, gpus)
         words = arguments(config, layout)
         parse_upstream(config, layout)

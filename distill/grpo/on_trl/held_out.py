@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from transformers import GenerationConfig, TrainerCallback
 from trl.models import unwrap_model_for_generation
 
+from agentark.files import append
 from agentark.stats import mean_and_se
 from distill.grpo.questions import Prompt
 from distill.grpo.reward import grade
@@ -50,8 +51,7 @@ class HeldOut(TrainerCallback):  # type: ignore[misc]
         mean, error = mean_and_se([value or 0.0 for value in grades])
         n, unanswered = len(grades), grades.count(None)
         row = {"step": state.global_step, "accuracy": mean, "se": error, "n": n, "unanswered": unanswered}
-        with self.dev.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+        append(self.dev, json.dumps(row).encode() + b"\n")
         say(f"step {state.global_step}: held-out accuracy {mean:.3f} ± {error or 0:.3f} (n {n})")
 
 

@@ -12,9 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from agentark import answers
+from agentark import answers, checkpoints
 from agentark.config import ROOT
-from agentark.hub import pretrained
+from agentark.files import space_in
+from agentark.hub import check_weights, pretrained
 from agentark.lock import RunLock
 from agentark.types import UserError
 from distill.grpo.cli import check
@@ -40,7 +41,8 @@ def train(config: GRPOConfig) -> int:
             return 0
         inputs = prepare(config)
         trainer = build(config, inputs, run, local_scorer(config, inputs), world)
-        return fit(config, inputs, run, trainer)
+        with space_in(run.folder):
+            return fit(config, inputs, run, trainer)
 
 
 def local_scorer(config: GRPOConfig, inputs: Inputs) -> StepScorer | None:
@@ -62,23 +64,29 @@ def device() -> str:
 def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | None, world: int = 1) -> Any:
     """The trainer, ready to start."""
     from datasets import Dataset
+    from safetensors import SafetensorError
 
     from distill.grpo.on_trl.trainer import StepGRPOTrainer
 
+    check_weights(inputs.model, "--pretrain")
     dataset = Dataset.from_list([{"prompt": prompt.text, "row": row} for row, prompt in enumerate(inputs.prompts)])
-    return StepGRPOTrainer(
-        config=config,
-        prompts=inputs.prompts,
-        rewarder=Rewarder(config, scorer, inputs.tokenizer, inputs.eos),
-        reference=_reference(config, inputs),
-        watch=Watch(*config.bounds()),
-        folder=run.folder,
-        model=inputs.model,
-        args=arguments(config, inputs.prompt_limit, world),
-        train_dataset=dataset,
-        processing_class=inputs.tokenizer,
-        peft_config=_adapter(config),
-    )
+    try:
+        return StepGRPOTrainer(
+            config=config,
+            prompts=inputs.prompts,
+            rewarder=Rewarder(config, scorer, inputs.tokenizer, inputs.eos),
+            reference=_reference(config, inputs),
+            watch=Watch(*config.bounds()),
+            folder=run.folder,
+            model=inputs.model,
+            args=arguments(config, inputs.prompt_limit, world),
+            train_dataset=dataset,
+            processing_class=inputs.tokenizer,
+            peft_config=_adapter(config),
+        )
+    except (OSError, ValueError, ImportError, RuntimeError, TypeError, OverflowError, SafetensorError) as error:
+        about = f"--pretrain {config.pretrain}, or these settings"
+        raise UserError(f"TRL refuses {about}: {' '.join(str(error).split()):.300}") from error
 
 
 def arguments(config: GRPOConfig, prompt_limit: int, world: int = 1) -> Any:
@@ -216,29 +224,16 @@ def _reference(config: GRPOConfig, inputs: Inputs) -> Any:
 # ---------------------------------------------------------------- running
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written completely."""
-    whole = [path for path in folder.glob("checkpoint-*") if _is_whole(path)]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        state = json.loads((path / "trainer_state.json").read_bytes())
-    except (OSError, ValueError):
-        return False
-    return state.get("global_step") == int(path.name.rpartition("-")[2]) and bool(list(path.glob("rng_state*")))
-
-
 def fit(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> int:
     """Train from the start or the last checkpoint, save, and write the manifest."""
     from distill.grpo.on_trl.held_out import HeldOut
 
-    started = time.time()
+    started = time.perf_counter()
     main = trainer.accelerator.is_main_process
     run.claim(say)
     trainer.accelerator.wait_for_everyone()
-    checkpoint = last_checkpoint(config.checkpoints)
+    checkpoint = checkpoints.newest(config.checkpoints, run, say)
+    trainer.add_callback(checkpoints.marking(run))
     if main:
         run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1)
     if checkpoint is not None:
@@ -246,12 +241,13 @@ def fit(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> int:
         trainer.watch.history = [row for row in rows(run.metrics) if "total_reward" in row]
     if inputs.held_out:
         trainer.add_callback(HeldOut(trainer, inputs.held_out, run.dev))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with checkpoints.loading(checkpoint):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     save(config, inputs, run, trainer)
     if main:
         metrics = rows(run.metrics)
         grpo_curves(metrics, rows(run.dev), run.folder / "curves.png")
-        figures = {"steps": trainer.state.global_step, "seconds": round(time.time() - started, 1)}
+        figures = {"steps": trainer.state.global_step, "seconds": round(time.perf_counter() - started, 1)}
         figures |= {"first": metrics[0], "last": metrics[-1]} if metrics else {}
         run.close(inputs, trainer.stopped, figures | {"held_out": rows(run.dev)})
         for line in trainer.stopped:

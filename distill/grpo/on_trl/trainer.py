@@ -25,6 +25,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
+from agentark.files import append, replacing
 from distill.grpo.config import GRPOConfig
 from distill.grpo.guards import GuardedCredit, guarded_credit
 from distill.grpo.health import Watch, summary, total
@@ -203,9 +204,8 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         self.stopped += stops
 
     def _completions(self) -> None:
-        folder = self.folder / "completions"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"step_{self.state.global_step:06d}.jsonl").open("wb") as stream:
+        path = self.folder / "completions" / f"step_{self.state.global_step:06d}.jsonl"
+        with replacing(path) as stream:
             for row, response in zip(self._rows, self._everyone, strict=True):
                 asked = {"id": self.prompts[row].sample.id, "question": self.prompts[row].question}
                 steps = list(zip(response.steps.steps, response.steps.scores, strict=False))
@@ -234,8 +234,8 @@ class Log(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
-            with (self.trainer.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            line = json.dumps({"step": state.global_step, **logs})
+            append(self.trainer.folder / "metrics.jsonl", line.encode() + b"\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer.stopped:

@@ -21,8 +21,9 @@ from agentark.engines import hf
 from agentark.engines.hf import HFConfig, HFEngine
 from agentark.engines.hf_batching import Row
 from agentark.episode import Defaults
+from agentark.progress import Progress
 from agentark.records import Store, expand, read_records
-from agentark.runner import Progress, Runner, replay
+from agentark.runner import Runner, replay
 from agentark.types import (
     Completion,
     EngineFault,

@@ -27,8 +27,9 @@ from agentark.engines.openai import CHOICE_REQUEST, SHRINKS, START_TRIES, OpenAI
 from agentark.engines.pool import MAX_WAIT, Fault, Pool, Slot
 from agentark.engines.prompt import MIN_NEW_TOKENS
 from agentark.episode import Defaults, gather
+from agentark.progress import Progress
 from agentark.records import Store, read_records
-from agentark.runner import Progress, Runner
+from agentark.runner import Runner
 from agentark.types import (
     Chat,
     Completion,

@@ -11,8 +11,9 @@ from vllm_server import vllm_server
 from agentark.engines.endpoints import Endpoint
 from agentark.engines.openai import OpenAIConfig, OpenAIEngine
 from agentark.episode import Defaults
+from agentark.progress import Progress
 from agentark.records import Store, read_records
-from agentark.runner import Progress, Runner
+from agentark.runner import Runner
 from agentark.types import Part, Sample, SampleError, SamplingParams, apply_cuts, message
 from methods import load_method
 

@@ -1,8 +1,12 @@
 """distill.select as a user meets it: debates labelled by label.py, then chosen from."""
 
+import hashlib
 import importlib
 import json
 import random
+import signal
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -420,3 +424,63 @@ def test_an_existing_output_is_left_alone(labels: Path, tmp_path: Path) -> None:
     assert output.read_text() == "mine"
     assert run(labels, output, "--overwrite") == 0
     assert len(chosen(output)) == 3
+
+
+FILES = ("a.jsonl", "a.jsonl.card.md", "a.jsonl.manifest.json")
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from agentark import answers
+from distill.select.__main__ import main
+plain, left = Path.replace, int(sys.argv.pop(1))
+def replace(self, target):
+    global left
+    left -= 1
+    if left < 0:
+        answers.close_pool()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, target)
+Path.replace = replace
+main()
+"""
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_killed_selection_is_finished_by_the_same_command(
+    labels: Path, tmp_path: Path, written: int, overwrite: bool
+) -> None:
+    output = tmp_path / "set" / "a.jsonl"
+    command = [sys.executable, "-c", KILLED, str(written), "--input", str(labels), "--output", str(output)]
+    command += ["--strategy", "rsft", *["--overwrite"] * overwrite]
+    if overwrite:
+        assert run(labels, output, "--min_correct", "1") == 0
+    killed = subprocess.run(command, cwd=Path(select.__file__).parents[2], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    left = {name: (output.parent / name).read_bytes() for name in FILES if (output.parent / name).is_file()}
+    assert len(left) == (3 if overwrite else written)
+    assert run(labels, output, *["--overwrite"] * overwrite) == 0
+    ended = {path.name: path.read_bytes() for path in output.parent.iterdir()}
+    assert sorted(ended) == sorted(FILES), "nothing else is left"
+    if written and not overwrite:
+        assert left.items() <= ended.items(), "what stood already is the same"
+    assert manifest(output)["sha256"] == hashlib.sha256(ended["a.jsonl"]).hexdigest()
+    assert run(labels, output) == 0
+    assert {path.name: path.read_bytes() for path in output.parent.iterdir()} == ended
+    assert run(labels, tmp_path / "other.jsonl") == 0
+    assert (tmp_path / "other.jsonl").read_bytes() == ended["a.jsonl"]
+
+
+def test_an_identical_set_is_accepted_and_another_is_not(labels: Path, tmp_path: Path) -> None:
+    output = tmp_path / "a.jsonl"
+    assert run(labels, output) == 0
+    content = output.read_bytes()
+    for name in FILES[1:]:
+        (tmp_path / name).unlink()
+    assert run(labels, output) == 0, "a set from before the manifest came first"
+    assert all((tmp_path / name).is_file() for name in FILES)
+    with pytest.raises(UserError, match=r"exists \(min_correct was 2, now 1\); use --overwrite"):
+        run(labels, output, "--min_correct", "1")
+    output.write_bytes(content + b"{}\n")
+    with pytest.raises(UserError, match="exists; use --overwrite"):
+        run(labels, output)

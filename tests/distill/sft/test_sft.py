@@ -1,6 +1,7 @@
 """distill.sft on an untrained small model: the loss, the weights, resuming, adapters, and what it refuses."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -237,6 +238,44 @@ def test_a_run_goes_on_from_its_checkpoint(train: Train, capsys: pytest.CaptureF
     assert "going on from" in capsys.readouterr().out
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, broken))
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+
+
+class Attack:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_planted_checkpoint_is_not_unpickled(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2")
+    folder = train(*flags)
+    assert not [*folder.rglob("training_args.bin")], "a pickle that nothing needs"
+    about = manifest(folder)
+    (folder / "manifest.json").write_text(json.dumps({**about, "finished": None}))
+    planted = folder / "checkpoint-9"
+    shutil.copytree(folder / "checkpoint-4", planted)
+    (planted / "manifest.json").unlink()
+    (planted / "model.safetensors").unlink()
+    for name in ("pytorch_model.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
+        (planted / name).write_bytes(pickle.dumps(Attack(tmp_path / "attacked")))
+    shutil.rmtree(folder / "checkpoint-4")
+    capsys.readouterr()
+    train(*flags)
+    said = capsys.readouterr().out
+    assert f"{planted}: left out (its manifest does not name this run, so its pickles are not loaded" in said
+    assert "going on from" in said
+    (folder / "manifest.json").write_text(json.dumps({**about, "finished": None}))
+    for path in folder.glob("checkpoint-[24]/optimizer.pt"):
+        path.write_bytes(pickle.dumps(Attack(tmp_path / "attacked")))
+    with pytest.raises(UserError, match=r"checkpoint-4: cannot be continued from \(.*\); remove it"):
+        train(*flags)
+    assert not (tmp_path / "attacked").exists()
 
 
 def test_evaluation_while_training_keeps_the_best(train: Train, data_dir: Path) -> None:

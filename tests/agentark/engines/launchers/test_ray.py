@@ -3,19 +3,23 @@
 import asyncio
 import os
 import ssl
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from guarded import closed_without_key
 
 from agentark import cli
 from agentark.engines.choose import add_engine_flags, choose_engine
 from agentark.engines.launchers import ray as launcher
+from agentark.engines.launchers import replica
 from agentark.engines.launchers.base import LaunchedEngine
 from agentark.engines.launchers.ray import RayConfig, RayLauncher
 from agentark.engines.launchers.replica import Replica
@@ -34,8 +38,8 @@ def _stub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)
 
-    def command(serving: RayConfig, *, python: str, host: str, port: str, **_: Any) -> list[str]:
-        return [python, str(STUB), serving.served_name, host, port, "0.05"]
+    def command(serving: RayConfig, *, python: str, host: str, port: str, middleware: str, **_: Any) -> list[str]:
+        return [python, str(STUB), serving.served_name, host, port, "0.05", middleware]
 
     monkeypatch.setattr(launcher, "server_command", command)
 
@@ -101,6 +105,43 @@ def test_a_killed_replica_is_restarted_and_no_call_is_lost(tmp_path: Path) -> No
     assert [engines_of(port) for port in ports] == [[], []], "nothing outlives the run"
 
 
+def test_every_door_asks_for_the_key(tmp_path: Path) -> None:
+    async def scenario(engine: LaunchedEngine, lock: RunLock) -> str:
+        launched = engine.launcher
+        assert isinstance(launched, RayLauncher)
+        url = launched.replicas[0].endpoint.model_url.removesuffix("/v1")
+        assert await asyncio.to_thread(closed_without_key, url, launched._key)
+        below = psutil.Process().children(recursive=True)
+        assert not any(launched._key in " ".join(process.cmdline()) for process in below)
+        for process in below:
+            if process.pid == launched.replicas[0].pid:
+                assert {one.laddr.ip for one in process.net_connections("inet") if one.status == "LISTEN"} == {
+                    "127.0.0.1"
+                }
+        assert launched._key not in lock.path.read_text()
+        address = str(import_module("ray").get_runtime_context().gcs_address)
+        return await asyncio.to_thread(stranger, address)
+
+    assert "ConnectionError: Failed to connect to Ray cluster" in run(tmp_path, scenario, 1)
+
+
+def stranger(address: str) -> str:
+    """The last line of a process that joins this Ray cluster without the key."""
+    code = f"import ray; ray.init(address={address!r}, log_to_driver=False); print('IN')"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr).strip().splitlines()[-1]
+
+
+def test_a_replica_listens_on_the_address_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "_own_address", lambda: "127.0.0.2")
+    for reachable, address in ((False, "127.0.0.1"), (True, "127.0.0.2")):
+        one = Replica([sys.executable, "-c", "import sys, time; time.sleep(60)", "{host}"], {}, reachable)
+        told, _, pid = one.start()
+        assert (told, psutil.Process(pid).cmdline()[-1]) == (address, address)
+        one.stop(0.0)
+
+
 def test_a_lost_actor_is_placed_anew(tmp_path: Path) -> None:
     async def scenario(engine: LaunchedEngine, lock: RunLock) -> tuple[str, str, int]:
         launched = engine.launcher
@@ -158,8 +199,6 @@ def test_a_replica_ends_with_its_parent(tmp_path: Path) -> None:
         "one = Replica([sys.executable, '-c', 'import time; time.sleep(600)'], {}, False)\n"
         "print(one.start()[2], flush=True); sys.stdin.read()"
     )
-    import subprocess
-
     parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))

@@ -1,12 +1,14 @@
 """The TRL backend on the small random model: counts, credit, KL, resume, saving, stops."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from grpo_cases import Scorer, made_inputs, settings
 
+from agentark import checkpoints
 from distill.grpo.on_trl import run as grpo_trl
 from distill.grpo.run import STOPPED, Run, rows
 
@@ -151,7 +153,9 @@ def test_a_killed_run_goes_on(small_model: Path, tmp_path: Path) -> None:
     torn = config.checkpoints / "checkpoint-3"
     torn.mkdir()
     (torn / "trainer_state.json").write_text('{"global_step": 3')
-    assert grpo_trl.last_checkpoint(config.checkpoints) == config.checkpoints / "checkpoint-2"
+    said: list[str] = []
+    assert checkpoints.newest(config.checkpoints, run, said.append) == config.checkpoints / "checkpoint-2"
+    assert re.search(r"checkpoint-3: left out \(its manifest does not name this run", *said)
     assert [row["step"] for row in rows(run.metrics)] == [1, 2, 3]
     config, inputs, run, trainer, scorer = build(small_model, tmp_path / "run", save_steps=2)
     assert grpo_trl.fit(config, inputs, run, trainer) == 0

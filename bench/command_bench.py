@@ -1,0 +1,120 @@
+"""Measure where the time of a whole inference.py command goes: the engine's start, the run, and the process's end.
+
+    python bench/command_bench.py [--samples 1 8 64] [--repeat 1] [--baseline CHECKOUT] [--data_dir ../shared/data]
+
+llm_debate (5 agents, 2 rounds, an aggregator) with vLLM and the embedded model, 64 new tokens a call, on GSM8K (without
+--data_dir: generated problems). The run begins when its journal appears and ends when its manifest is written last.
+With --baseline, the same command runs in that checkout too, in turn. Prints a markdown table and writes the ratios to
+results/bench/command.json.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from agentark.cli import integer
+from agentark.files import manifest_of
+from bench.parts import report
+
+FLAGS = (
+    "--method_name",
+    "llm_debate",
+    "--model_name",
+    "smollm2-135m-instruct",
+    "--use_vllm",
+    "--model_max_tokens",
+    "64",
+)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds of a command."""
+
+    start: float
+    """Until the first call can be made."""
+    run: float
+    exit: float
+
+    @property
+    def command(self) -> float:
+        return self.start + self.run + self.exit
+
+
+def measured(command: Sequence[str], output: Path, checkout: Path) -> Phases:
+    """Run a command that writes `output`; raises CalledProcessError with what it said when it fails."""
+    journal = output.with_name(f"{output.name}.journal.jsonl")
+    began, ready = time.time(), None
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, cwd=checkout, stdout=said, stderr=said)
+        while process.poll() is None:
+            if ready is None and journal.exists():
+                ready = time.time()
+            time.sleep(0.02)
+        ended = time.time()
+        if process.returncode or ready is None:
+            said.seek(0)
+            raise subprocess.CalledProcessError(process.returncode, command, said.read())
+    finished = manifest_of(output).stat().st_mtime
+    return Phases(ready - began, finished - ready, ended - finished)
+
+
+def command_of(samples: int, output: Path, data_dir: Path | None) -> list[str]:
+    data = ("GSM8K", "--data_dir", str(data_dir.resolve())) if data_dir else ("GSMSymbolic",)
+    flags = (*FLAGS, "--test_dataset_name", *data, "--max_samples", str(samples))
+    return [sys.executable, "inference.py", *flags, "--output_path", str(output)]
+
+
+def medians(every: Sequence[Phases]) -> Phases:
+    return Phases(*(median(values) for values in zip(*map(astuple, every), strict=True)))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = report.parser(__doc__, "command")
+    parser.add_argument("--samples", type=integer(1), nargs="+", default=[1, 8, 64])
+    parser.add_argument("--repeat", type=integer(1), default=1)
+    parser.add_argument("--baseline", type=Path, help="another checkout, to compare with")
+    parser.add_argument("--data_dir", type=Path, help="folder with gsm8k_test.jsonl (default: generated problems)")
+    args = parser.parse_args(argv)
+    checkouts = {"ours": report.ROOT} | ({"baseline": args.baseline.resolve()} if args.baseline else {})
+    rows = []
+    print("| samples | | start | run | exit | command |\n|--:|---|--:|--:|--:|--:|")
+    with tempfile.TemporaryDirectory() as folder:
+        for samples in args.samples:
+            every: dict[str, list[Phases]] = {name: [] for name in checkouts}
+            for repetition in range(args.repeat):
+                for name, checkout in checkouts.items():
+                    output = Path(folder, f"{name}_{samples}_{repetition}.jsonl")
+                    every[name].append(measured(command_of(samples, output, args.data_dir), output, checkout))
+            of = {name: medians(phases) for name, phases in every.items()}
+            for name, phases in of.items():
+                figures = (*astuple(phases), phases.command)
+                print(f"| {samples} | {name} | {' | '.join(f'{seconds:.1f} s' for seconds in figures)} |", flush=True)
+            ours = of["ours"]
+            rows.append(
+                report.Row(
+                    f"{samples} debates: command over its run", ours.command / ours.run, ours.run, ours.command, "s"
+                )
+            )
+            if then := of.get("baseline"):
+                ratios = [b.command / o.command for b, o in zip(every["baseline"], every["ours"], strict=True)]
+                rows.append(
+                    report.Row(
+                        f"{name} of {args.baseline.name} over ours",
+                        then.command / ours.command, then.command, ours.command, "s", spread=(min(ratios), max(ratios)),
+                    )
+                )  # fmt: skip
+    print(report.table(rows))
+    report.save(rows, args.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
