@@ -7,8 +7,10 @@ Writes `<input>_labeled_by_<judge>.jsonl` beside the input (agentark/labels.py h
 run that was stopped in any way goes on with the same command.
 """
 
+import os
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.engines.endpoints import endpoints_of
 from agentark.episode import Defaults
 from agentark.job import Job, run_job
+from agentark.jsonl import Stored
 from agentark.judge import LabelConfig, Labeller, label_row, load_prompts
 from agentark.labels import Answered, answered, read_labels, summary
 from agentark.rows import Source, read_source
@@ -36,6 +39,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--output", type=cli.output_file, help="labelled file (default: beside the input)")
     parser.add_argument("--start", type=cli.integer(0), default=0, help="first row of the input")
     parser.add_argument("--end", type=cli.integer(1), help="one past the last row")
+    parser.add_argument("--workers", type=cli.integer(1), help="processes of --rules_only (default: one per core)")
     parser.add_argument("--judge_only", action="store_true", help="let only the judge decide")
     parser.add_argument("--rules_only", action="store_true", help="let only the rules decide")
     parser.add_argument(
@@ -77,21 +81,22 @@ def check(args: Namespace, task: Task) -> None:
         raise UserError(f"--calibrate: needs a dataset whose answers rules can check, which {task.name} is not")
 
 
-def select(args: Namespace, source: Source) -> tuple[list[Answered], int]:
+def select(args: Namespace, source: Source) -> tuple[Stored[Answered], int]:
     """(questions to label, number of rows skipped because they carry an error)."""
-    good = [record for record in source.records if record.error is None]
-    for record in good:
-        if not record.solutions:
-            raise UserError(f"--input {args.input}: the row of {record.id} has no solutions")
-    questions = [answered(record, args.rounds == "all") for record in good]
-    if args.calibrate:
-        questions = calibration.with_probes(questions, calibration.load_adversarial())
-    wanted = source.records[args.start : args.end]
-    by_id = {question.id: question for question in questions}
-    chosen = [by_id[record.id] for record in wanted if record.id in by_id]
+    if source.unsolved is not None:
+        raise UserError(f"--input {args.input}: the row of {source.unsolved} has no solutions")
+    good = [place for id, place in source.ids.items() if id not in source.failed]
+    wanted = range(*slice(args.start, args.end).indices(len(source.records)))
+    chosen = [place for place in good if place in wanted]
     if not chosen:
         raise UserError(f"--input {args.input}: no row to label from --start {args.start} to --end {args.end}")
-    return chosen, len(wanted) - len(chosen)
+    as_asked = partial(answered, all_rounds=args.rounds == "all")
+    questions = source.records.take(chosen).map(as_asked)
+    if args.calibrate:
+        every = source.records.take(good).map(as_asked)
+        probed = {one.id: one for one in calibration.with_probes(every, calibration.load_adversarial())}
+        questions = questions.map(lambda question: probed.get(question.id, question))
+    return questions, len(wanted) - len(chosen)
 
 
 def main(argv: list[str] | None = None, choose_engine: Callable[[Namespace], Choice] = choose_judge) -> int:
@@ -124,7 +129,7 @@ def main(argv: list[str] | None = None, choose_engine: Callable[[Namespace], Cho
             path=path,
             identity={**config.model_dump(), **identity},
             samples=questions,
-            order=[record.id for record in source.records],
+            order=source.ids,
             method=Labeller(config, prompts),
             info=MethodInfo("label", args.granularity, config.model_dump()),
             model=judge,
@@ -132,12 +137,13 @@ def main(argv: list[str] | None = None, choose_engine: Callable[[Namespace], Cho
             defaults=Defaults(temperature=0.0, max_tokens=1, seed=0),
             about={"input": {"path": str(args.input), "sha256": source.sha256}},
             row=label_row,
+            workers=args.workers or len(os.sched_getaffinity(0)) if args.rules_only else 1,
             overwrite=args.overwrite,
         )
     )
     if args.calibrate:
         print(calibration.write_card(path, {"judge": judge, "dataset": task.name, "labels": path.name}))
-    print(summary(list(read_labels(path))))
+    print(summary(read_labels(path)))
     print(f"written to {path}" + (f"; {skipped} rows of the input carry an error and were skipped" if skipped else ""))
     answers.close_pool()
     if failed:

@@ -6,7 +6,7 @@ precision says; a reply of the adversarial set is wrong by construction.
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from agentark import answers
 from agentark.config import Config, load
 from agentark.files import write_atomically
 from agentark.judge import CHECKABLE, FOLDER
-from agentark.labels import Answered, LabelRow, Probe, read_labels
+from agentark.labels import Answered, JudgedProbe, LabelRow, Probe, read_labels
 from agentark.stats import mean_and_se
 from agentark.types import Sample
 
@@ -62,18 +62,17 @@ def load_adversarial(path: Path = FOLDER / "adversarial.yaml") -> AdversarialSet
 # ---------------------------------------------------------------- the adversarial set
 
 
-def with_probes(questions: Sequence[Answered], templates: AdversarialSet) -> list[Answered]:
-    """The questions; the first `max_questions` that rules can check get their probes."""
-    found: list[Answered] = []
+def with_probes(questions: Sequence[Answered], templates: AdversarialSet) -> Iterator[Answered]:
+    """The first `max_questions` questions that rules can check, with their probes."""
     left = templates.max_questions
     for place, question in enumerate(questions):
-        if question.answer_type in CHECKABLE and left:
-            others = chain(questions[place + 1 :], questions[:place])
+        if question.answer_type in CHECKABLE:
+            others = map(questions.__getitem__, chain(range(place + 1, len(questions)), range(place)))
             other = next((one.gt for one in others if _differ(question, one)), None)
-            question = structs.replace(question, probes=tuple(_probes(question, other, templates)))
+            yield structs.replace(question, probes=tuple(_probes(question, other, templates)))
             left -= 1
-        found.append(question)
-    return found
+            if not left:
+                return
 
 
 def _differ(one: Sample, other: Sample) -> bool:
@@ -197,22 +196,20 @@ def calibration_error(pairs: Sequence[tuple[float, bool]]) -> float | None:
 # ---------------------------------------------------------------- the card
 
 
-def card(rows: Sequence[LabelRow], about: dict[str, Any]) -> dict[str, Any]:
+def card(rows: Iterable[LabelRow], about: dict[str, Any]) -> dict[str, Any]:
     """What the rows of a labelled file say about a judge.
 
     Args:
         about: judge, dataset and files, put first.
     """
-    good = [row for row in rows if row.error is None]
-    pairs = [
-        Pair(row.id, one.rule, one.judge, one.p_correct)
-        for row in good
-        for one in row.solutions
-        if one.rule is not None
-    ]
-    pairs += [Pair(row.id, rule, None) for row in good for rule in row.dropped or [] if rule is not None]
-    found = agreement(pairs)
-    probes = [(row.id, probe) for row in good for probe in row.probes or []]
+    pairs, dropped, probes = list[Pair](), list[Pair](), list[tuple[str, JudgedProbe]]()
+    for row in rows:
+        if row.error is None:
+            judged = (one for one in row.solutions if one.rule is not None)
+            pairs += [Pair(row.id, bool(one.rule), one.judge, one.p_correct) for one in judged]
+            dropped += [Pair(row.id, rule, None) for rule in row.dropped or [] if rule is not None]
+            probes += [(row.id, probe) for probe in row.probes or []]
+    found = agreement(pairs + dropped)
     told = [(question, probe) for question, probe in probes if probe.judge is not None]
     kinds = sorted({probe.kind for _, probe in probes})
     adversarial = {
@@ -299,7 +296,7 @@ def _line(name: str, figure: Figure) -> str:
 
 def write_card(path: Path, about: dict[str, Any]) -> str:
     """Write the label card beside a labelled file. Returns what to print of it."""
-    found = card(list(read_labels(path)), about)
+    found = card(read_labels(path), about)
     text = readable(found)
     write_atomically(path.with_name(path.name + ".card.json"), msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     write_atomically(path.with_name(path.name + ".card.md"), text.encode())

@@ -18,7 +18,8 @@ from typing import Any
 from msgspec import Struct
 
 from agentark import answers, metrics
-from agentark.evaluation import Attempt, Graded, figure, grade
+from agentark.evaluation import Attempt, Graded, grade
+from agentark.figures import figure
 from agentark.tasks import Task
 from agentark.types import Sample, UserError
 

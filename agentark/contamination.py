@@ -56,7 +56,7 @@ def check(ids: Iterable[str], trained: Iterable[str], model: str, allow: bool) -
     Raises:
         UserError: some of them, and `allow` is false.
     """
-    seen = sorted(set(ids) & set(trained))
+    seen = sorted(set(trained).intersection(ids))
     if seen and not allow:
         named = ", ".join(seen[:NAMED]) + (", ..." if len(seen) > NAMED else "")
         raise UserError(

@@ -7,8 +7,9 @@ row has none). Figures are means over all answers except errors; an unanswered o
 import hashlib
 import importlib.metadata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +18,12 @@ from msgspec import Struct
 
 from agentark import answers, metrics, stats
 from agentark.config import nearest
-from agentark.files import check_file, sessions_of, write_atomically
-from agentark.jsonl import decoded
+from agentark.files import Pending, check_file, sessions_of, write_atomically
+from agentark.jsonl import Stored, chunks, stored
 from agentark.published import PUBLISHED
 from agentark.rows import Source
 from agentark.tasks import Task
-from agentark.types import Record, Sample, Solution, UserError, merged
+from agentark.types import Record, Sample, Solution, TokenStats, UserError, merged
 
 METRICS_SCHEMA = 1
 """Version of metrics.json."""
@@ -34,6 +35,9 @@ GUARANTEES = ("engine", "seeded", "exact")
 
 GRADERS = ("algebra", "answers", "code_grading", "extraction", "metrics", "numerals", "sandbox_inside", "thinking")
 """These modules decide whether an answer is right; the grader's version is the digest of their code."""
+
+CHUNK = 1024
+"""Answers that are graded together, so that the processes that do algebra are busy."""
 
 INDEPENDENT = "samples"
 """Key of a record's `info`: its solutions are that many independent answers, all of them graded."""
@@ -80,11 +84,17 @@ def graded_solutions(record: Record) -> list[Solution]:
     return record.solutions if INDEPENDENT in record.info else record.solutions[-1:]
 
 
-def attempts(
-    records: Sequence[Record], solutions: Callable[[Record], list[Solution]] = graded_solutions
-) -> list[Attempt]:
-    """Every answer to be graded, in the order of the file. A row with an error or without solutions is one attempt."""
-    return [attempt for record in records for attempt in _attempts(record, solutions)]
+class Attempts(Struct, frozen=True):
+    """Every answer to be graded, in the order of the file, made anew whenever somebody goes through them.
+
+    A row with an error or without solutions is one attempt.
+    """
+
+    records: Sequence[Record]
+    solutions: Callable[[Record], list[Solution]] = graded_solutions
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return (attempt for record in self.records for attempt in _attempts(record, self.solutions))
 
 
 def _attempts(record: Record, solutions: Callable[[Record], list[Solution]]) -> Iterator[Attempt]:
@@ -102,19 +112,18 @@ def _attempts(record: Record, solutions: Callable[[Record], list[Solution]]) -> 
 # ---------------------------------------------------------------- grading
 
 
-def grade_accuracy(task: Task, given: Sequence[Attempt]) -> list[Graded]:
+def grade_accuracy(task: Task, given: Iterable[Attempt]) -> Iterator[Graded]:
     """Right or wrong, by the task's own answer extraction and equivalence. Blocks."""
-    replies = [(attempt.sample, attempt.text) for attempt in given if attempt.text is not None]
-    scores = iter(task.score_many(replies))
-    graded = []
-    for attempt in given:
-        if attempt.text is None:
-            graded.append(grade(task, attempt))
-            continue
-        score = next(scores)
-        found = answers.extract(attempt.text, attempt.sample.answer_type, attempt.sample.choices)
-        graded.append(
-            grade(
+    for chunk in chunks(given, CHUNK):
+        replies = [(attempt.sample, attempt.text) for attempt in chunk if attempt.text is not None]
+        scores = iter(task.score_many(replies))
+        for attempt in chunk:
+            if attempt.text is None:
+                yield grade(task, attempt)
+                continue
+            score = next(scores)
+            found = answers.extract(attempt.text, attempt.sample.answer_type, attempt.sample.choices)
+            yield grade(
                 task,
                 attempt,
                 answer=found.value if found else None,
@@ -122,8 +131,6 @@ def grade_accuracy(task: Task, given: Sequence[Attempt]) -> list[Graded]:
                 figures={task.metric: score or 0.0},
                 info={"how": found.how} if found else {},
             )
-        )
-    return graded
 
 
 class TextScores(Struct, frozen=True):
@@ -135,25 +142,32 @@ class TextScores(Struct, frozen=True):
     bertscore_device: str | None = None
 
 
-def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tuple[list[Graded], dict[str, Any]]:
+def grade_text(task: Task, given: Iterable[Attempt], scores: TextScores) -> tuple[Iterator[Graded], dict[str, Any]]:
     """Overlap with the references.
 
     Tasks reported on F1 ask for a short answer, which is extracted from the reply; the others are scored on the whole
     reply. `f1_published` is always over the whole reply, as in the published code. Correct means an exact match.
 
+    Args:
+        given: is gone through twice. BERTScore alone needs all replies at once.
+
     Returns:
-        The grades, and what metrics.json says of BERTScore (with the reason when it is missing) and of ROUGE: how many
-        replies its tokenizers split.
+        The grades, and what metrics.json says of BERTScore (with the reason when it is missing) and, once all grades
+        are made, of ROUGE: how many replies its tokenizers split.
     """
-    said = [None if attempt.text is None else _prediction(task, attempt) for attempt in given]
-    bert, about = _bert_scores(
-        [(text or "", attempt.sample) for text, attempt in zip(said, given, strict=True)], scores
-    )
-    graded = []
+    bert, about = _bert_scores(task, given, scores)
+    split: dict[str, int] = {}
+    return _grade_text(task, given, bert, split), {"bertscore": about, "rouge_tokenizers": split}
+
+
+def _grade_text(
+    task: Task, given: Iterable[Attempt], bert: Iterable[float | None], split: dict[str, int]
+) -> Iterator[Graded]:
     tokenizers: Counter[str] = Counter()
-    for attempt, text, similarity in zip(given, said, bert, strict=True):
+    for attempt, similarity in zip(given, bert, strict=False):  # `bert` may have no end
+        text = None if attempt.text is None else _prediction(task, attempt)
         if attempt.text is None:
-            graded.append(grade(task, attempt))
+            yield grade(task, attempt)
             continue
         references = attempt.sample.golds
         reply = (answers.visible(attempt.text) or "").strip()
@@ -168,8 +182,8 @@ def grade_text(task: Task, given: Sequence[Attempt], scores: TextScores) -> tupl
             "bleu": metrics.bleu(prediction, references),
             "bertscore": similarity,
         }
-        graded.append(grade(task, attempt, answer=text, correct=bool(exact) if text else None, figures=figures))
-    return graded, {"bertscore": about, "rouge_tokenizers": dict(sorted(tokenizers.items()))}
+        yield grade(task, attempt, answer=text, correct=bool(exact) if text else None, figures=figures)
+    split |= sorted(tokenizers.items())
 
 
 def _prediction(task: Task, attempt: Attempt) -> str | None:
@@ -181,25 +195,26 @@ def _prediction(task: Task, attempt: Attempt) -> str | None:
 
 
 def _bert_scores(
-    given: Sequence[tuple[str, Sample]], scores: TextScores
-) -> tuple[Sequence[float | None], dict[str, Any]]:
+    task: Task, given: Iterable[Attempt], scores: TextScores
+) -> tuple[Iterable[float | None], dict[str, Any]]:
     about: dict[str, Any] = {
         "model": scores.bertscore_model and Path(scores.bertscore_model).name,
         "num_layers": scores.bertscore_layers,
         "reason": None,
     }
     if scores.bertscore_model is None:
-        return [None] * len(given), about | {"reason": "switched off (--bertscore_model none)"}
+        return repeat(None), about | {"reason": "switched off (--bertscore_model none)"}
+    said = [("" if one.text is None else _prediction(task, one) or "", one.sample.golds) for one in given]
     try:
         found = metrics.bert_score(
-            [text for text, _ in given],
-            [sample.golds for _, sample in given],
+            [text for text, _ in said],
+            [golds for _, golds in said],
             scores.bertscore_model,
             scores.bertscore_layers,
             scores.bertscore_device,
         )
     except metrics.EncoderUnavailable as error:
-        return [None] * len(given), about | {"reason": str(error)}
+        return repeat(None), about | {"reason": str(error)}
     return found, about
 
 
@@ -229,74 +244,30 @@ def grade(
     )
 
 
-# ---------------------------------------------------------------- adding up
-
-
-def figure(values: Sequence[float], clusters: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """A mean as it is reported: value, standard error clustered by question, 95% interval, n."""
-    if not values:
-        return {"value": None, "se": None, "ci95": None, "n": 0}
-    mean, error = stats.mean_and_se(values, clusters)
-    interval = list(stats.interval(values, clusters, seed=seed)) if error is not None else None
-    return {"value": mean, "se": error, "ci95": interval, "n": len(values)}
-
-
-def summarise(graded: Sequence[Graded], seed: int = 0) -> dict[str, Any]:
-    """Figures and counts; correct + wrong + unanswered + error = n, asserted."""
-    scored = [one for one in graded if one.verdict != "error"]
-    names = list(dict.fromkeys(name for one in scored for name in one.figures))
-    figures = {}
-    for name in names:
-        known = [(value, one.id) for one in scored if (value := one.figures.get(name)) is not None]
-        figures[name] = figure([value for value, _ in known], [key for _, key in known], seed)
-    answered = [one for one in scored if one.verdict != "unanswered"]
-    if "accuracy" in figures:
-        right = [float(one.verdict == "correct") for one in answered]
-        figures["accuracy_answered"] = figure(right, [one.id for one in answered], seed)
-    buckets = Counter(one.verdict for one in graded)
-    counts: dict[str, int] = {"n": len(graded)}
-    counts.update({verdict: buckets[verdict] for verdict in VERDICTS})
-    assert sum(buckets[verdict] for verdict in VERDICTS) == len(graded)
-    unknown = any(one.truncated is None for one in scored)
-    return {
-        "figures": figures,
-        "counts": counts,
-        "questions": len({one.id for one in graded}),
-        "truncated": None if unknown else sum(bool(one.truncated) for one in scored),
-        "by_tag": _by_tag(scored),
-    }
-
-
-def _by_tag(scored: Sequence[Graded]) -> dict[str, dict[str, Any]]:
-    """The task's figure for each tag, where there are tags."""
-    tags = sorted({one.tag for one in scored if one.tag is not None})
-    found = {}
-    for tag in tags:
-        known = [
-            (value, one.id) for one in scored if one.tag == tag and (value := one.figures.get(one.metric)) is not None
-        ]
-        if known:
-            mean, error = stats.mean_and_se([value for value, _ in known], [key for _, key in known])
-            found[tag] = {"value": mean, "se": error, "n": len(known)}
-    return found
+# ---------------------------------------------------------------- about the run
 
 
 def about_run(source: Source) -> dict[str, Any]:
     """Where the answers come from: model, method, engine, guarantee, token use, file."""
     engines = sorted({str(session["engine"]) for session in sessions_of(source.manifest) if session.get("engine")})
-    tokens = merged(record.token_stats for record in source.records)
+    models, methods, guarantees = set[str](), set[str](), set[str]()
+
+    def spent() -> Iterator[dict[str, TokenStats]]:
+        for record in source.records:
+            models.add(record.model)
+            methods.add(record.method.name)
+            guarantees.add(record.guarantee)
+            yield record.token_stats
+
+    tokens = merged(spent())
     return {
-        "model": _names(record.model for record in source.records),
-        "method": _names(record.method.name for record in source.records),
+        "model": ", ".join(sorted(models)),
+        "method": ", ".join(sorted(methods)),
         "engine": ", ".join(engines) or None,
-        "guarantee": min((record.guarantee for record in source.records), key=GUARANTEES.index),
+        "guarantee": min(guarantees, key=GUARANTEES.index),
         "tokens": {model: msgspec.to_builtins(used) for model, used in tokens.items()},
         "input": {"file": source.path.name, "sha256": source.sha256, "rows": len(source.records)},
     }
-
-
-def _names(names: Iterator[str]) -> str:
-    return ", ".join(sorted(set(names)))
 
 
 def grader() -> dict[str, str]:
@@ -366,15 +337,32 @@ def written_files(folder: Path, prefix: str) -> tuple[Path, Path]:
     return paths
 
 
-def write(folder: Path, prefix: str, report: Mapping[str, Any], graded: Sequence[Any]) -> tuple[Path, Path]:
-    """Write `<prefix>metrics.json` and `<prefix>per_sample.jsonl`, each as a whole. Returns both paths."""
-    paths = written_files(folder, prefix)
-    write_atomically(paths[0], msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    write_atomically(paths[1], b"".join(msgspec.json.encode(one) + b"\n" for one in graded))
-    return paths
+@contextmanager
+def written(folder: Path, prefix: str) -> Iterator["Written"]:
+    """The two files, to be filled. Raises RunError, UserError when they cannot be written."""
+    metrics, rows = written_files(folder, prefix)
+    with Pending(rows) as pending:
+        yield Written(metrics, pending)
 
 
-def read_graded(path: Path) -> list[Graded]:
+class Written(Struct, frozen=True):
+    """`metrics.json` and `per_sample.jsonl`, which appear together at the end."""
+
+    metrics: Path
+    rows: Pending
+
+    def add(self, row: Any) -> None:
+        """One line of per_sample.jsonl."""
+        self.rows.add(row)
+
+    def finish(self, report: Mapping[str, Any]) -> tuple[Path, Path]:
+        """Put both files into their places. Returns their paths."""
+        write_atomically(self.metrics, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        self.rows.place()
+        return self.metrics, self.rows.path
+
+
+def read_graded(path: Path) -> Stored[Graded]:
     """The rows of a per_sample.jsonl (or the one beside a metrics.json).
 
     Raises:
@@ -382,8 +370,9 @@ def read_graded(path: Path) -> list[Graded]:
     """
     if path.name.endswith("metrics.json"):
         path = path.with_name(path.name.removesuffix("metrics.json") + "per_sample.jsonl")
-    rows = list(decoded(path, Graded, "a row of a per_sample.jsonl"))
-    if not rows:
+    decoder = msgspec.json.Decoder(Graded)
+    rows = stored(path, str(path), lambda line: line.decode(decoder, "a row of a per_sample.jsonl"))
+    if not sum(1 for _ in rows):  # every row is one
         raise UserError(f"{path}: the file is empty")
     return rows
 

@@ -4,12 +4,13 @@ import errno
 import glob
 import hashlib
 import json
+import logging
 import os
 import re
 import stat
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -26,6 +27,7 @@ FULL_IN_WORDS = re.compile(
 """In the errors of libraries that hide the system's own."""
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 def manifest_of(path: Path) -> Path:
@@ -165,6 +167,53 @@ def write_atomically(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
+class Pending(AbstractContextManager["Pending"]):
+    """A file that is written beside its place, and put there as a whole; else nothing of it stays. Makes the folder.
+
+    Raises:
+        RunError, UserError: it cannot be written; so do `add` and `place`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_file(path)
+        self.path = path
+        self._hash = hashlib.sha256()
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+                pid = stale.name.split(".")[-2]
+                if pid.isdigit() and not psutil.pid_exists(int(pid)):  # killed while it wrote
+                    stale.unlink(missing_ok=True)
+            self.stream = self._temporary.open("wb")
+
+    @property
+    def sha256(self) -> str:
+        """Of all that `add` wrote, hex."""
+        return self._hash.hexdigest()
+
+    def add(self, row: Any) -> None:
+        """Write a row as one line of JSON."""
+        line = msgspec.json.encode(row) + b"\n"
+        with writing(self.path):
+            self.stream.write(line)
+        self._hash.update(line)
+
+    def place(self) -> None:
+        """Put the file into its place, safe against kill and power loss."""
+        with writing(self.path):
+            self.stream.flush()
+            os.fsync(self.stream.fileno())
+            self.stream.close()
+            self._temporary.replace(self.path)
+
+    def __exit__(self, *exc: object) -> None:
+        with suppress(OSError):
+            self.stream.close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A stream whose content replaces a file as a whole, safe against kill and power loss. Makes the folder.
@@ -172,24 +221,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         RunError, UserError: it cannot be written; nothing stays of the attempt.
     """
-    check_file(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            pid = stale.name.split(".")[-2]
-            if pid.isdigit() and not psutil.pid_exists(int(pid)):  # killed while it wrote
-                stale.unlink(missing_ok=True)
-        try:
-            with temporary.open("wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+    with Pending(path) as pending, writing(path):
+        yield pending.stream
+        pending.place()
 
 
 def append(path: Path, line: bytes) -> None:
@@ -211,6 +245,38 @@ def append_to(descriptor: int, line: bytes) -> None:
     except OSError:
         os.ftruncate(descriptor, size)
         raise
+
+
+def repair_tail(path: Path) -> None:
+    """Cut a last line that was not completely written (kill, power loss), with a warning."""
+    if not path.exists():
+        return
+    with writing(path), path.open("rb+") as stream:
+        stream.seek(0, os.SEEK_END)
+        size = position = stream.tell()
+        tail = b""
+        while position > 0 and tail.rstrip(b"\n").count(b"\n") == 0:
+            step = min(1 << 16, position)
+            position -= step
+            stream.seek(position)
+            tail = stream.read(step) + tail
+        last = tail.rstrip(b"\n").rsplit(b"\n", 1)[-1]
+        if not last:
+            return
+        try:
+            msgspec.json.decode(last)
+        except (UnicodeDecodeError, RecursionError):
+            pass  # a whole line, and whoever reads it says what is wrong
+        except msgspec.DecodeError:
+            start = size - len(tail) + tail.rindex(last)
+            stream.truncate(start)
+            logger.warning(
+                "%s: the last line was cut short when the run was killed; removed %d bytes", path, size - start
+            )
+        else:
+            if not tail.endswith(b"\n"):
+                stream.seek(0, os.SEEK_END)
+                stream.write(b"\n")
 
 
 @contextmanager

@@ -14,12 +14,14 @@ from msgspec import Struct
 
 from agentark import cli, config
 from agentark.episode import Defaults, Episode
+from agentark.jsonl import Stored
 from agentark.lock import RunLock
 from agentark.progress import Progress
 from agentark.records import Store, now
 from agentark.runner import Row, Runner, end_killed, note_totals
 from agentark.tasks import Loaded, Task
 from agentark.types import Engine, Method, MethodInfo, Sample, UserError
+from agentark.workers import run_in_workers, workers_for
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -31,8 +33,8 @@ class Job(Struct, frozen=True, kw_only=True):
     """All that decides the content of a row: rows of another identity are never mixed in."""
     samples: Sequence[Sample]
     """All that this command asks for; those without a good row are run."""
-    order: Iterable[str]
-    """Ids in the order of the finished file, also of samples that this command does not ask for."""
+    order: Iterable[str] | dict[str, int]
+    """Ids in the order of the finished file, also of samples that this command does not ask for; or id -> rank."""
     method: Method
     info: MethodInfo
     model: str
@@ -45,6 +47,9 @@ class Job(Struct, frozen=True, kw_only=True):
     """Makes a row; one with an `input` is made again when the digest of its sample is another."""
     others: Callable[[Engine, RunLock], Mapping[str, Engine]] = lambda engine, lock: {}
     """(generator, lock) -> further models, by name."""
+    workers: int = 1
+    """Processes that make rows, where no call needs an engine and `samples` stay in their file (agentark/workers.py);
+    1: this one."""
     overwrite: bool = False
     today: Callable[[dict[str, Any]], dict[str, Any]] = dict
     """Writes the identity in an old manifest as this version does."""
@@ -57,10 +62,10 @@ def run_job(job: Job) -> int:
         UserError: the file holds rows of another identity, or another process writes to it.
         RunError: the run had to stop; finished rows are kept.
     """
-    order = {id: rank for rank, id in enumerate(job.order)}
+    order = job.order if isinstance(job.order, dict) else {id: rank for rank, id in enumerate(job.order)}
     with RunLock(job.path) as lock:
         store = Store(job.path, job.identity, overwrite=job.overwrite, today=job.today)
-        todo = [sample for sample in job.samples if not store.has(sample)]
+        todo = _left(job.samples, store)
         if not todo:
             if not store.ended:
                 end_killed(store, job.method, order)
@@ -69,6 +74,14 @@ def run_job(job: Job) -> int:
         engine = job.make_engine(lock)
         engines = {"main": engine, **job.others(engine, lock)}
         return cli.run_async(_session(job, engines, store, todo, order, about)).failed
+
+
+def _left(samples: Sequence[Sample], store: Store) -> Sequence[Sample]:
+    """The samples without a good row."""
+    if not store.done:
+        return samples
+    left = [place for place, sample in enumerate(samples) if not store.has(sample)]
+    return samples.take(left) if isinstance(samples, Stored) else [samples[place] for place in left]
 
 
 async def _session(
@@ -90,18 +103,13 @@ async def _session(
         finished = False
         with Progress(len(todo)) as progress, progress.ticking():
             try:
-                runner = Runner(
-                    method=job.method,
-                    info=job.info,
-                    model=job.model,
-                    engines=engines,
-                    defaults=job.defaults,
-                    store=store,
-                    progress=progress,
-                    row=job.row,
-                )
+                parts = {name: getattr(job, name) for name in ("method", "info", "model", "defaults", "row")}
+                runner = Runner(**parts, engines=engines, store=store, progress=progress)
                 await runner.prepare(job.samples)
-                await runner.run(todo)
+                if (workers := workers_for(todo, job.workers)) > 1:
+                    await run_in_workers(todo, parts, workers, store, progress)
+                else:
+                    await runner.run(todo)
                 note_totals(store, runner.method, order)
                 finished = True
             finally:

@@ -5,16 +5,21 @@ A byte order mark and blank lines are skipped. Rows are numbered like the lines 
 
 import io
 import json
+import os
+import weakref
+from array import array
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import msgspec
 
 from agentark.types import UserError
 
 Row = TypeVar("Row")
+Other = TypeVar("Other")
 
 
 class Line(NamedTuple):
@@ -96,3 +101,128 @@ def objects(source: Path | bytes, name: str) -> Iterator[tuple[int, dict[str, An
     """(line number, object) of every row. Raises UserError like `decoded`."""
     decoder = msgspec.json.Decoder(dict[str, Any])
     return ((line.number, line.decode(decoder, "a JSON object")) for line in lines(source, name))
+
+
+def chunks(items: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """The items, `size` at a time."""
+    left = iter(items)
+    while chunk := list(islice(left, size)):
+        yield chunk
+
+
+# ---------------------------------------------------------------- rows that stay in the file
+
+
+class _File:
+    """A file that is open for as long as somebody reads from it, whatever its name stands for by then."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+
+
+class Stored(Sequence[Row], Generic[Row]):
+    """Rows of a file in memory's stead: each is read and decoded anew whenever it is asked for.
+
+    Only the places of the rows are kept, 24 bytes a row. Slices and other choices share the open file.
+
+    Args:
+        name: of the file in error messages.
+        decode: makes a row of its line.
+        places: number, offset and size in bytes of every line, one after the other.
+    """
+
+    def __init__(
+        self, path: Path, name: str, decode: Callable[[Line], Row], places: "array[int]", file: _File | None = None
+    ) -> None:
+        self.path, self.name = path, name
+        self.decode = decode
+        self.places = places
+        self._file = file or _File(path)
+
+    def __len__(self) -> int:
+        return len(self.places) // 3
+
+    @overload
+    def __getitem__(self, position: int) -> Row: ...
+    @overload
+    def __getitem__(self, position: slice) -> "Stored[Row]": ...
+    def __getitem__(self, position: int | slice) -> "Row | Stored[Row]":
+        if isinstance(position, slice):
+            return self.take(range(*position.indices(len(self))))
+        return self.decode(self.line(position))
+
+    def line(self, position: int) -> Line:
+        """The line of a row; its row may be decoded elsewhere."""
+        start = 3 * range(len(self))[position]
+        number, offset, size = self.places[start : start + 3]
+        return Line(self.path, self.name, number, offset, os.pread(self._file.descriptor, size, offset))
+
+    def take(self, positions: Iterable[int]) -> "Stored[Row]":
+        """The rows at these positions, in this order."""
+        places = array("Q")
+        for position in positions:
+            places.extend(self.places[3 * position : 3 * position + 3])
+        return self.at(places)
+
+    def at(self, places: "array[int]") -> "Stored[Row]":
+        """The rows at other places of the file."""
+        return Stored(self.path, self.name, self.decode, places, self._file)
+
+    def map(self, make: Callable[[Row], Other]) -> "Stored[Other]":
+        """What a function makes of every row, whenever it is asked for."""
+        return Stored(self.path, self.name, _Made(self.decode, make), self.places, self._file)
+
+
+class _Made(Generic[Row, Other]):
+    """A function of the row in a line; it can be sent to another process where both of its parts can."""
+
+    def __init__(self, decode: Callable[[Line], Row], make: Callable[[Row], Other]) -> None:
+        self.decode, self.make = decode, make
+
+    def __call__(self, line: Line) -> Other:
+        return self.make(self.decode(line))
+
+
+class ById(Mapping[str, Row]):
+    """Stored rows by their ids; each is read anew whenever it is asked for."""
+
+    def __init__(self, rows: Stored[Row], ids: Mapping[str, int]) -> None:
+        self._rows, self._ids = rows, ids
+
+    def __getitem__(self, id: str) -> Row:
+        return self._rows[self._ids[id]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+
+def stored(path: Path, name: str, decode: Callable[[Line], Row]) -> Stored[Row]:
+    """All rows of a file. Raises UserError: no such file."""
+    places = array("Q")
+    for line in lines(path, name):
+        places.extend((line.number, line.offset, len(line.content)))
+    return Stored(path, name, decode, places)
+
+
+def latest(
+    path: Path, name: str, id_of: Callable[[Line], str], decode: Callable[[Line], Row]
+) -> tuple[Stored[Row], dict[str, int]]:
+    """(the last row of every id in the order of the file, id -> position there).
+
+    Raises:
+        UserError: no such file; or what `id_of` raises.
+    """
+    places, ids = array("Q"), dict[str, int]()
+    for line in lines(path, name):
+        id = id_of(line)
+        ids.pop(id, None)
+        ids[id] = len(places) // 3
+        places.extend((line.number, line.offset, len(line.content)))
+    rows = Stored(path, name, decode, places)
+    if len(ids) == len(rows):
+        return rows, ids
+    return rows.take(ids.values()), {id: position for position, id in enumerate(ids)}

@@ -211,7 +211,8 @@ class Labeller:
             places.setdefault(one.text, (f"solution_{one.id}", 1))
         for one in sample.answers:
             places.setdefault(one.text, (one.agent, one.round))
-        found = await gather(*(self._ruling(sample, judge, text, *place) for text, place in places.items()))
+        asked = [self._ruling(sample, judge, text, *place) for text, place in places.items()]
+        found = await gather(*asked) if self.config.judge is not None else [await one for one in asked]
         rulings = dict(zip(places, found, strict=True))
         labelled = [_labelled(one, rulings[one.text]) for one in sample.solutions]
         if self.config.steps:

@@ -5,13 +5,13 @@ or null; null means that nobody could decide, never that the solution is wrong.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from agentark.jsonl import lines
+from agentark.jsonl import Line, Stored, latest
 from agentark.records import check_schema, natural
 from agentark.types import Record, Sample, Solution, TokenStats, Turn
 
@@ -135,41 +135,73 @@ def by_round(answers: Sequence[Candidate], verdicts: Sequence[bool | None]) -> d
     return {agent: [found.get((agent, round)) for round in rounds] for agent in agents}
 
 
+class _Key(Struct):
+    id: str
+    labels_schema: int
+
+
+_key_decoder = msgspec.json.Decoder(_Key)
+_decoder = msgspec.json.Decoder(LabelRow)
+
+
+def stored_labels(path: Path) -> tuple[Stored[LabelRow], dict[str, int]]:
+    """(the rows of a labelled file, one per id (its last row), in the order of the file; id -> position there).
+
+    Raises:
+        UserError: no such file, or a row without an id or of an unknown schema. Reading a row raises it for another
+            kind of row.
+    """
+    return latest(path, str(path), _id_of, _row_in)
+
+
+def _id_of(line: Line) -> str:
+    key = line.decode(_key_decoder, "a labelled row")
+    check_schema(line.where, "labels_schema", key.labels_schema, LABELS_SCHEMA)
+    return key.id
+
+
+def _row_in(line: Line) -> LabelRow:
+    return line.decode(_decoder, "a labelled row")
+
+
 def read_labels(path: Path) -> Iterator[LabelRow]:
     """The rows of a labelled file, one per id (its last row).
 
     Raises:
         UserError: no such file, or a row of another kind.
     """
-    decoder = msgspec.json.Decoder(LabelRow)
-    rows: dict[str, LabelRow] = {}
-    for line in lines(path):
-        row = line.decode(decoder, "a labelled row")
-        check_schema(line.where, "labels_schema", row.labels_schema, LABELS_SCHEMA)
-        rows[row.id] = row
-    yield from rows.values()
+    return iter(stored_labels(path)[0])
 
 
-def summary(rows: Sequence[LabelRow]) -> str:
+def summary(rows: Iterable[LabelRow]) -> str:
     """The result, in a few lines."""
-    good = [row for row in rows if row.error is None]
-    solutions = [one for row in good for one in row.solutions]
-    verdicts = Counter(one.verdict for one in solutions)
-    deciders = Counter(one.by for one in solutions if one.by is not None)
-    both = [one for one in solutions if one.rule is not None and one.judge is not None]
-    mixed = sum({True, False} <= set(row.labels) for row in good)
-    total = max(1, len(solutions))
+    good = both = apart = mixed = dropped = 0
+    verdicts, deciders, reasons = Counter[bool | None](), Counter[str](), Counter[str]()
+    for row in rows:
+        if row.error is not None:
+            continue
+        good += 1
+        mixed += {True, False} <= set(row.labels)
+        dropped += len(row.dropped or [])
+        for one in row.solutions:
+            verdicts[one.verdict] += 1
+            if one.by is not None:
+                deciders[one.by] += 1
+            if one.rule is not None and one.judge is not None:
+                both += 1
+                apart += one.rule != one.judge
+            if one.verdict is None and one.note:
+                reasons[one.note] += 1
+    total = max(1, verdicts.total())
     lines = [
-        f"{len(solutions)} solutions of {len(good)} questions: "
+        f"{verdicts.total()} solutions of {good} questions: "
         + ", ".join(f"{verdicts[one]} {name} ({verdicts[one] / total:.0%})" for one, name in _NAMES),
         "decided by " + (", ".join(f"{name}: {count} ({count / total:.0%})" for name, count in sorted(deciders.items()))
                          or "nobody"),
-        f"rule and judge disagree on {sum(one.rule != one.judge for one in both)} of the {len(both)} both looked at",
+        f"rule and judge disagree on {apart} of the {both} both looked at",
         f"{mixed} questions have both right and wrong solutions",
     ]  # fmt: skip
-    dropped = sum(len(row.dropped or []) for row in good)
     lines += [f"{dropped} solutions without a verdict were left out"] * bool(dropped)
-    reasons = Counter(one.note for one in solutions if one.verdict is None and one.note)
     lines += [f"no verdict on {count}: {reason:.200}" for reason, count in reasons.most_common(3)]
     return "\n".join(lines)
 

@@ -20,6 +20,7 @@ from agentark import evaluation
 from agentark.chat_template import question_ids
 from agentark.config import ROOT, Config, build, read_yaml
 from agentark.episode import gather
+from agentark.figures import figure
 from agentark.hub import loaded
 from agentark.stats import ratio_and_se
 from agentark.types import Chat, Message, Outcome, Part, Record, Sample, Solution, Turn, UserError, message
@@ -236,7 +237,7 @@ def marks(
     for name in rubric.criteria:
         given = [(key, None if row is None or row.error else row.info["scores"][name]) for key, row in rows]
         known = [(float(score), key) for key, score in given if score is not None]
-        figures[name] = evaluation.figure([score for score, _ in known], [key for _, key in known], seed)
+        figures[name] = figure([score for score, _ in known], [key for _, key in known], seed)
         errors = sum(row is None or row.error is not None for _, row in rows)
         unparsed = len(rows) - errors - len(known)
         counts[name] = {"n": len(rows), "scored": len(known), "unparsed": unparsed, "error": errors}

@@ -11,7 +11,6 @@ A line is written by one `write` call, so it survives kill -9; fsync is grouped 
 """
 
 import json
-import logging
 import os
 import re
 import threading
@@ -29,13 +28,14 @@ from agentark.files import (
     check_file,
     json_of,
     manifest_of,
+    repair_tail,
     replacing,
     sessions_of,
     unwritable,
     write_atomically,
     writing,
 )
-from agentark.jsonl import decoded, lines
+from agentark.jsonl import Line, Stored, decoded, latest, lines
 from agentark.types import (
     SCHEMA,
     Completion,
@@ -51,7 +51,6 @@ from agentark.types import (
 )
 
 SYNC_SECONDS = 0.1
-logger = logging.getLogger(__name__)
 
 
 # ---------------------------------------------------------------- trajectories
@@ -138,15 +137,39 @@ _key_decoder = msgspec.json.Decoder(_Key)
 _decoder = msgspec.json.Decoder(Record)
 
 
-def index(path: Path) -> dict[str, tuple[int, bool]]:
-    """id -> (byte offset of its last row, whether that row is free of error)."""
-    return {id: (offset, key.error is None) for id, (offset, key) in _last(path).items()}
+def index(path: Path) -> tuple[dict[str, int], set[str]]:
+    """(id -> byte offset of its last row; the ids whose last row has an error)."""
+    offsets: dict[str, int] = {}
+    failed: set[str] = set()
+    for line in lines(path):
+        key = line.decode(_key_decoder, "a record")
+        offsets[key.id] = line.offset
+        (failed.discard if key.error is None else failed.add)(key.id)
+    return offsets, failed
 
 
-def _last(path: Path) -> dict[str, tuple[int, _Key]]:
-    """id -> (byte offset of its last row, what the store knows of it)."""
-    keys = ((line.offset, line.decode(_key_decoder, "a record")) for line in lines(path))
-    return {key.id: (offset, key) for offset, key in keys}
+def stored_records(path: Path, name: str | None = None) -> tuple[Stored[Record], dict[str, int]]:
+    """(the records of a file, one per id (its last row), in the order of the file; id -> position there).
+
+    Args:
+        name: of the file in error messages; default: its path.
+
+    Raises:
+        UserError: file missing, or a row without an id. Reading a record raises it for a row that is none, or of a
+            schema this version cannot read.
+    """
+    return latest(path, name or str(path), lambda line: line.decode(_key_decoder, "a record").id, record_in)
+
+
+def record_in(line: Line) -> Record:
+    """The record of a line. Raises UserError for another row, or a schema this version cannot read."""
+    try:
+        record = _decoder.decode(line.content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        check_schema(line.where, "schema", line.decode(_key_decoder, "a record").schema, SCHEMA)
+        return line.decode(_decoder, "a record")
+    check_schema(line.where, "schema", record.schema, SCHEMA)
+    return record
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -155,11 +178,7 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         UserError: file missing, a row that is not a record, or a schema this version cannot read.
     """
-    last = {offset for offset, _ in index(path).values()}
-    for line in lines(path):
-        if line.offset in last:
-            check_schema(line.where, "schema", _key_decoder.decode(line.content).schema, SCHEMA)
-            yield line.decode(_decoder, "a record")
+    return iter(stored_records(path)[0])
 
 
 def check_schema(where: str, key: str, value: Any, known: int) -> None:
@@ -171,42 +190,17 @@ def check_schema(where: str, key: str, value: Any, known: int) -> None:
 # ---------------------------------------------------------------- writing
 
 
-def repair_tail(path: Path) -> None:
-    """Cut a last line that was not completely written (kill, power loss), with a warning."""
-    if not path.exists():
-        return
-    with writing(path), path.open("rb+") as stream:
-        stream.seek(0, os.SEEK_END)
-        size = position = stream.tell()
-        tail = b""
-        while position > 0 and tail.rstrip(b"\n").count(b"\n") == 0:
-            step = min(1 << 16, position)
-            position -= step
-            stream.seek(position)
-            tail = stream.read(step) + tail
-        last = tail.rstrip(b"\n").rsplit(b"\n", 1)[-1]
-        if not last:
-            return
-        try:
-            msgspec.json.decode(last)
-        except msgspec.DecodeError:
-            start = size - len(tail) + tail.rindex(last)
-            stream.truncate(start)
-            logger.warning(
-                "%s: the last line was cut short when the run was killed; removed %d bytes", path, size - start
-            )
-        else:
-            if not tail.endswith(b"\n"):
-                stream.seek(0, os.SEEK_END)
-                stream.write(b"\n")
-
-
 _HEAD = ("schema", "id", "source", "query", "gt", "method", "model", "guarantee")
 _LAYOUT = (*_HEAD, *(name for name in Record.__struct_fields__ if name not in _HEAD))
 
 
 def encoded(row: Any) -> bytes:
-    """A row as one line of JSON; a record's own facts stand between those of its sample, as they always have."""
+    """A row as one line of JSON; a record's own facts stand between those of its sample, as they always have.
+
+    Bytes are such a line already.
+    """
+    if isinstance(row, bytes):
+        return row
     fields = {name: getattr(row, name) for name in _LAYOUT} if isinstance(row, Record) else row
     return msgspec.json.encode(fields) + b"\n"
 
@@ -320,10 +314,13 @@ class Store:
             )
         if self.path.exists():
             repair_tail(self.path)
-            for sample_id, (_, key) in _last(self.path).items():
-                (self.done if key.error is None else self.failed).add(sample_id)
+            for key in decoded(self.path, _Key, "a record"):
+                now, before = (self.done, self.failed) if key.error is None else (self.failed, self.done)
+                now.add(key.id)
+                before.discard(key.id)
+                self._inputs.pop(key.id, None)
                 if key.input is not None:
-                    self._inputs[sample_id] = key.input
+                    self._inputs[key.id] = key.input
         if self.journal_path.exists():
             repair_tail(self.journal_path)
             self.ended &= self.journal_path.stat().st_size > 0
@@ -386,8 +383,8 @@ class Store:
         self._check_disk()
         self._calls.append(entry)
 
-    def add(self, row: Struct) -> None:
-        """Append one line; it has `id`, `schema` and `error`."""
+    def add(self, row: Struct | bytes) -> None:
+        """Append one row, or its line; it has `id`, `schema` and `error`."""
         self._check_disk()
         self._rows.append(row)
 
@@ -420,15 +417,21 @@ class Store:
         self._write_manifest()
 
     def _compact(self, order: Mapping[str, int]) -> None:
-        rows = index(self.path)
-        ranked = sorted(rows, key=lambda sample_id: (order.get(sample_id, len(order)), natural(sample_id)))
+        rows, failed = index(self.path)
+        strangers = len(order)
+
+        def place(id: str) -> tuple[Any, ...]:
+            rank = order.get(id, strangers)
+            return (rank,) if rank < strangers else (rank, natural(id))
+
+        ranked = sorted(rows, key=place)
         with self.path.open("rb") as source, replacing(self.path) as target:
             for sample_id in ranked:
-                source.seek(rows[sample_id][0])
+                source.seek(rows[sample_id])
                 target.write(source.readline())
         if not self.journal_path.exists():  # killed after this, before the manifest was written
             return
-        self.done = {sample_id for sample_id, (_, ok) in rows.items() if ok}
+        self.done = rows.keys() - failed
         decoder = msgspec.json.Decoder(JournalEntry)
         journal = (line.content for line in lines(self.journal_path))
         kept = [line for line in journal if self._is_open(decoder.decode(line).sample)]

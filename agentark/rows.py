@@ -14,6 +14,7 @@ is an error. A schema that this version does not know is refused.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +24,10 @@ from msgspec import Struct
 from agentark import hub, jsonl
 from agentark.files import file_sha256, json_if_there, manifest_of
 from agentark.golds import TYPES, with_gold
+from agentark.jsonl import Line, Stored
 from agentark.labels import LABELS_SCHEMA
 from agentark.published import answer_type_of, own_id, record_of, split_response
-from agentark.records import check_schema, read_records
+from agentark.records import check_schema, stored_records
 from agentark.steps import one_step
 from agentark.tasks import TASKS, Task, get_task
 from agentark.tasks.base import BadRow
@@ -41,6 +43,7 @@ AGGREGATORS = {"aggregator", "moderator", "judge", "extractor"}
 """Agents who make the method's own answer from the solutions of others."""
 UNKNOWN = -100
 """Label of an unknown verdict; null means the same."""
+_objects = msgspec.json.Decoder(dict[str, Any])
 
 
 # ---------------------------------------------------------------- recognising
@@ -101,11 +104,17 @@ def read(source: str | Path, flag: str, split: str = "train") -> Iterator[tuple[
 
 
 class Source(Struct, frozen=True):
-    """A results file, read."""
+    """A results file that has been read and checked once; its records are read again when they are asked for."""
 
     path: Path
     sha256: str
-    records: list[Record]
+    records: Stored[Record]
+    ids: dict[str, int]
+    """Id -> position among the records."""
+    failed: frozenset[str]
+    """Ids of records with an error."""
+    unsolved: str | None
+    """Id of the first record with neither an error nor a solution; None: there is no such record."""
     manifest: dict[str, Any]
     """Manifest of the run that wrote it; empty where there is none."""
 
@@ -114,20 +123,39 @@ class Source(Struct, frozen=True):
         return manifest_of(self.path)
 
 
-def records(path: Path, task: Task | None, flag: str) -> Iterator[Record]:
+class _Refused(Struct):
+    """Records that do not belong here."""
+
+    count: int = 0
+    first: str | None = None
+    """Id of the first."""
+    source: str = ""
+
+    def add(self, id: str, source: str = "") -> None:
+        self.count += 1
+        if self.first is None:
+            self.first, self.source = id, source
+
+
+def records(path: Path, task: Task | None, flag: str) -> Stored[Record]:
     """Results; or labels and rows of the published code as records of `task` (None: of what each row says)."""
+    return _records(path, task, flag)[0]
+
+
+def _records(path: Path, task: Task | None, flag: str) -> tuple[Stored[Record], dict[str, int]]:
+    """(`records`, id -> position there)."""
     if kind(path, flag) == "results":
-        yield from read_records(path)
-        return
-    latest: dict[str, Record] = {}
-    for number, row in jsonl.objects(path, f"{flag} {path}"):
-        where = f"{flag} {path}, row {number}"
-        kind_of(row, where)
-        texts = [candidate.text for candidate in _candidates(where, row)]
-        record = record_of(row, texts, number - 1, where, task)
-        latest.pop(record.id, None)
-        latest[record.id] = record
-    yield from latest.values()
+        return stored_records(path)
+    made = partial(_made_record, task=task)
+    return jsonl.latest(path, f"{flag} {path}", lambda line: made(line).id, made)
+
+
+def _made_record(line: Line, task: Task | None) -> Record:
+    """The record of a line of labels, or of the published code."""
+    row = line.decode(_objects, "a JSON object")
+    kind_of(row, line.where)
+    texts = [candidate.text for candidate in _candidates(line.where, row)]
+    return record_of(row, texts, line.number - 1, line.where, task)
 
 
 def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
@@ -139,20 +167,29 @@ def read_source(path: Path, task: Task, flag: str = "--input_file") -> Source:
     Raises:
         UserError: missing, empty, of another dataset, without a gold answer in some row, or without any answer.
     """
-    listed = list(records(path, task, flag))
-    foreign = [record for record in listed if record.source.casefold() != task.name.casefold()]
-    if foreign:
+    stored, ids = _records(path, task, flag)
+    foreign, bare, unsolved = _Refused(), _Refused(), _Refused()
+    failed: set[str] = set()
+    for record in stored:
+        if record.source.casefold() != task.name.casefold():
+            foreign.add(record.id, record.source)
+        if not (record.gt.strip() or record.references):
+            bare.add(record.id)
+        if record.error is not None:
+            failed.add(record.id)
+        elif not record.solutions:
+            unsolved.add(record.id)
+    if foreign.first is not None:
         raise UserError(
-            f"{flag} {path}: holds {len(foreign)} rows of {foreign[0].source}, not of {task.name} "
-            f"(the first: {foreign[0].id}); give --dataset_name {foreign[0].source}"
+            f"{flag} {path}: holds {foreign.count} rows of {foreign.source}, not of {task.name} "
+            f"(the first: {foreign.first}); give --dataset_name {foreign.source}"
         )
-    bare = [record for record in listed if not (record.gt.strip() or record.references)]
-    if bare:
-        raise UserError(f"{flag} {path}: {len(bare)} rows have no gold answer (the first: {bare[0].id})")
-    if not any(record.error is None and record.solutions for record in listed):
-        errors = sum(record.error is not None for record in listed)
-        raise UserError(f"{flag} {path}: none of its {len(listed)} rows has a solution ({errors} carry an error)")
-    return Source(path, file_sha256(path), listed, json_if_there(manifest_of(path)))
+    if bare.first is not None:
+        raise UserError(f"{flag} {path}: {bare.count} rows have no gold answer (the first: {bare.first})")
+    if len(failed) + unsolved.count == len(stored):
+        raise UserError(f"{flag} {path}: none of its {len(stored)} rows has a solution ({len(failed)} carry an error)")
+    sha256, manifest = file_sha256(path), json_if_there(manifest_of(path))
+    return Source(path, sha256, stored, ids, frozenset(failed), unsolved.first, manifest)
 
 
 # ---------------------------------------------------------------- questions with solutions

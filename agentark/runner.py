@@ -8,7 +8,7 @@ engine stays full while memory stays bounded. A finished sample is written at on
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import InitVar, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, structs, to_builtins
 
@@ -50,6 +50,17 @@ Row = Callable[[Episode, MethodInfo, str, Guarantee, Outcome | None, str | None]
 """(episode, method, model, guarantee, outcome, error) -> one line of the results; it has `id`, `schema` and `error`."""
 
 
+class Made(NamedTuple):
+    """A sample that has ended."""
+
+    row: Struct | bytes
+    """One line of the results; bytes: as it stands there."""
+    ok: bool
+    """Whether it is free of error."""
+    calls: int
+    """That it took."""
+
+
 @dataclass(kw_only=True)
 class Runner:
     """Runs a method over samples and writes every one of them to the store."""
@@ -63,8 +74,8 @@ class Runner:
     engines: InitVar[Mapping[str, Engine]]
     """Name -> engine, entered by the caller; `main` is the generator. Names may share one."""
     defaults: Defaults
-    store: Store
-    """Started by the caller."""
+    store: Store | None
+    """Started by the caller; None: nobody keeps calls and rows, and only `made` is asked for rows."""
     progress: Progress
     row: Row = Episode.record
     """Makes what is stored of an episode."""
@@ -87,28 +98,30 @@ class Runner:
         """
         if not isinstance(self.method, Preparing):
             return
-        if (before := self.store.noted(PREPARED)) is not None:
+        store = self.store
+        assert store is not None
+        if (before := store.noted(PREPARED)) is not None:
             self.method = self.method.restored(before["decision"])
             return
         trials: list[Episode] = []
 
         def episodes(sample: Sample) -> Chat:
             own = structs.replace(sample, id=f"{TRIAL}{len(trials)}/{sample.id}")
-            journal = self.store.journalled(own.id)
-            trials.append(Episode(own, -1, self.defaults, self._models, journal, self.store, self.progress.call))
+            journal = store.journalled(own.id)
+            trials.append(Episode(own, -1, self.defaults, self._models, journal, store, self.progress.call))
             return trials[-1]
 
         try:
             self.method = await self.method.prepare(samples, episodes)
         except Exception as raised:
-            first = _first(raised)
+            first = first_error(raised)
             if isinstance(first, SampleError):
                 raise RunError(f"the method's trial before the first sample failed: {first}") from raised
             raise first from None
         if self.method.prepared is not None:
             spent = merged(trial.token_stats() for trial in trials)
             trial = {"samples": [one.sample.id for one in trials], "token_stats": to_builtins(spent)}
-            self.store.note(PREPARED, {"decision": self.method.prepared, **trial})
+            store.note(PREPARED, {"decision": self.method.prepared, **trial})
 
     async def run(self, samples: Iterable[Sample]) -> None:
         """Run every sample.
@@ -124,10 +137,18 @@ class Runner:
                     await self._window.acquire()
                     group.create_task(self._run_one(order, sample))
         except* RunError as errors:
-            raise _first(errors) from None
+            raise first_error(errors) from None
 
     async def _run_one(self, order: int, sample: Sample) -> None:
-        journal = self.store.journalled(sample.id)
+        row, ok, calls = await self.made(order, sample)
+        assert self.store is not None
+        self.store.add(row)
+        self.progress.sample(ok, calls)
+        self._window.release()
+
+    async def made(self, order: int, sample: Sample) -> "Made":
+        """The row of a sample. Raises RunError when the run must stop."""
+        journal = self.store.journalled(sample.id) if self.store is not None else {}
         episode = Episode(sample, order, self.defaults, self._models, journal, self.store, self.progress.call)
         outcome: Outcome | None = None
         error: str | None = None
@@ -137,13 +158,12 @@ class Runner:
             error = self._boundary(raised)
         else:
             self._faults = 0
-        self.store.add(self.row(episode, self.info, self.model, self._models["main"][0].guarantee, outcome, error))
-        self.progress.sample(ok=error is None, calls=len(episode.turns))
-        self._window.release()
+        row = self.row(episode, self.info, self.model, self._models["main"][0].guarantee, outcome, error)
+        return Made(row, error is None, len(episode.turns))
 
     def _boundary(self, raised: Exception) -> str:
         """The row's error text. Raises RunError when the run must stop."""
-        first = _first(raised)
+        first = first_error(raised)
         if isinstance(first, RunError):
             raise first
         text = str(first) if isinstance(first, SampleError) else f"{type(first).__name__}: {first}{_place(first)}"
@@ -246,11 +266,11 @@ def _infos(store: Store, order: Mapping[str, int]) -> list[dict[str, Any]]:
     return [record.info for record in sorted(good, key=lambda record: order.get(record.id, len(order)))]
 
 
-def _first(error: BaseException) -> BaseException:
+def first_error(error: BaseException) -> BaseException:
     """The exception that matters in a group: a RunError if there is one, else the first."""
     if not isinstance(error, BaseExceptionGroup):
         return error
-    leaves = [_first(inner) for inner in error.exceptions]
+    leaves = [first_error(inner) for inner in error.exceptions]
     return next((leaf for leaf in leaves if isinstance(leaf, RunError)), leaves[0])
 
 

@@ -4,8 +4,11 @@ Several values of one question (samples, solutions) are not independent: `cluste
 """
 
 import math
+from array import array
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import groupby, pairwise
+from operator import itemgetter
 from statistics import NormalDist
 from typing import Literal
 
@@ -15,6 +18,22 @@ RESAMPLES = 2000
 """Draws of a bootstrap or permutation: the third digit of a p around 0.05 is then noise, which the seed fixes."""
 EXACT_UP_TO = 12
 """For at most this many differing questions all sign flips are counted (4,096) instead of sampled."""
+
+
+def _grouped(values: Sequence[float], clusters: Sequence[Hashable] | None) -> Iterator[Sequence[float]]:
+    """The values of each cluster, clusters in the order in which they first occur.
+
+    Clusters that are numbered in that order (an array that never falls) are grouped as they come, without a table.
+    """
+    if clusters is None:
+        return ((value,) for value in values)
+    pairs = zip(clusters, values, strict=True)
+    if isinstance(clusters, array) and all(before <= after for before, after in pairwise(clusters)):
+        return ([value for _, value in of] for _, of in groupby(pairs, key=itemgetter(0)))
+    grouped: dict[Hashable, list[float]] = defaultdict(list)
+    for cluster, value in pairs:
+        grouped[cluster].append(value)
+    return iter(grouped.values())
 
 
 def mean_and_se(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> tuple[float, float | None]:
@@ -53,13 +72,12 @@ def ratio_and_se(
         raise ValueError("the mean of no values is undefined")
     total = math.fsum(bottoms)
     ratio = math.fsum(tops) / total
-    residuals: dict[Hashable, list[float]] = defaultdict(list)
-    for place, (top, bottom) in enumerate(zip(tops, bottoms, strict=True)):
-        residuals[place if clusters is None else clusters[place]].append(top - ratio * bottom)
-    count = len(residuals)
+    residuals = array("d", (top - ratio * bottom for top, bottom in zip(tops, bottoms, strict=True)))
+    sums = array("d", map(math.fsum, _grouped(residuals, clusters)))
+    count = len(sums)
     if count < 2:
         return ratio, None
-    squares = math.fsum(math.fsum(group) ** 2 for group in residuals.values())
+    squares = math.fsum(each**2 for each in sums)
     return ratio, math.sqrt(count / (count - 1) * squares) / total
 
 
@@ -85,11 +103,8 @@ def bootstrap_interval(
 
     if not values:
         raise ValueError("the mean of no values is undefined")
-    grouped: dict[Hashable, list[float]] = defaultdict(list)
-    for place, value in enumerate(values):
-        grouped[place if clusters is None else clusters[place]].append(value)
-    sums = np.array([math.fsum(group) for group in grouped.values()])
-    sizes = np.array([len(group) for group in grouped.values()], dtype=float)
+    sums = np.array(array("d", map(math.fsum, _grouped(values, clusters))))
+    sizes = np.array(array("d", map(len, _grouped(values, clusters))))
     generator = np.random.default_rng(seed)
     means = np.empty(resamples)
     for index in range(resamples):  # one at a time: the memory of all together grows with N
@@ -122,12 +137,10 @@ def interval(values: Sequence[float], clusters: Sequence[Hashable], *, seed: int
         values: shape (N,), N >= 1.
         clusters: the question of each value. Where the values of each question agree, questions are what is counted.
     """
-    grouped: dict[Hashable, list[float]] = defaultdict(list)
-    for value, cluster in zip(values, clusters, strict=True):
-        grouped[cluster].append(value)
-    even = len({len(group) for group in grouped.values()}) == 1 or len(set(values)) == 1
-    if even and all(set(group) in ({0.0}, {1.0}) for group in grouped.values()):
-        return wilson_interval(round(sum(group[0] for group in grouped.values())), len(grouped))
+    even = len(set(map(len, _grouped(values, clusters)))) == 1 or len(set(values)) == 1
+    firsts = array("d", (group[0] if len(set(group)) == 1 else -1.0 for group in _grouped(values, clusters)))
+    if even and set(firsts) <= {0.0, 1.0}:
+        return wilson_interval(round(sum(firsts)), len(firsts))
     return bootstrap_interval(values, clusters, seed=seed)
 
 

@@ -9,15 +9,19 @@ Every figure is computed from the records.
 """
 
 import textwrap
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from agentark import cli
 from agentark.answers import close_pool, equivalent_many, extract
 from agentark.files import json_if_there, manifest_of
+from agentark.jsonl import chunks, lines
 from agentark.labels import answered
-from agentark.records import expand, read_records
+from agentark.records import expand, stored_records
 from agentark.runner import PREPARED, TOTALS
 from agentark.stats import mean_and_se, wilson_interval
 from agentark.tasks import get_task
@@ -27,20 +31,32 @@ COLUMNS = (
     *("method", "n", "answered", "errors", "unparsed", "metric", "score"),
     *("calls", "prompt", "cached", "completion", "seconds", "tokens/s"),
 )
-
-
+CHUNK = 256
+"""Records in memory at once."""
 FOLD_HEAD, FOLD_TAIL = 6, 3
 """Lines of a long text that a folded debate shows: at its beginning and at its end."""
 
 
-def busy_seconds(records: Sequence[Record]) -> float:
-    """Wall time in which at least one of the samples was being worked on."""
-    total, end = 0.0, float("-inf")
-    for record in sorted(records, key=lambda record: record.started):
-        finish = record.started + record.seconds
-        total += max(0.0, finish - max(end, record.started))
-        end = max(end, finish)
-    return total
+class Spans:
+    """Stretches of time, 16 bytes each."""
+
+    def __init__(self) -> None:
+        self._starts, self._lengths = array("d"), array("d")
+
+    def add(self, record: Record) -> None:
+        """The time in which a sample was being worked on."""
+        self._starts.append(record.started)
+        self._lengths.append(record.seconds)
+
+    def busy_seconds(self) -> float:
+        """Wall time in which at least one of the samples was being worked on."""
+        total, end = 0.0, float("-inf")
+        for place in sorted(range(len(self._starts)), key=self._starts.__getitem__):
+            start = self._starts[place]
+            finish = start + self._lengths[place]
+            total += max(0.0, finish - max(end, start))
+            end = max(end, finish)
+        return total
 
 
 def scores(records: Sequence[Record]) -> list[float | None]:
@@ -52,30 +68,65 @@ def scores(records: Sequence[Record]) -> list[float | None]:
     return [None if record.error is not None else next(found) for record in records]
 
 
+class Totals(Struct):
+    """Sums over the records of a run."""
+
+    n: int = 0
+    errors: int = 0
+    unparsed: int = 0
+    answered: int = 0
+    done: "array[float]" = field(default_factory=lambda: array("d"))
+    """Score of every sample without an error; unanswered is 0."""
+    spent: dict[str, TokenStats] = field(default_factory=dict)
+    """Per model."""
+    spans: Spans = field(default_factory=Spans)
+
+    def add(self, record: Record, score: float | None) -> None:
+        self.n += 1
+        self.errors += record.error is not None
+        self.unparsed += record.parse_failures
+        self.answered += score is not None
+        self.spent = merged([self.spent, record.token_stats])
+        self.spans.add(record)
+        if record.error is None:
+            self.done.append(score or 0.0)
+
+    def all_spent(self) -> TokenStats:
+        """Of all models together."""
+        spent = TokenStats()
+        for stats in self.spent.values():
+            spent.merge(stats)
+        return spent
+
+
+def totals_of(records: Sequence[Record]) -> Totals:
+    totals = Totals()
+    for chunk in chunks(records, CHUNK):
+        for record, score in zip(chunk, scores(chunk), strict=True):
+            totals.add(record, score)
+    return totals
+
+
 def row(path: Path) -> dict[str, str]:
     """One results file as a row of the table. As in `eval`: an unanswered sample scores 0, an error is left out."""
-    records = list(read_records(path))
+    records, _ = stored_records(path)
     if not records:
         return dict.fromkeys(COLUMNS, "-") | {"method": path.stem, "n": "0"}
-    task = get_task(records[0].source)
-    graded = scores(records)
-    done = [score or 0.0 for record, score in zip(records, graded, strict=True) if record.error is None]
-    score = "-"
-    if task.graded and done:
-        mean, error = mean_and_se(done)
-        score = f"{mean:.3f}" + (f" ± {error:.3f}" if error is not None else "")
-    spent = TokenStats()
-    for stats in merged(record.token_stats for record in records).values():
-        spent.merge(stats)
-    seconds = busy_seconds(records)
+    first, totals = records[0], totals_of(records)
+    task = get_task(first.source)
+    shown = "-"
+    if task.graded and totals.done:
+        mean, error = mean_and_se(totals.done)
+        shown = f"{mean:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    spent, seconds = totals.all_spent(), totals.spans.busy_seconds()
     return {
-        "method": records[0].method.name,
-        "n": str(len(records)),
-        "answered": str(sum(score is not None for score in graded)) if task.graded else "-",
-        "errors": str(len(records) - len(done)),
-        "unparsed": str(sum(record.parse_failures for record in records)),
+        "method": first.method.name,
+        "n": str(totals.n),
+        "answered": str(totals.answered) if task.graded else "-",
+        "errors": str(totals.errors),
+        "unparsed": str(totals.unparsed),
         "metric": task.metric,
-        "score": score,
+        "score": shown,
         "calls": str(spent.num_llm_calls),
         "prompt": str(spent.prompt_tokens),
         "cached": "?" if spent.cached_tokens is None else str(spent.cached_tokens),
@@ -107,33 +158,33 @@ def comparison(paths: Sequence[Path]) -> str:
     Raises:
         UserError: a file without records, or of a dataset whose answers are not right or wrong.
     """
-    lines = [["method", "right", "accuracy", "95% interval", "calls per sample", "new tokens per sample"]]
+    rows = [["method", "right", "accuracy", "95% interval", "calls per sample", "new tokens per sample"]]
     for path in paths:
-        records = list(read_records(path))
+        records, _ = stored_records(path)
         if not records or get_task(records[0].source).metric != "accuracy":
             raise UserError(f"{path}: no records of a dataset whose answers are right or wrong")
-        verdicts = [score for record, score in zip(records, scores(records), strict=True) if record.error is None]
-        right, n = sum(score == 1 for score in verdicts), len(verdicts)
+        totals = totals_of(records)
+        right, n = sum(score == 1 for score in totals.done), len(totals.done)
         figures = ["-", "-"]
         if n:
             low, high = wilson_interval(right, n)
             figures = [f"{right / n:.2f}", f"{low:.2f} to {high:.2f}"]
-        spent = TokenStats()
-        for stats in merged(record.token_stats for record in records).values():
-            spent.merge(stats)
-        cost = [f"{count / len(records):.1f}" for count in (spent.num_llm_calls, spent.completion_tokens)]
-        lines.append([records[0].method.name, f"{right} of {n}", *figures, *cost])
-    return "\n".join(_aligned(lines))
+        spent = totals.all_spent()
+        cost = [f"{count / totals.n:.1f}" for count in (spent.num_llm_calls, spent.completion_tokens)]
+        rows.append([records[0].method.name, f"{right} of {n}", *figures, *cost])
+    return "\n".join(_aligned(rows))
 
 
-def changed(records: Sequence[Record]) -> Record | None:
+def changed(records: Iterable[Record]) -> Record | None:
     """The first debate in which an agent's answer changed to the right one; else to any other; else None."""
-    kinds = {record.id: _change(record) for record in records if record.error is None and record.solutions}
-    for wanted in ("corrected", "changed"):
-        for record in records:
-            if kinds.get(record.id) == wanted:
-                return record
-    return None
+    other: Record | None = None
+    for record in records:
+        kind = _change(record) if record.error is None and record.solutions else None
+        if kind == "corrected":
+            return record
+        if kind == "changed" and other is None:
+            other = record
+    return other
 
 
 def _change(record: Record) -> str | None:
@@ -236,15 +287,15 @@ def main() -> int:
     view.add_argument("--changed", action="store_true", help="a debate in which an agent changed its answer, folded")
     args = parser.parse_args()
     for path in args.files:
-        if next(read_records(path), None) is None:
+        if next(lines(path), None) is None:
             raise UserError(f"{path}: holds no results")
     if args.compare:
         print(comparison(args.files))
     elif args.changed:
-        record = changed(list(read_records(args.files[0])))
+        record = changed(stored_records(args.files[0])[0])
         print("no agent changed its answer" if record is None else debate(record, fold=True))
     elif args.show:
-        records = list(read_records(args.files[0]))
+        records, _ = stored_records(args.files[0])
         print(debate(records[min(args.show, len(records)) - 1]))
     else:
         print(table(args.files))

@@ -16,6 +16,8 @@ _MARKS = (
     (r"\A\s*analysis(?=[A-Z])", r"assistantfinal"),
 )
 """Patterns that open and close a thought."""
+_SIGNS = ("<", "THINK]", "◁", "analysis", "assistantfinal")
+"""Every mark holds one of these: a text without them has none, which is quickly seen."""
 _OPEN = re.compile("|".join(opens for opens, _ in _MARKS), re.S)
 _CLOSE = re.compile("|".join(closes for _, closes in _MARKS[:-1]) + rf"|(?<=\S){_MARKS[-1][1]}", re.S)
 _BEGINS = re.compile(rf"\s*(?:{_OPEN.pattern})", re.S)
@@ -24,6 +26,8 @@ _ENDS_OPEN = re.compile(rf"(?:{_OPEN.pattern})\s*\Z", re.S)
 
 def visible(text: str) -> str | None:
     """The text after the last mark that closes a thought, a suffix; None when the thinking never ends."""
+    if not any(sign in text for sign in _SIGNS):
+        return text
     reply = text[_last_close(text) :]
     return None if _OPEN.search(reply) else reply
 

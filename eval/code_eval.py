@@ -7,7 +7,7 @@
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from agentark import cli
@@ -24,8 +24,8 @@ def check(args: Namespace) -> None:
         raise UserError("eval.code_eval runs code that a model wrote (in a sandbox); allow it: --allow_code_execution")
 
 
-def grade(args: Namespace, task: Task, given: Sequence[Attempt]) -> tuple[list[Graded], dict[str, Any]]:
-    graded, isolation = grade_code(task, given, CodeRun(args.test_timeout, args.unsafe_no_isolation))
+def grade(args: Namespace, task: Task, given: Iterable[Attempt]) -> tuple[Iterable[Graded], dict[str, Any]]:
+    graded, isolation = grade_code(task, list(given), CodeRun(args.test_timeout, args.unsafe_no_isolation))
     figures = pass_at_k_figures(graded, sorted({1, *args.k}), args.seed)
     return graded, {"correct_means": "every test passes", "isolation": isolation, "figures": figures}
 

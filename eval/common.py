@@ -10,7 +10,7 @@ in the same way, and then grades the answers.
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,15 @@ from agentark.config import build
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.episode import Defaults, gather
 from agentark.evaluation import INDEPENDENT, METRICS_SCHEMA, Attempt, Graded
+from agentark.figures import Tally
 from agentark.records import now
 from agentark.rows import Source, read_source
 from agentark.tasks import Task, get_task
 from agentark.types import Chat, Method, Outcome, Sample, UserError
 from methods import load_method
 
-Grade = Callable[[Namespace, Task, Sequence[Attempt]], tuple[list[Graded], dict[str, Any]]]
-"""(flags, task, attempts) -> the grades, and further keys of metrics.json."""
+Grade = Callable[[Namespace, Task, Iterable[Attempt]], tuple[Iterable[Graded], dict[str, Any]]]
+"""(flags, task, attempts) -> the grades, and further keys of metrics.json, complete once all grades are made."""
 
 MODEL_FLAG = "--model_name_or_path"
 RESULTS = "vanilla_infer.jsonl"
@@ -102,25 +103,40 @@ def run(
         folder, prefix = args.input_file.parent, f"{args.input_file.stem}.{name}."
         evaluation.written_files(folder, prefix)
         trained = contamination.seen_by_run(source.manifest_path)
-        seen = contamination.check(
-            [record.id for record in source.records], trained, source.records[0].model, args.allow_contamination
-        )
+        seen = contamination.check(source.ids, trained, source.records[0].model, args.allow_contamination)
     else:
         source, seen, failed = generate(name, args, task, choose_engine)
         folder, prefix = source.path.parent, ""
-    try:
-        graded, about = grade(args, task, evaluation.attempts(source.records))
-    finally:
-        answers.close_pool()
-    summary = evaluation.summarise(graded, args.seed)
-    summary["figures"] |= about.pop("figures", {})
-    report = {
+    with evaluation.written(folder, prefix) as files:
+        tally = Tally()
+        try:
+            graded, about = grade(args, task, evaluation.Attempts(source.records))
+            for one in graded:
+                tally.add(one)
+                files.add(one)
+        finally:
+            answers.close_pool()
+        summary = tally.summary(args.seed)
+        summary["figures"] |= about.pop("figures", {})
+        report = _report(name, args, task, source, {**summary, **about}, seen)
+        paths = files.finish(report)
+    print(evaluation.table(report))
+    print("\n".join(f"written to {path}" for path in paths))
+    if failed:
+        print(f"{failed} samples carry an error and are not graded; retry them with: {cli.command_line()}")
+    return 1 if failed else 0
+
+
+def _report(
+    name: str, args: Namespace, task: Task, source: Source, figures: dict[str, Any], seen: int
+) -> dict[str, Any]:
+    """The content of metrics.json."""
+    return {
         "schema": METRICS_SCHEMA,
         "eval": f"eval.{name}",
         "dataset": task.name,
         "metric": task.metric,
-        **summary,
-        **about,
+        **figures,
         **evaluation.about_run(source),
         "contaminated": seen,
         "grader": evaluation.grader(),
@@ -128,12 +144,6 @@ def run(
         "written": now(),
         "command": cli.command_line(),
     }
-    paths = evaluation.write(folder, prefix, report, graded)
-    print(evaluation.table(report))
-    print("\n".join(f"written to {path}" for path in paths))
-    if failed:
-        print(f"{failed} samples carry an error and are not graded; retry them with: {cli.command_line()}")
-    return 1 if failed else 0
 
 
 def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[..., Choice]) -> tuple[Source, int, int]:
@@ -171,8 +181,9 @@ def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[...
     )
     source = read_source(path, task)
     asked = {sample.id for sample in samples}
-    chosen = [record for record in source.records if record.id in asked]
-    return structs.replace(source, records=chosen), seen, failed
+    ids = [id for id in source.ids if id in asked]
+    chosen = source.records.take(source.ids[id] for id in ids)
+    return structs.replace(source, records=chosen, ids={id: place for place, id in enumerate(ids)}), seen, failed
 
 
 def resolved(stored: dict[str, Any], task: Task) -> dict[str, Any]:

@@ -112,7 +112,10 @@ def read(path: Path, task: Task) -> Scored:
     records = list(read_records(path))
     graded = zip(records, summary.scores(records), strict=True)
     right = {record.id: score or 0.0 for record, score in graded if record.error is None}
-    return Scored({record.id: record for record in records}, right, summary.busy_seconds(records))
+    spans = summary.Spans()
+    for record in records:
+        spans.add(record)
+    return Scored({record.id: record for record in records}, right, spans.busy_seconds())
 
 
 def means(records: Sequence[Record], candidates: int | None = None) -> dict[str, float]:
@@ -134,7 +137,7 @@ def votes(records: Sequence[Record], task: Task, parallel_num: int) -> list[list
     def candidates(record: Record) -> list[Solution]:
         return record.solutions[:parallel_num]
 
-    graded = iter(evaluation.grade_accuracy(task, evaluation.attempts(records, candidates)))
+    graded = evaluation.grade_accuracy(task, evaluation.Attempts(records, candidates))
     right = [[next(graded).figures[task.metric] or 0.0 for _ in candidates(record)] for record in records]
 
     async def voted(k: int) -> list[float]:

@@ -4,7 +4,7 @@ python -m eval.math_eval --input_file results/MATH/Qwen/Qwen3-8B/mav_infer.jsonl
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from agentark import cli
@@ -14,7 +14,7 @@ from agentark.tasks import Task
 from eval import common
 
 
-def grade(args: Namespace, task: Task, given: Sequence[Attempt]) -> tuple[list[Graded], dict[str, Any]]:
+def grade(args: Namespace, task: Task, given: Iterable[Attempt]) -> tuple[Iterable[Graded], dict[str, Any]]:
     return grade_accuracy(task, given), {"correct_means": "the answer equals the gold answer (agentark/answers.py)"}
 
 

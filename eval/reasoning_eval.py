@@ -137,7 +137,10 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
         "figures": figures, "counts": {"n": len(items)}, "truncated": None, **report,
         **evaluation.about_run(source), "grader": evaluation.grader(), "seed": args.seed, "written": now(),
     }  # fmt: skip
-    paths = evaluation.write(folder, prefix, report, rows)
+    with evaluation.written(folder, prefix) as files:
+        for row in rows:
+            files.add(row)
+        paths = files.finish(report)
     print(evaluation.table(report))
     print("\n".join(f"written to {path}" for path in paths))
     return 1 if failed else 0

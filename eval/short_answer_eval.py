@@ -5,7 +5,7 @@
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from agentark import cli
@@ -15,7 +15,7 @@ from agentark.tasks import Task
 from eval import common
 
 
-def grade(args: Namespace, task: Task, given: Sequence[Attempt]) -> tuple[list[Graded], dict[str, Any]]:
+def grade(args: Namespace, task: Task, given: Iterable[Attempt]) -> tuple[Iterable[Graded], dict[str, Any]]:
     model = None if args.bertscore_model == "none" else args.bertscore_model
     scores = TextScores(model, args.bertscore_layers, args.bertscore_device)
     graded, about = grade_text(task, given, scores)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from agentark import answers, cli, config
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
+from agentark.files import Pending
 from agentark.types import UserError
 from distill.select import card
 from distill.select.choose import CONFIG, K_MAX, SelectConfig, merge, select
@@ -78,15 +79,16 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
     settings = config.load(SelectConfig, args.config, args.set, "--set")
     card.check_output(args, settings)
     sources = read(args)
-    try:
-        rows, counts, failed = select(args, settings, merge(sources), choose_engine)
-    finally:
-        answers.close_pool()
-    if failed:
-        print(f"the distiller failed on {failed} questions; retry them with: {cli.command_line()}")
-        return 1
-    manifest = card.manifest(args, settings, sources, counts)
-    paths = card.write(args.output, rows, manifest, args.overwrite)
+    with Pending(args.output) as rows:
+        try:
+            counts, failed = select(args, settings, merge(sources), rows.add, choose_engine)
+        finally:
+            answers.close_pool()
+        if failed:
+            print(f"the distiller failed on {failed} questions; retry them with: {cli.command_line()}")
+            return 1
+        manifest = card.manifest(args, settings, sources, counts)
+        paths = card.write(rows, manifest, args.overwrite)
     print(card.report(counts, args))
     print("\n".join(f"written to {path}" for path in paths))
     if args.push_to_hub:

@@ -1,17 +1,15 @@
 """The files beside a training set (manifest and dataset card), and the upload to the hub."""
 
-import hashlib
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from agentark import cli
 from agentark.config import Config
-from agentark.files import changes, file_sha256, json_if_there, manifest_of, write_atomically
+from agentark.files import Pending, changes, file_sha256, json_if_there, manifest_of, write_atomically
 from agentark.records import now
 from agentark.types import UserError
 from distill.select.labelled import Labelled
@@ -100,8 +98,11 @@ def check_output(args: Namespace, settings: Config) -> None:
         raise UserError(f"--output {args.output}: exists ({changed:.300}); use --overwrite to replace it")
 
 
-def write(output: Path, rows: Sequence[Struct], about: Mapping[str, Any], overwrite: bool) -> tuple[Path, Path, Path]:
+def write(rows: Pending, about: Mapping[str, Any], overwrite: bool) -> tuple[Path, Path, Path]:
     """Write the manifest, the card and, last of all, the set, each file in one step; what stands already is kept.
+
+    Args:
+        rows: the whole set; it takes its place here.
 
     Returns:
         Paths of the set, its card and its manifest.
@@ -109,9 +110,9 @@ def write(output: Path, rows: Sequence[Struct], about: Mapping[str, Any], overwr
     Raises:
         UserError: there is another set, which may not be replaced.
     """
-    content = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    output = rows.path
     paths = output, output.with_name(f"{output.name}.card.md"), manifest_of(output)
-    full = msgspec.to_builtins({**about, "sha256": hashlib.sha256(content).hexdigest()})
+    full = msgspec.to_builtins({**about, "sha256": rows.sha256})
     stands = output.exists() and file_sha256(output) == full["sha256"]
     if output.exists() and not (stands or overwrite):
         raise UserError(f"--output {output}: exists; use --overwrite to replace it")
@@ -121,7 +122,7 @@ def write(output: Path, rows: Sequence[Struct], about: Mapping[str, Any], overwr
     write_atomically(paths[2], msgspec.json.format(msgspec.json.encode(full), indent=2) + b"\n")
     write_atomically(paths[1], _card(full).encode())
     if not stands:
-        write_atomically(output, content)
+        rows.place()
     return paths
 
 

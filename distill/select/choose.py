@@ -3,14 +3,17 @@
 The choice depends only on the labelled questions, never on the order of rows or files.
 """
 
+import heapq
 import re
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 from pydantic import Field
 
 from agentark import answers, jsonl
@@ -103,21 +106,27 @@ class Row(Struct, frozen=True, kw_only=True):
 # ---------------------------------------------------------------- the questions
 
 
-def merge(sources: Sequence[Labelled]) -> list[Question]:
+def merge(sources: Sequence[Labelled]) -> Iterator[Question]:
     """Each question once, with its solutions from all inputs, ordered by id.
 
     Raises:
         UserError: two inputs have different questions under the same id.
     """
-    questions: dict[str, Question] = {}
-    for source in sources:
-        for record, row in source.pairs:
-            sample = record.sample()
-            known = questions.setdefault(record.id, Question(sample, []))
-            if known.sample != sample:
-                raise UserError(f"--input {source.labels}: {record.id} is another question than in the other inputs")
-            known.trajectories.extend(trajectories(record, row))
-    return [questions[id] for id in sorted(questions)]
+
+    def placed(source: Labelled) -> Iterator[tuple[str, int, Labelled]]:
+        return ((id, place, source) for place, id in enumerate(source.pairs.ids))
+
+    everywhere = heapq.merge(*map(placed, sources), key=itemgetter(0))  # of equal ids in the order of the sources
+    for id, same in groupby(everywhere, key=itemgetter(0)):
+        question: Question | None = None
+        for _, place, source in same:
+            record, row = source.pairs[place]
+            question = question or Question(record.sample(), [])
+            if question.sample != record.sample():
+                raise UserError(f"--input {source.labels}: {id} is another question than in the other inputs")
+            question.trajectories.extend(trajectories(record, row))
+        assert question is not None
+        yield question
 
 
 # ---------------------------------------------------------------- choosing
@@ -218,90 +227,136 @@ def ask_distiller(
 # ---------------------------------------------------------------- the whole
 
 
+class Tally(Struct):
+    """The counts of a selection."""
+
+    questions: int = 0
+    by_correct: Counter[int] = field(default_factory=Counter)
+    paths: Counter[str] = field(default_factory=Counter)
+    enough: int = 0
+    contaminated: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    alike: int | None = None
+    """Near-duplicates; None: nobody looked for any."""
+    thinking: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[int] = field(default_factory=Counter)
+    """Trajectories chosen -> questions."""
+    chosen: Counter[str] = field(default_factory=Counter)
+    """Class of the path -> rows."""
+
+    def left_out(self) -> Counter[str]:
+        return self.dropped + Counter({"near-duplicate": self.alike or 0})
+
+    def counts(self, args: Namespace) -> dict[str, Any]:
+        """As the manifest has them."""
+        alike = {} if self.alike is None else {"near-duplicate": self.alike}
+        counts = {
+            "questions": self.questions,
+            "questions_by_correct_agents": {str(number): count for number, count in sorted(self.by_correct.items())},
+            "agent_paths": {name: self.paths[name] for name in CLASSES},
+            "questions_with_enough_correct": self.enough,
+            "contaminated": dict(sorted(self.contaminated.items())),
+            "dropped_trajectories": dict(sorted({**self.dropped, **alike}.items())),
+            "thinking": dict(sorted(self.thinking.items())),
+            "questions_left_out_by_filters": self.sizes[0],
+            "questions_chosen": self.sizes.total() - self.sizes[0],
+            "trajectories_per_question": {str(size): count for size, count in sorted(self.sizes.items()) if size},
+            "chosen_paths": dict(sorted(self.chosen.items())),
+            "rows": self.chosen.total(),
+        }
+        if args.strategy == "da":
+            fewer = sum(count for size, count in self.sizes.items() if 0 < size < args.k)
+            counts["questions_with_fewer_than_k"] = fewer
+        return counts
+
+
 def select(
     args: Namespace,
     settings: SelectConfig,
-    questions: Sequence[Question],
+    questions: Iterable[Question],
+    write: Callable[[Row], None],
     choose_engine: Callable[..., Choice] = choose_engine,
-) -> tuple[list[Row], dict[str, Any], int]:
-    """The rows of the training set, the counts made on the way, and the number of failed distiller calls.
+) -> tuple[dict[str, Any], int]:
+    """Choose, question by question, and write the rows of the training set.
+
+    Returns:
+        The counts made on the way, and the number of failed distiller calls.
 
     Raises:
         UserError: nothing is left to train on.
     """
-    by_correct = Counter(question.correct for question in questions)
-    seen = Counter(path.kind for question in questions for path in question.trajectories if path.kind != AGGREGATE)
-    enough = [question for question in questions if question.correct >= args.min_correct]
-    if not enough:
-        listing = ", ".join(f"{count} with {number}" for number, count in sorted(by_correct.items()))
+    tally = Tally()
+    usable = _usable(args, settings, questions, tally)
+    failed = 0
+    if args.strategy == "da" and args.diversity == "llm":
+        chosen, failed = _picked(list(usable), args, choose_engine)
+    elif args.strategy == "da":
+        chosen = _farthest(usable, args, settings)
+    else:
+        chosen = ((question, passed[:1]) for question, passed in usable)
+    for question, picked in chosen:
+        tally.sizes[len(picked)] += 1
+        for target in picked:
+            tally.chosen[target.trajectory.kind] += 1
+            write(_row(question.sample, target, args))
+    if not tally.enough:
+        listing = ", ".join(f"{count} with {number}" for number, count in sorted(tally.by_correct.items()))
         raise UserError(
-            f"--min_correct {args.min_correct}: no question has that many correct agents (of {len(questions)}: "
+            f"--min_correct {args.min_correct}: no question has that many correct agents (of {tally.questions}: "
             f"{listing}); lower it, or label more"
         )
-    held_out = EvaluationQuestions(args.contamination, settings.ngram)
-    hits = {question.sample.id: held_out.hit(question.sample.id, question.sample.query) for question in enough}
-    clean = [question for question in enough if hits[question.sample.id] is None]
-    dropped: Counter[str] = Counter()
-    thinking: Counter[str] = Counter()
-    usable = [(question, usable_targets(question, args, settings, dropped, thinking)) for question in clean]
-    failed = 0
-    if args.strategy == "da":
-        chosen, failed = _augmented(usable, args, settings, dropped, choose_engine)
-    else:
-        chosen = [(question, passed[:1]) for question, passed in usable]
-    rows = [_row(question.sample, target, args) for question, picked in chosen for target in picked]
-    if not rows and not failed:
-        reasons = ", ".join(
-            f"{count} {name}" for name, count in (dropped + Counter(filter(None, hits.values()))).items()
-        )
+    if not tally.chosen and not failed:
+        reasons = ", ".join(f"{count} {name}" for name, count in (tally.left_out() + tally.contaminated).items())
         raise UserError(f"--output {args.output}: nothing is left to train on ({reasons}); see --config")
-    sizes = Counter(len(picked) for _, picked in chosen)
-    counts = {
-        "questions": len(questions),
-        "questions_by_correct_agents": {str(number): count for number, count in sorted(by_correct.items())},
-        "agent_paths": {name: seen[name] for name in CLASSES},
-        "questions_with_enough_correct": len(enough),
-        "contaminated": dict(sorted(Counter(filter(None, hits.values())).items())),
-        "dropped_trajectories": dict(sorted(dropped.items())),
-        "thinking": dict(sorted(thinking.items())),
-        "questions_left_out_by_filters": sizes[0],
-        "questions_chosen": len(chosen) - sizes[0],
-        "trajectories_per_question": {str(number): count for number, count in sorted(sizes.items()) if number},
-        "chosen_paths": dict(sorted(Counter(row.path for row in rows).items())),
-        "rows": len(rows),
-    }
-    if args.strategy == "da":
-        counts["questions_with_fewer_than_k"] = sum(count for number, count in sizes.items() if 0 < number < args.k)
-    return rows, counts, failed
+    return tally.counts(args), failed
 
 
-def _augmented(
-    usable: Sequence[tuple[Question, list[Target]]],
-    args: Namespace,
-    settings: SelectConfig,
-    dropped: Counter[str],
-    choose_engine: Callable[..., Choice],
-) -> tuple[list[tuple[Question, list[Target]]], int]:
-    """DA: at most k different targets per question, and the number of failed distiller calls."""
-    unlike = []
+def _usable(
+    args: Namespace, settings: SelectConfig, questions: Iterable[Question], tally: Tally
+) -> Iterator[tuple[Question, list[Target]]]:
+    """The questions that may be trained on, with their targets; for DA without near-duplicates."""
+    held_out: EvaluationQuestions | None = None
+    for question in questions:
+        tally.questions += 1
+        tally.by_correct[question.correct] += 1
+        tally.paths.update(path.kind for path in question.trajectories if path.kind != AGGREGATE)
+        if question.correct < args.min_correct:
+            continue
+        tally.enough += 1
+        held_out = held_out or EvaluationQuestions(args.contamination, settings.ngram)
+        if (hit := held_out.hit(question.sample.id, question.sample.query)) is not None:
+            tally.contaminated[hit] += 1
+            continue
+        passed = usable_targets(question, args, settings, tally.dropped, tally.thinking)
+        if args.strategy == "da":
+            kept = distinct([target.text for target in passed], settings.near_duplicate, settings.shingle)
+            tally.alike = (tally.alike or 0) + len(passed) - len(kept)
+            passed = [passed[index] for index in kept]
+        yield question, passed
+
+
+def _picked(
+    usable: Sequence[tuple[Question, list[Target]]], args: Namespace, choose_engine: Callable[..., Choice]
+) -> tuple[Iterable[tuple[Question, list[Target]]], int]:
+    """The targets that the distiller picked, and the number of its failed calls."""
+    picked, failed = ask_distiller(usable, args, choose_engine)
+    chosen = [
+        (question, [passed[index] for index in picked.get(question.sample.id, range(len(passed)))])
+        for question, passed in usable
+        if len(passed) <= 1 or question.sample.id in picked
+    ]
+    return chosen, failed
+
+
+def _farthest(
+    usable: Iterable[tuple[Question, list[Target]]], args: Namespace, settings: SelectConfig
+) -> Iterator[tuple[Question, list[Target]]]:
+    """At most k targets per question that are far from each other."""
+    distances: Callable[[Sequence[str]], diversity.Distances] | None = None
     for question, passed in usable:
-        kept = distinct([target.text for target in passed], settings.near_duplicate, settings.shingle)
-        dropped["near-duplicate"] += len(passed) - len(kept)
-        unlike.append((question, [passed[index] for index in kept]))
-    if args.diversity == "llm":
-        picked, failed = ask_distiller(unlike, args, choose_engine)
-        chosen = [
-            (question, [passed[index] for index in picked.get(question.sample.id, range(len(passed)))])
-            for question, passed in unlike
-            if len(passed) <= 1 or question.sample.id in picked
-        ]
-        return chosen, failed
-    distances = _distances(args, settings)
-    chosen = []
-    for question, passed in unlike:
+        distances = distances or _distances(args, settings)
         picks = diversity.farthest(distances([target.text for target in passed]), args.k)
-        chosen.append((question, [passed[index] for index in picks]))
-    return chosen, 0
+        yield question, [passed[index] for index in picks]
 
 
 def _row(sample: Sample, target: Target, args: Namespace) -> Row:

@@ -4,16 +4,37 @@ Labels hold verdicts; only the results file shows how an agent came to its answe
 and its hash, so verdicts are never applied to another run's text.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from msgspec import Struct
 
 from agentark.files import file_sha256, json_of, manifest_of, sessions_of
-from agentark.labels import LabelRow, read_labels
+from agentark.jsonl import Stored
+from agentark.labels import LabelRow, stored_labels
 from agentark.rows import kind, read_source
 from agentark.tasks import Task, get_task
 from agentark.types import Record, UserError
+
+
+class Pairs(Sequence[tuple[Record, LabelRow]]):
+    """Records with their labels, sorted by id; both are read again whenever a pair is asked for."""
+
+    def __init__(self, ids: Sequence[str], records: Stored[Record], rows: Stored[LabelRow]) -> None:
+        self.ids, self._records, self._rows = ids, records, rows
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, place: int) -> tuple[Record, LabelRow]: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Pairs": ...
+    def __getitem__(self, place: int | slice) -> "tuple[Record, LabelRow] | Pairs":
+        if isinstance(place, slice):
+            return Pairs(self.ids[place], self._records[place], self._rows[place])
+        return self._records[place], self._rows[place]
 
 
 class Labelled(Struct, frozen=True, kw_only=True):
@@ -26,8 +47,8 @@ class Labelled(Struct, frozen=True, kw_only=True):
     task: Task
     judge: str
     """The judge that decided where rules could not; `rules` if no judge was asked."""
-    pairs: list[tuple[Record, LabelRow]]
-    """Rows sorted by id, without questions that could not be labelled."""
+    pairs: Pairs
+    """Without questions that could not be labelled."""
     failed: int
     """Number of questions whose labelling failed."""
 
@@ -64,13 +85,16 @@ def read_labelled(labels: Path, trajectories: Path | None = None) -> Labelled:
             f"--trajectories {path}: is not the file that was labelled (sha256 {source.sha256[:12]}..., the manifest "
             f"of {labels.name} has {named['sha256'][:12]}...); label it again, or name the right one"
         )
-    records = {record.id: record for record in source.records}
-    rows = sorted(read_labels(labels), key=lambda row: row.id)
-    good = [row for row in rows if row.error is None]
-    for row in good:
-        _check_pair(labels, records.get(row.id), row)
+    rows, places = stored_labels(labels)
+    good = []
+    for id in sorted(places):
+        row = rows[places[id]]
+        if row.error is None:
+            _check_pair(labels, source.records[source.ids[id]] if id in source.ids else None, row)
+            good.append(id)
     if not good:
         raise UserError(f"--input {labels}: none of its {len(rows)} rows is labelled")
+    records = source.records.take(source.ids[id] for id in good)
     return Labelled(
         labels=labels,
         labels_sha256=file_sha256(labels),
@@ -78,7 +102,7 @@ def read_labelled(labels: Path, trajectories: Path | None = None) -> Labelled:
         trajectories_sha256=source.sha256,
         task=task,
         judge=config["judge"] or "rules",
-        pairs=[(records[row.id], row) for row in good],
+        pairs=Pairs(good, records, rows.take(places[id] for id in good)),
         failed=len(rows) - len(good),
     )
 

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from agentark import answers, chat_template, config, evaluation
 from agentark.evaluation import Attempt, TextScores
+from agentark.figures import summarise
 from agentark.tasks import Task, get_task
 from agentark.types import Sample, UserError
 from distill.sft.flags import SFTFlags
@@ -63,12 +64,12 @@ class Exam(Struct, frozen=True):
         task = self.task
         try:
             if task.metric == "accuracy":
-                graded = evaluation.grade_accuracy(task, attempts)
+                graded = list(evaluation.grade_accuracy(task, attempts))
             else:
-                graded, _ = evaluation.grade_text(task, attempts, TextScores())
+                graded = list(evaluation.grade_text(task, attempts, TextScores())[0])
         finally:
             answers.close_pool()
-        summary = evaluation.summarise(graded)
+        summary = summarise(graded)
         figure, n = summary["figures"][task.metric], len(attempts)
         return {
             "eval_score": figure["value"],

@@ -76,6 +76,7 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
     rows = overview.rows(study, costs, base)
     curves = training.read_curves(study)
     exports = export.write(output, rows, study, debates, curves, writer)
+    writer.close()
     about = {"written": now(), "command": cli.command_line(), "samples": len(writer), "problems": study.problems}
     pages.write(
         output,

@@ -5,6 +5,7 @@ Verdicts come from the labels where these cover all rounds, else from rules wher
 """
 
 import asyncio
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -142,7 +143,10 @@ class Debate(Struct, kw_only=True):
     flows: dict[tuple[int, int], Counter[tuple[State, State]]] = field(default_factory=lambda: defaultdict(Counter))
     """(round, next round) -> (state before, state after) -> agents."""
     paths: Counter[str] = field(default_factory=Counter)
-    agreement: dict[int, list[tuple[bool, float]]] = field(default_factory=lambda: defaultdict(list))
+    agreement: dict[int, tuple["array[int]", "array[float]"]] = field(
+        default_factory=lambda: defaultdict(lambda: (array("B"), array("d")))
+    )
+    """Round -> per question, whether all agreed, and the share of the largest group."""
     votes: dict[str, Counter[tuple[State, State]]] = field(default_factory=lambda: defaultdict(Counter))
     """`first` and `last` round, or the `only` one -> (verdicts of the vote and of the method's answer) -> questions."""
     importance: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -164,7 +168,9 @@ class Debate(Struct, kw_only=True):
                     self.flows[before, after][change] += 1
         self.paths.update(seen.paths.values())
         for round, agreed in seen.agreed.items():
-            self.agreement[round].append(agreed)
+            full, largest = self.agreement[round]
+            full.append(agreed[0])
+            largest.append(agreed[1])
         if seen.votes:
             ends = {"first": min(seen.votes), "last": max(seen.votes)}
             for name, round in ends.items() if len(seen.rounds) > 1 else (("only", seen.rounds[0]),):
@@ -183,8 +189,8 @@ class Debate(Struct, kw_only=True):
     def agreed(self) -> dict[int, tuple[float, float, int]]:
         """Round -> (share of questions on which all agree, mean share of the largest group, questions)."""
         return {
-            round: (sum(full for full, _ in of) / len(of), sum(largest for _, largest in of) / len(of), len(of))
-            for round, of in sorted(self.agreement.items())
+            round: (sum(full) / len(full), sum(largest) / len(largest), len(full))
+            for round, (full, largest) in sorted(self.agreement.items())
         }
 
     def path_counts(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +99,19 @@ def _flat(row: Row) -> dict[str, Any]:
 
 
 def _samples(study: Study, samples: Writer) -> Iterable[dict[str, Any]]:
-    columns = samples.columns
-    for number in range(len(samples)):
-        run = study.runs[columns["run"][number]]
+    names = ("run", "id", "verdict", "gold", "answer", "tokens")
+    for number, id, verdict, gold, answer, tokens in zip(*(samples.columns[name] for name in names), strict=True):
+        run = study.runs[number]
         yield {
             "file": run.origin.file,
             "dataset": run.dataset,
             "method": run.method,
             "model": run.model,
-            "id": columns["id"][number],
-            "verdict": VERDICTS[columns["verdict"][number]],
-            "gold": columns["gold"][number],
-            "answer": columns["answer"][number],
-            "completion_tokens": columns["tokens"][number],
+            "id": id,
+            "verdict": VERDICTS[verdict],
+            "gold": gold,
+            "answer": answer,
+            "completion_tokens": tokens,
         }
 
 
@@ -123,7 +124,7 @@ def _csv(path: Path, content: Iterable[Mapping[str, Any]]) -> bool:
     with writing(path), path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(first)
-        for row in (first, *rows):
+        for row in chain([first], rows):
             writer.writerow([cell(value) for value in row.values()])
     return True
 

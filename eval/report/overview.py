@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 from agentark.evaluation import compare
 from agentark.files import struct_of
 from agentark.stats import holm
-from agentark.summary import busy_seconds
+from agentark.summary import Spans
 from agentark.types import Record, UserError
 from eval.report.files import Card, Origin
 from eval.report.paper import Paper, load_paper
@@ -77,7 +77,7 @@ class Costs:
 
     def __init__(self) -> None:
         self.questions = self.errors = self.calls = self.prompt = self.completion = 0
-        self._times: list[Record] = []
+        self._spans = Spans()
 
     def add(self, record: Record) -> None:
         self.questions += 1
@@ -86,13 +86,11 @@ class Costs:
             self.calls += stats.num_llm_calls
             self.prompt += stats.prompt_tokens
             self.completion += stats.completion_tokens
-        self._times.append(
-            structs.replace(record, query="", document=None, response="", solutions=[], trajectory=[], info={})
-        )
+        self._spans.add(record)
 
     def per_question(self) -> dict[str, float]:
         n = max(1, self.questions)
-        seconds = busy_seconds(self._times)
+        seconds = self._spans.busy_seconds()
         costs = {"calls": self.calls / n, "prompt_tokens": self.prompt / n, "completion_tokens": self.completion / n}
         return costs | ({"seconds": seconds / n} if seconds else {})
 

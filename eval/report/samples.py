@@ -9,10 +9,11 @@ parsed as data and never evaluated.
 """
 
 import re
+import tempfile
 from array import array
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ CHUNK = 512 * 1024
 """Bytes after which a chunk is closed: read and parsed in a few milliseconds."""
 PREVIEW = 160
 """Characters of the question in a list."""
+POSTINGS = 2_000_000
+"""Words of samples that are held in memory, 16 MB."""
 LONGEST_WORD = 40
 """Characters of a word that count in the search."""
 _CJK = "\u3040-\u30ff\u3400-\u9fff"
@@ -54,14 +57,96 @@ def shard(word: str) -> str:
     return f"u{ord(word[0]) % 32}"
 
 
-def script(name: str, value: Any) -> bytes:
-    """A piece as a script. JSON has no raw line ends; the rest is escaped for a string in single quotes."""
-    text = msgspec.json.encode(value).replace(b"\\", b"\\\\").replace(b"'", b"\\'")
-    return b"AgentArk.receive('" + name.encode() + b"','" + text + b"');\n"
+def escaped(text: bytes) -> bytes:
+    """JSON as it stands in a string in single quotes; it has no raw line ends."""
+    return text.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
+
+
+def script(name: str, parts: Iterable[bytes]) -> Iterator[bytes]:
+    """A piece, the JSON text in `parts`, as a script."""
+    yield b"AgentArk.receive('" + name.encode() + b"','"
+    yield from map(escaped, parts)
+    yield b"');\n"
+
+
+class Column:
+    """Values in a file, one a line, in JSON."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 -- closed with the column
+
+    def append(self, value: Any) -> None:
+        self._file.write(msgspec.json.encode(value) + b"\n")
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(msgspec.json.decode, self._lines())
+
+    def parts(self) -> Iterator[bytes]:
+        """The JSON array of all values."""
+        before = b"["
+        for line in self._lines():
+            yield before + line.rstrip()
+            before = b","
+        yield b"]" if before == b"," else b"[]"
+
+    def _lines(self) -> Iterator[bytes]:
+        self._file.seek(0)
+        return iter(self._file)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Words:
+    """Word -> the samples it occurs in, as differences: written aside by shard whenever too much is in memory.
+
+    Args:
+        folder: of the files written aside; they are removed at the end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, array[int]] = {}
+        self._size = 0
+        self._shards: dict[str, None] = {}
+        """In the order in which they first occur."""
+
+    def add(self, word: str, number: int) -> None:
+        self._open.setdefault(word, array("L")).append(number)
+        self._size += 1
+        if self._size >= POSTINGS:
+            self._put_aside()
+
+    def _put_aside(self) -> None:
+        parts: dict[str, list[bytes]] = defaultdict(list)
+        for word, numbers in self._open.items():
+            parts[shard(word)].append(msgspec.json.encode((word, list(numbers))) + b"\n")
+        for key, lines in parts.items():
+            self._shards.setdefault(key)
+            with self._aside(key).open("ab") as stream:
+                stream.writelines(lines)
+        self._open, self._size = {}, 0
+
+    def _aside(self, key: str) -> Path:
+        return self._folder / f".words-{key}"
+
+    def finished(self) -> Iterator[tuple[str, dict[str, list[int]]]]:
+        """(shard, word -> samples); rising numbers as differences, which are shorter."""
+        self._put_aside()
+        for key in self._shards:
+            words: dict[str, list[int]] = {}
+            with self._aside(key).open("rb") as stream:
+                for word, numbers in map(msgspec.json.decode, stream):
+                    words.setdefault(word, []).extend(numbers)
+            self._aside(key).unlink()
+            yield key, {word: [now - before for before, now in pairwise((0, *of))] for word, of in words.items()}
+
+
+COLUMNS = ("run", "id", "verdict", "flags", "question", "gold", "answer", "tokens", "chunk")
 
 
 class Writer:
-    """Takes sample after sample and writes the pieces; only rows of the index stay in memory.
+    """Takes sample after sample and writes the pieces; rows of the index wait in files too.
 
     Args:
         folder: of the pieces; exists.
@@ -69,16 +154,15 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.columns: dict[str, list[Any]] = {
-            name: [] for name in ("run", "id", "verdict", "flags", "question", "gold", "answer", "tokens", "chunk")
-        }
-        self._words: dict[str, array[int]] = defaultdict(lambda: array("L"))
+        self.columns = {name: Column(folder) for name in COLUMNS}
+        self._words = Words(folder)
         self._open: dict[str, msgspec.Raw] = {}
         self._size = 0
         self._chunks = 0
+        self._samples = 0
 
     def __len__(self) -> int:
-        return len(self.columns["id"])
+        return self._samples
 
     def add(self, run: int, record: Record, full: Mapping[str, Any], verdict: str, flags: int) -> None:
         """One sample.
@@ -88,6 +172,7 @@ class Writer:
             verdict: one of VERDICTS.
         """
         number = len(self)
+        self._samples += 1
         answer = record.final_answer
         row = {
             "run": run,
@@ -103,7 +188,7 @@ class Writer:
         for name, value in row.items():
             self.columns[name].append(value)
         for word in words(" ".join(_texts(record))):
-            self._words[word].append(number)
+            self._words.add(word, number)
         encoded = msgspec.json.encode(full)
         self._open[str(number)] = msgspec.Raw(encoded)
         self._size += len(encoded)
@@ -113,25 +198,34 @@ class Writer:
     def _close_chunk(self) -> None:
         if not self._open:
             return
-        self._write(f"chunk-{self._chunks}", self._open)
+        self._write(f"chunk-{self._chunks}", [msgspec.json.encode(self._open)])
         self._open, self._size, self._chunks = {}, 0, self._chunks + 1
 
     def finish(self, runs: Sequence[Mapping[str, Any]]) -> None:
         """Write the last pieces, and the index."""
         self._close_chunk()
-        shards: dict[str, dict[str, list[int]]] = defaultdict(dict)
-        for word, numbers in self._words.items():  # rising: their differences are shorter
-            shards[shard(word)][word] = [number - before for before, number in pairwise((0, *numbers))]
-        self._words.clear()
-        for key, content in shards.items():
-            self._write(f"words-{key}", content)
-        index = {"runs": list(runs), "columns": self.columns, "words": sorted(shards), "verdicts": VERDICTS}
-        self._write("index", index)
+        shards = []
+        for key, content in self._words.finished():
+            self._write(f"words-{key}", [msgspec.json.encode(content)])
+            shards.append(key)
+        self._write("index", self._index(runs, sorted(shards)))
 
-    def _write(self, name: str, value: Any) -> None:
+    def _index(self, runs: Sequence[Mapping[str, Any]], shards: Sequence[str]) -> Iterator[bytes]:
+        yield b'{"runs":' + msgspec.json.encode(list(runs)) + b',"columns":'
+        for before, (name, column) in zip((b"{", *repeat(b",", len(COLUMNS) - 1)), self.columns.items(), strict=True):
+            yield before + msgspec.json.encode(name) + b":"
+            yield from column.parts()
+        yield b'},"words":' + msgspec.json.encode(shards) + b',"verdicts":' + msgspec.json.encode(VERDICTS) + b"}"
+
+    def _write(self, name: str, parts: Iterable[bytes]) -> None:
         path = self.folder / f"{name}.js"
-        with writing(path):
-            path.write_bytes(script(name, value))
+        with writing(path), path.open("wb") as stream:
+            stream.writelines(script(name, parts))
+
+    def close(self) -> None:
+        """Forget the columns."""
+        for column in self.columns.values():
+            column.close()
 
 
 def _texts(record: Record) -> list[str]:

@@ -1,6 +1,6 @@
 """A study as the report sees it: runs with their labels and evaluations, joined by path and hash."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,8 @@ from msgspec import Meta, Struct, field
 from agentark import contamination
 from agentark.evaluation import Graded, read_graded
 from agentark.files import file_sha256, json_of, manifest_of
-from agentark.labels import LabelRow, read_labels
+from agentark.jsonl import ById, Stored
+from agentark.labels import LabelRow, stored_labels
 from agentark.rows import records
 from agentark.tasks import TASKS, Task, get_task
 from agentark.types import Record, UserError
@@ -23,7 +24,7 @@ class Evaluation(Struct, kw_only=True):
 
     path: Path
     report: dict[str, Any]
-    graded: list[Graded]
+    graded: Sequence[Graded]
     """Empty where the evaluation grades no answers (reasoning quality)."""
     origin: Origin
     run: "Run | None" = None
@@ -68,20 +69,21 @@ class Run(Struct, kw_only=True):
         """Its name in charts and lists."""
         return f"{self.dataset} · {self.method} · {self.model}"
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Stored[Record]:
         return records(self.path, self.task, "--results")
 
-    def label_rows(self) -> dict[str, LabelRow]:
+    def label_rows(self) -> Mapping[str, LabelRow]:
         """Id -> labels, of the rows that have some."""
         if self.labels is None:
             return {}
-        return {row.id: row for row in read_labels(self.labels) if row.error is None}
+        rows, ids = stored_labels(self.labels)
+        return ById(rows, {id: place for id, place in ids.items() if rows[place].error is None})
 
-    def grades(self) -> dict[str, Graded]:
+    def grades(self) -> Mapping[str, Graded]:
         """Id -> grade of the method's own answer, by the first evaluation that graded answers."""
         for evaluation in self.evaluations:
-            if evaluation.graded:
-                return {grade.id: grade for grade in reversed(evaluation.graded)}
+            if (graded := evaluation.graded) and isinstance(graded, Stored):
+                return ById(graded, {graded[place].id: place for place in reversed(range(len(graded)))})
         return {}
 
 
@@ -133,7 +135,7 @@ def _name(run: Run, problems: list[str]) -> None:
     graded_as = next((evaluation.dataset for evaluation in run.evaluations), None)
     run.task = get_task(graded_as) if graded_as in TASKS else None
     try:
-        first = next(run.records(), None)
+        first = next(iter(run.records()), None)
     except UserError as error:
         problems.append(str(error))
         return

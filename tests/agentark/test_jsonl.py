@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentark import jsonl
 from agentark.types import UserError
@@ -59,3 +62,41 @@ def test_no_file_and_no_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"a": "\xff"}\n')
     with pytest.raises(UserError, match=r"a\.jsonl, row 1: not valid JSON"):
         list(jsonl.decoded(tmp_path / "a.jsonl", dict, "a row"))
+
+
+NAMED = st.tuples(st.sampled_from("abcdef"), st.text("xü \u2028", max_size=3), st.sampled_from(["", "\n", " \r\n"]))
+
+
+@given(st.lists(NAMED, max_size=12), st.booleans(), st.data())
+def test_stored_rows_are_the_last_of_every_id(
+    tmp_path_factory: pytest.TempPathFactory, listed: list[tuple[str, str, str]], mark: bool, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("stored") / "a.jsonl"
+    rows = [{"id": id, "text": text} for id, text, _ in listed]
+    parts = [f"{blank}{json.dumps(row, ensure_ascii=False)}\n" for row, (_, _, blank) in zip(rows, listed, strict=True)]
+    path.write_bytes(b"\xef\xbb\xbf" * mark + "".join(parts).encode())
+    last: dict[str, dict[str, str]] = {}
+    for row in rows:
+        last.pop(row["id"], None)
+        last[row["id"]] = row
+    decode = msgspec.json.Decoder(dict[str, str]).decode
+    stored, ids = jsonl.latest(path, "a", lambda line: decode(line.content)["id"], lambda line: decode(line.content))
+    assert list(stored) == list(reversed(list(reversed(stored)))) == list(last.values())
+    assert list(ids.items()) == list(zip(last, range(len(last)), strict=True))
+    numbers = {line.number: line for line in jsonl.lines(path)}
+    assert all(stored.line(place) == numbers[stored.line(place).number]._replace(name="a") for place in ids.values())
+    start, stop = (data.draw(st.integers(-13, 13) | st.none()) for _ in range(2))
+    texts = stored.map(lambda row: row["text"])
+    assert list(texts[start:stop]) == [row["text"] for row in last.values()][start:stop]
+    assert list(stored.take(range(len(ids))[::-2])) == list(last.values())[::-2]
+    path.unlink()  # the file stays open for those who read from it
+    assert list(stored[:1]) == list(last.values())[:1]
+
+
+def test_a_stored_row_outside_is_an_index_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"id": "a"}\n')
+    stored, _ = jsonl.latest(path, "a", lambda line: "a", lambda line: line.number)
+    assert (stored[0], stored[-1], len(stored)) == (1, 1, 1)
+    with pytest.raises(IndexError):
+        stored[1]

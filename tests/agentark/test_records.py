@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentark.files import repair_tail
 from agentark.lock import TOKENS, RunLock
-from agentark.records import AppendLog, Store, encoded, expand, natural, pack, read_records, repair_tail
+from agentark.records import AppendLog, Store, encoded, expand, natural, pack, read_records
 from agentark.types import Message, Part, Record, RunError, UserError, message
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,6 +1,7 @@
 """Standard errors, intervals and tests against numbers worked by hand and against scipy."""
 
 import math
+from array import array
 
 import numpy as np
 import pytest
@@ -174,3 +175,14 @@ def test_paired() -> None:
     assert graded.p == 2 / 8
     with pytest.raises(ValueError, match="zip"):
         paired([1.0], [1.0, 0.0])
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0.0, 1.0, 0.5])), min_size=1, max_size=12))
+def test_numbered_clusters_are_grouped_like_named_ones(pairs: list[tuple[int, float]]) -> None:
+    numbers: dict[int, int] = {}
+    values = [value for _, value in pairs]
+    named = [f"question {cluster}" for cluster, _ in pairs]
+    numbered = array("Q", (numbers.setdefault(cluster, len(numbers)) for cluster, _ in pairs))
+    assert mean_and_se(array("d", values), numbered) == mean_and_se(values, named)
+    assert interval(array("d", values), numbered) == interval(values, named)
+    assert bootstrap_interval(values, numbered, resamples=5) == bootstrap_interval(values, named, resamples=5)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agentark.records import read_records
-from agentark.summary import busy_seconds, changed, comparison, debate, main, row, table
+from agentark.summary import Spans, changed, comparison, debate, main, row, table
 from agentark.types import Completion, MethodInfo, Record, Solution, TokenStats, Turn, UserError, merged, message
 
 GOLDEN = Path(__file__).parent / "golden/records_schema_1.jsonl"
@@ -20,8 +20,11 @@ def record(started: float, seconds: float) -> Record:
 
 
 def test_busy_seconds_are_the_union_of_the_episodes() -> None:
-    assert busy_seconds([record(0, 4), record(1, 1), record(3, 3), record(100, 2)]) == 8
-    assert busy_seconds([]) == 0
+    spans = Spans()
+    assert spans.busy_seconds() == 0
+    for one in (record(3, 3), record(0, 4), record(100, 2), record(1, 1)):
+        spans.add(one)
+    assert spans.busy_seconds() == 8
 
 
 def test_token_use_is_added_up_per_model_and_unknown_stays_unknown() -> None:

@@ -1,7 +1,10 @@
 """Replies of models that think aloud, each family with its own marks."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from agentark import thinking
 from agentark.thinking import ends_open, split_thinking, visible, without_marks
 
 MARKS = [
@@ -41,3 +44,18 @@ def test_prose_is_no_thought() -> None:
     for text in ("The analysis of 5 is final.", "analysis of data", "I think so.", "[think] twice"):
         assert visible(text) == text
         assert split_thinking(text) == (text, None)
+
+
+PIECES = st.sampled_from(["", " ", "It is 4.", "\\[ 3 < 4 \\]", "analysis", "We", *sum(MARKS, ()), "<", "]"])
+
+
+@given(st.lists(PIECES, max_size=5).map("".join))
+def test_texts_without_a_sign_have_no_mark(text: str) -> None:
+    if not any(sign in text for sign in thinking._SIGNS):
+        assert thinking._OPEN.search(text) is None
+        assert thinking._last_close(text) == 0
+
+
+@pytest.mark.parametrize(("opens", "closes"), MARKS)
+def test_every_mark_has_a_sign(opens: str, closes: str) -> None:
+    assert all(any(sign in mark for sign in thinking._SIGNS) for mark in (opens, closes))

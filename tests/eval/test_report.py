@@ -68,7 +68,7 @@ def test_flows_paths_agreement_and_voting_by_hand() -> None:
     assert found.path_counts() == {
         "always_right": 3, "corrective": 2, "corrupted": 1, "always_wrong": 3, "unknown": 0,
     }  # fmt: skip
-    assert found.agreement[1] == [(False, 2 / 3), (False, 2 / 3), (True, 1.0)]
+    assert list(zip(*found.agreement[1], strict=True)) == [(False, 2 / 3), (False, 2 / 3), (True, 1.0)]
     assert found.rounds[1] == {"right": 4, "wrong": 4, "null": 1}
     first = found.voting()["first"]
     assert (first["vote_right"], first["answer_right"], first["both_right"], first["only_vote"]) == (1, 1, 0, 1)
@@ -419,3 +419,25 @@ def test_missing_library_names_the_package(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(pages.LIBRARIES, "plotly.min.js", ("plotly", "nowhere.js"))
     with pytest.raises(UserError, match=r"needs plotly\.min\.js of the package plotly"):
         pages.library("plotly.min.js")
+
+
+@pytest.mark.parametrize("most", [1, 3, 1000])
+def test_words_put_aside_lead_to_the_same_samples(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "POSTINGS", most)
+    index = samples.Words(tmp_path)
+    for number, text in enumerate(["b ax ay", "ax", "c ax b", "ay b"]):
+        for word in text.split():
+            index.add(word, number)
+    found = list(index.finished())
+    assert found == [("b_", {"b": [0, 2, 1]}), ("ax", {"ax": [0, 1, 1]}), ("ay", {"ay": [0, 3]}), ("c_", {"c": [2]})]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_column_is_an_array(tmp_path: Path) -> None:
+    column = samples.Column(tmp_path)
+    assert b"".join(column.parts()) == b"[]"
+    for value in ("it's\n", None, 3):
+        column.append(value)
+    assert list(column) == ["it's\n", None, 3]
+    assert b"".join(column.parts()) == b'["it\'s\\n",null,3]'
+    column.close()
