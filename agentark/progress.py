@@ -140,7 +140,7 @@ class Progress(AbstractContextManager["Progress"]):
         self.done = self.failed = 0
         self.calls = 0
         """Calls of this session, and those that were answered from the journal."""
-        self._quiet = quiet
+        self.quiet = quiet
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._clock = clock
@@ -268,7 +268,7 @@ class Progress(AbstractContextManager["Progress"]):
         return sum(gate.in_flight for gate in self._gates)
 
     def _write(self, line: str, last: bool = False) -> None:
-        if self._quiet:
+        if self.quiet:
             return
         self._wrote = self._clock()
         with suppress(OSError):  # a terminal that is gone does not end a run

@@ -132,7 +132,7 @@ class Runner:
         try:
             async with asyncio.TaskGroup() as group:
                 for order, sample in enumerate(samples):
-                    if order == 0:
+                    if order == 0 and not self.progress.quiet:
                         self.progress.begin(await planned_calls(self.method, sample, frozenset(self._models)))
                     await self._window.acquire()
                     group.create_task(self._run_one(order, sample))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentark.cli import Parser, integer, number, resolve_model
-from agentark.config import ConfigT, build
+from agentark.config import ConfigT, build, parse_overrides
 from agentark.engines import engine_class
 from agentark.engines.endpoints import DEFAULT_FILE, endpoints_of, read_endpoints
 from agentark.lock import RunLock
@@ -35,6 +35,7 @@ def add_engine_flags(parser: Parser) -> None:
     group.add_argument("--max_model_len", type=integer(1), help="context length in tokens (default: the model's)")
     group.add_argument("--gpu_memory_utilization", type=number(0.05, 1.0), default=0.9, help="share of GPU memory")
     group.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float16", "float32"], help="weights")
+    group.add_argument("--engine_args", nargs="+", default=[], metavar="KEY=VALUE", help="more of vLLM's own arguments")
     group.add_argument("--lora_path", type=Path, help="folder of a PEFT adapter")
     group.add_argument("--model_timeout", type=number(1), help="seconds one call may take")
     group.add_argument("--model_api_config", type=Path, help="file of model endpoints")
@@ -66,6 +67,8 @@ def choose_engine(args: argparse.Namespace, model_name: str, flag: str = "--mode
     for name, unused in (("num_replicas", 1), ("ray_address", None)):
         if (value := getattr(args, name)) != unused:
             raise UserError(f"--{name} {value}: goes with --launch ray")
+    if args.engine_args and not args.use_vllm:
+        raise UserError(f"--engine_args {args.engine_args[0]}: goes with --use_vllm")
     endpoints = None if args.use_vllm else endpoints_of(model_name, args.model_api_config)
     if endpoints is not None:
         if not args.chat_template:
@@ -79,7 +82,8 @@ def choose_engine(args: argparse.Namespace, model_name: str, flag: str = "--mode
         raise UserError(f"--lora_path {args.lora_path}: no such folder")
     model, label = resolve_model(model_name, flag)
     if args.use_vllm:
-        return _choice("vllm", args, label, model=model, served_name=label, quiet=not args.debug)
+        more = parse_overrides(args.engine_args, "--engine_args")
+        return _choice("vllm", args, label, model=model, served_name=label, quiet=not args.debug, engine_args=more)
     return _choice("hf", args, label, model=model, served_name=label)
 
 

@@ -167,7 +167,6 @@ class HFEngine:
     def _open(self, phase: Callable[[str], None]) -> None:
         phase("importing")
         import torch
-        from safetensors import SafetensorError
         from transformers import AttentionInterface
 
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)  # the calls tell of its failures
@@ -193,8 +192,6 @@ class HFEngine:
             self._start()
         except (OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError, MemoryError) as error:
             raise UserError(f"transformers cannot serve {config.model}: {_line(error)}") from error
-        except SafetensorError as error:
-            raise UserError(f"transformers cannot serve {config.model}: damaged weights ({_line(error)})") from error
 
     def _start(self) -> None:
         """Begin batching, with `_share` of the rows and the cache, and try one token."""
@@ -290,4 +287,5 @@ def _context(model: Any, asked: int | None) -> int:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())

@@ -1,6 +1,7 @@
 """vLLM's async engine in this process's care: prefix caching, guided choice, LoRA, tensor and data parallel."""
 
 import asyncio
+import difflib
 import importlib.metadata
 import importlib.util
 import itertools
@@ -9,10 +10,12 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from agentark import quiet
 from agentark.engines.prompt import LocalConfig, Prompter
@@ -44,6 +47,11 @@ log-probabilities are taken. (`allowed_token_ids` would be, too, but vLLM 0.29 g
 reorders its batch: `InputBatch.swap_states`.)"""
 
 
+FLAGGED = {"tensor_parallel_size", "data_parallel_size", "dtype", "max_model_len", "gpu_memory_utilization"}
+TUNABLE = {"max_num_seqs", "block_size", "enforce_eager", "enable_prefix_caching"}
+"""Arguments of vLLM that have flags, and those we set that `--engine_args` may change."""
+
+
 class VLLMConfig(LocalConfig):
     """Settings of the vLLM engine; the flags of inference.py."""
 
@@ -57,6 +65,8 @@ class VLLMConfig(LocalConfig):
     """Calls in flight; None: what vLLM schedules at once."""
     quiet: bool = True
     """Keep the engine's own log lines in a file that is shown when it fails."""
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    """More arguments of vLLM's, by the names of its `AsyncEngineArgs`."""
 
 
 class VLLMEngine:
@@ -116,6 +126,8 @@ class VLLMEngine:
         if config.lora_path is not None:
             arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(config.lora_path)}
             self._lora = LoRARequest("adapter", 1, str(config.lora_path))
+        check_more(config.engine_args, known=AsyncEngineArgs.__dataclass_fields__, ours=arguments)
+        arguments |= config.engine_args
         phase("loading")
         with engine_log(config.quiet) as self._log:
             try:
@@ -130,7 +142,7 @@ class VLLMEngine:
                 raise UserError(f"vLLM cannot serve {config.model}: {root_cause(self._log, error)}") from error
         self.context_length = self._llm.model_config.max_model_len
         self.dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
-        if config.max_concurrency is None and not on_cpu:
+        if config.max_concurrency is None and (not on_cpu or "max_num_seqs" in config.engine_args):
             self.capacity = self._llm.vllm_config.scheduler_config.max_num_seqs * config.data_parallel_size
         self.prompter = Prompter(
             self._llm.get_tokenizer(), self.context_length, config.enable_thinking, config.chat_template
@@ -218,6 +230,23 @@ class VLLMEngine:
         if result is None or not result.finished:
             raise EngineFault("vLLM ended this call without a reply")
         return result
+
+
+def check_more(more: Mapping[str, Any], known: Iterable[str], ours: Iterable[str]) -> None:
+    """Raises UserError where `--engine_args` has what vLLM does not know, or what is not for it to decide.
+
+    Args:
+        known: names of vLLM's arguments.
+        ours: names of those that this engine sets.
+    """
+    for name in more:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, cutoff=0.5)
+            raise UserError(f"--engine_args {name}: unknown to vLLM; the nearest: {', '.join(close) or 'none'}")
+        if name in FLAGGED:
+            raise UserError(f"--engine_args {name}: has a flag of its own, --{name}")
+        if name == "trust_remote_code" or name in {*ours} - TUNABLE:
+            raise UserError(f"--engine_args {name}: is not to be changed")
 
 
 def cpu_dtype() -> str:

@@ -175,6 +175,6 @@ def push(repository: str, data: Path, card: Path) -> str:
         url = api.create_repo(repository, repo_type="dataset", exist_ok=True)
         for path, name in ((data, data.name), (card, "README.md")):
             api.upload_file(path_or_fileobj=path, path_in_repo=name, repo_id=repository, repo_type="dataset")
-    except (*HfHubHTTPError.__bases__, ValueError) as error:  # OSError, and all that the client under it raises
+    except (*HfHubHTTPError.__bases__, ValueError) as error:
         raise UserError(f"--push_to_hub {repository}: {' '.join(str(error).split())[:300]}") from None
     return str(url)

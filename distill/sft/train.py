@@ -152,7 +152,10 @@ def _trainer(
             processing_class=tokenizer,
             peft_config=lora,
         )
-    except (OSError, ValueError, ImportError, RuntimeError, TypeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"--model_name_or_path {model}: cannot be loaded ({said:.300})") from error
+    except (ValueError, ImportError, TypeError) as error:
         raise UserError(f"TRL refuses {model} or these settings: {' '.join(str(error).split()):.300}") from error
     if training.deepspeed and trainer.accelerator.distributed_type.value != "DEEPSPEED":
         raise UserError("--deepspeed: accelerate would train without it (is ACCELERATE_USE_CPU set? unset it)")

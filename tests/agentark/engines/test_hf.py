@@ -413,7 +413,7 @@ def _softcapped(folder: Path) -> None:
     ("change", "config", "words"),
     [
         (None, {"model": "/no/such/folder"}, r"transformers cannot serve /no/such/folder: "),
-        (_damaged, {}, r"transformers cannot serve .*: damaged weights"),
+        (_damaged, {}, r"transformers cannot serve .*: SafetensorError: "),
         (_pickled, {}, r"transformers cannot serve .* no file named model\.safetensors"),
         (_endless, {"max_model_len": None}, r"--max_model_len 67108864: there is memory for \d+ tokens"),
         (_windowed, {}, r"--max_model_len 1024: beyond this model's attention window of 512, .* use --use_vllm"),

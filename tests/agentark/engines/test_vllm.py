@@ -214,6 +214,25 @@ def test_a_lora_adapter_answers_as_peft_says(served: Served, small_model: Path, 
     assert abs(plain["true"] - expected["true"]) > 0.1
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"max_num_seq": 4}, "max_num_seq: unknown to vLLM; the nearest: max_num_seqs, "),
+        ({"zzz": 4}, "zzz: unknown to vLLM; the nearest: none"),
+        ({"dtype": "half"}, "dtype: has a flag of its own, --dtype"),
+        ({"trust_remote_code": True}, "trust_remote_code: is not to be changed"),
+        ({"scheduling_policy": "fcfs"}, "scheduling_policy: is not to be changed"),
+    ],
+)
+def test_more_arguments_of_vllm_are_checked_before_it_loads(small_model: Path, more: dict[str, Any], says: str) -> None:
+    async def start() -> None:
+        async with VLLMEngine(VLLMConfig(model=str(small_model), served_name="small", engine_args=more)):
+            pass
+
+    with pytest.raises(UserError, match=f"--engine_args {says}"):
+        asyncio.run(start())
+
+
 def test_a_missing_package_names_flag_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="--use_vllm: the package vllm is not installed"):

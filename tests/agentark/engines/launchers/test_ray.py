@@ -226,6 +226,7 @@ BASE = ["--launch", "ray"]
     ("argv", "expected"),
     [
         (["--num_replicas", "2"], "--num_replicas 2: goes with --launch ray"),
+        (["--engine_args", "max_num_seqs=2"], "--engine_args max_num_seqs=2: goes with --use_vllm"),
         (["--ray_address", "auto"], "--ray_address auto: goes with --launch ray"),
         ([*BASE, "--use_modal_batch"], "--use_modal_batch: does not go together with --launch ray"),
         ([*BASE, "--lora_path", "a"], "--lora_path a: --launch ray serves no adapters"),
