@@ -6,6 +6,9 @@ The digests were written by commit 9440167, which read every file into lists.
 import gc
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 
 import label
 from agentark import evaluation, summary, workers
+from agentark.config import ROOT
 from bench.parts import debates
 from distill.select import __main__ as select
 from eval import math_eval
@@ -114,3 +118,27 @@ def test_memory_does_not_grow_with_the_file(stage: str, tmp_path: Path, monkeypa
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[2] - peaks[1] < 120 * 2_000  # a debate has 15,000 bytes, 40,000 in memory
+
+
+HASHED = """
+import sys
+from pathlib import Path
+from agentark.records import read_records
+from eval.report.samples import Writer
+writer = Writer(Path(sys.argv[2]))
+for record in read_records(Path(sys.argv[1])):
+    writer.add(0, record, {}, "right", 0)
+writer.finish([])
+"""
+
+
+def test_the_search_is_the_same_in_every_process(tmp_path: Path) -> None:
+    debates.write(tmp_path / "infer.jsonl", 5)
+    pieces = []
+    for seed in ("1", "2"):
+        (folder := tmp_path / seed).mkdir()
+        command = [sys.executable, "-c", HASHED, str(tmp_path / "infer.jsonl"), str(folder)]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
+        pieces.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert len(pieces[0]) > 10
+    assert pieces[0] == pieces[1]

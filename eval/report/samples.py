@@ -187,7 +187,7 @@ class Writer:
         }
         for name, value in row.items():
             self.columns[name].append(value)
-        for word in words(" ".join(_texts(record))):
+        for word in sorted(words(" ".join(_texts(record)))):  # a set has another order in every process
             self._words.add(word, number)
         encoded = msgspec.json.encode(full)
         self._open[str(number)] = msgspec.Raw(encoded)
