@@ -430,8 +430,8 @@ def test_the_whole_table(script: Script, world: dict[str, str], monkeypatch: pyt
 @pytest.mark.parametrize("name", dict.fromkeys(script.name for script in SCRIPTS))
 def test_a_process_ends_with_one_line(name: str, world: dict[str, str]) -> None:
     script = next(script for script in SCRIPTS if script.name == name)
-    case = next(case for case in tried(script, world) if case.refused)
-    command = [sys.executable, *([name] if name.endswith(".py") else ["-m", name]), *case.words]
+    words = next((case.words for case in tried(script, world) if case.refused), ["--no_such_flag"])
+    command = [sys.executable, *([name] if name.endswith(".py") else ["-m", name]), *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, [line[:7] for line in done.stderr.splitlines()]) == (2, ["error: "]), done.stderr
 
