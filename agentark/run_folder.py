@@ -17,13 +17,15 @@ from agentark.files import changes, check_folder, json_if_there, json_of, write_
 from agentark.types import UserError
 
 MANIFEST = "manifest.json"
+HALF = ".tmp??????"
+"""What safetensors calls a file until it is whole; a kill leaves it behind."""
 WRITTEN = (
     *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "adapter*", "README.md"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.jinja"),
     *(MANIFEST, "run.json", "done.json", "prm.json", "stopped.json", "evaluation.json", "trainer_state.json"),
     *("metrics.jsonl", "dev.jsonl", "prompts.jsonl", "held_out.jsonl", "plot.png", "curves.png", "training_args.bin"),
     *("checkpoint-*", "checkpoints", "completions", "features", "nan", "stage_[12]", "runs", "wandb"),
-    *("global_step*", "latest", "zero_to_fp32.py", ".*.tmp", ".cache"),
+    *("global_step*", "latest", "zero_to_fp32.py", ".*.tmp", ".cache", HALF),
 )  # fmt: skip
 """Names that trainings, and the libraries below them, write into their folder."""
 
@@ -119,6 +121,9 @@ class RunFolder:
                 say(f"what was in {folder} is kept in {kept} until this run is complete")
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self.folder, *self.elsewhere):
+                for half in folder.rglob(HALF) if self.continued else ():
+                    half.unlink(missing_ok=True)
         if values:
             self.write(**values)
 

@@ -31,9 +31,10 @@ from agentark.types import digest
 
 ROOT = Path(__file__).parents[1]
 TIMES = re.compile(
-    r"sha256|seconds|written|started|finished|sessions|command|created|date|runtime|per_second|elapsed|(^|_)time|pid"
+    r"sha256|seconds|written|started|finished|sessions|command|created|date|runtime|per_second|elapsed|(^|_)time|pid|^run$|^commit$|config_hash"
 )
-"""Keys whose values may differ between two runs of the same command (a digest covers the times of a file)."""
+"""Keys whose values may differ between two runs of the same command (digests cover the times in a file and the name of
+the folder)."""
 LATENCY = 0.01
 LIMIT = 600
 

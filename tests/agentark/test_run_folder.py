@@ -142,3 +142,21 @@ def test_an_empty_folder_leaves_nothing_aside(tmp_path: Path) -> None:
     assert set_aside(tmp_path / "link", complete=True) == tmp_path / ".real.replaced"
     assert list((tmp_path / "real").iterdir()) == []
     shutil.rmtree(tmp_path / ".real.replaced")
+
+
+def test_half_a_file_of_weights_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    trained(tmp_path / "out", "half", finish=False)
+    halves = [tmp_path / "out" / ".tmpRmHAW2", tmp_path / "out" / "stage_1" / ".tmpAb12Cd"]
+    halves[1].parent.mkdir()
+    for half in halves:
+        half.write_bytes(b"weights")
+    run = folder_of(tmp_path / "out")
+    run.open()
+    assert all(half.exists() for half in halves)
+    run.claim(print)
+    assert not any(half.exists() for half in halves)
+    halves[0].write_bytes(b"weights")
+    replacing = folder_of(tmp_path / "out", replaces=True)
+    replacing.open()
+    replacing.claim(print)
+    assert not halves[0].exists()
