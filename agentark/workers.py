@@ -12,9 +12,9 @@ import signal
 import threading
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import util
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -51,29 +51,42 @@ async def run_in_workers(
         RunError: the run cannot go on, or a worker died. What is written stays written.
     """
     assert isinstance(samples, Stored)
-    loop = asyncio.get_running_loop()
-    window = asyncio.Semaphore(2 * workers)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        workers, context, initializer=_start, initargs=(samples.path, samples.name, samples.decode, dict(parts))
-    )
+    chunks = iter([samples[start : start + CHUNK].places for start in range(0, len(samples), CHUNK)])
+    source = (samples.path, samples.name, samples.decode)
+    started: list[tuple[BaseProcess, Connection]] = []
 
-    async def chunk(places: "array[int]") -> None:
-        for line, ok, calls in await loop.run_in_executor(pool, _rows, places):
-            store.add(line)
-            progress.sample(ok, calls)
-        window.release()
+    async def feed(connection: Connection) -> None:
+        for places in chunks:
+            connection.send(places)
+            made = await asyncio.to_thread(connection.recv)
+            if isinstance(made, Exception):
+                raise made
+            for line, ok, calls in made:
+                store.add(line)
+                progress.sample(ok, calls)
+        connection.send(None)
 
     try:
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            worker = context.Process(target=_serve, args=(theirs, source, dict(parts)))
+            worker.start()
+            theirs.close()
+            started.append((worker, ours))
         async with asyncio.TaskGroup() as group:
-            for start in range(0, len(samples), CHUNK):
-                await window.acquire()
-                group.create_task(chunk(samples[start : start + CHUNK].places))
-    except* (RunError, BrokenProcessPool, OSError) as errors:  # OSError: of the start of a process
+            for _, connection in started:
+                group.create_task(feed(connection))
+        for process, _ in started:
+            process.join()
+    except* (RunError, EOFError, OSError) as errors:  # without RunError: a pipe's end, or a process did not start
         first = first_error(errors)
         raise (first if isinstance(first, RunError) else RunError(KILLED)) from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        for process, connection in started:
+            process.terminate()
+            process.join()
+            connection.close()
 
 
 # ---------------------------------------------------------------- in the worker
@@ -83,15 +96,24 @@ _runner: Runner
 _loop: asyncio.AbstractEventLoop
 
 
-def _start(path: Path, name: str, decode: Callable[[Line], Sample], parts: Mapping[str, Any]) -> None:
+def _serve(
+    connection: Connection, source: tuple[Path, str, Callable[[Line], Sample]], parts: Mapping[str, Any]
+) -> None:
+    """Answer every list of places with its rows, or with what stopped them, until there are none."""
     global _samples, _runner, _loop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     util.Finalize(None, answers.close_pool, exitpriority=100)  # atexit does not run in a worker
     answers._WORKERS = 1
-    _samples = Stored(path, name, decode, array("Q"))
+    _samples = Stored(*source, array("Q"))
     _runner = Runner(**parts, engines={"main": NoEngine(CALLED)}, store=None, progress=Progress(0, quiet=True))
     _loop = asyncio.new_event_loop()
+    while (places := connection.recv()) is not None:
+        try:
+            rows: list[Made] | Exception = _rows(places)
+        except Exception as error:  # noqa: BLE001 -- raised again by the main process
+            rows = error
+        connection.send(rows)
 
 
 def _end_with_parent() -> None:

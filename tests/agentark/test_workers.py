@@ -1,12 +1,11 @@
 """Rows made in worker processes: the same bytes as in one process, and no process that outlives its run."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import psutil
@@ -15,6 +14,7 @@ import pytest
 import label
 from agentark import workers
 from agentark.config import ROOT
+from agentark.records import Store
 from agentark.types import RunError
 from bench.parts import debates
 
@@ -63,18 +63,30 @@ def test_a_stopped_run_goes_on_in_workers(results: Path, tmp_path: Path) -> None
     assert labelled(results, path, "--workers", "2") == whole
 
 
-def test_a_worker_that_is_killed_stops_the_run(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = workers.ProcessPoolExecutor.submit
+@pytest.mark.parametrize("when", ["starting", "working"])
+def test_a_worker_that_is_killed_stops_the_run(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    start, add = SpawnProcess.start, Store.add
+    begun: list[SpawnProcess] = []
 
-    def killed(pool: workers.ProcessPoolExecutor, *args: object) -> object:
-        future = start(pool, *args)  # type: ignore[arg-type]
-        for worker in list(pool._processes or ())[:1]:
-            os.kill(worker, signal.SIGKILL)
-        return future
+    def started(process: SpawnProcess) -> None:
+        start(process)
+        begun.append(process)
+        if when == "starting":
+            begun[0].kill()
 
-    monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", killed)
+    def added(store: Store, row: bytes) -> None:
+        add(store, row)
+        if when == "working":
+            begun[0].kill()
+
+    monkeypatch.setattr(SpawnProcess, "start", started)
+    monkeypatch.setattr(Store, "add", added)
+    monkeypatch.setattr(workers, "CHUNK", 1)
     with pytest.raises(RunError, match="a worker process was killed"):
         labelled(results, tmp_path / "a.jsonl", "--workers", "2")
+    assert not any(process.is_alive() for process in begun)
     monkeypatch.undo()
     assert labelled(results, tmp_path / "a.jsonl") == labelled(results, tmp_path / "b.jsonl")
 
@@ -82,12 +94,10 @@ def test_a_worker_that_is_killed_stops_the_run(results: Path, tmp_path: Path, mo
 def test_a_worker_that_cannot_be_started_stops_the_run(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pool closes its pipes when a worker dies; the start of the next one fails then."""
+    def refused(process: SpawnProcess) -> None:
+        raise OSError("no memory")
 
-    def closed(*args: object) -> object:
-        raise OSError("handle is closed")
-
-    monkeypatch.setattr(workers.ProcessPoolExecutor, "submit", closed)
+    monkeypatch.setattr(SpawnProcess, "start", refused)
     with pytest.raises(RunError, match="a worker process was killed or could not be started"):
         labelled(results, tmp_path / "a.jsonl", "--workers", "2")
 
