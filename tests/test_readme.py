@@ -107,6 +107,20 @@ def test_a_published_command_stands_in_the_readme_or_a_chapter(command: str) -> 
     assert any(plain(command) in plain(page.read_text("utf-8")) for page in [README, *chapters()])
 
 
+def test_the_log_of_the_quickstart_is_one_of_today() -> None:
+    """Its command, a row of each method, and what it proposes to try next."""
+    from agentark.embedded import THINKING
+    from agentark.quickstart import METHODS, next_steps, run_flags
+
+    text = README.read_text("utf-8")
+    log = text[: text.index("\n## ")]
+    assert plain("$ python inference.py " + " ".join(run_flags(THINKING, None))) in plain(log)
+    for method in METHODS:
+        assert re.search(rf"^{method} +\d of 8 +\d\.\d\d +\d\.\d\d to \d\.\d\d +\d+\.\d +\d+\.\d$", log, re.M)
+    for command in next_steps(Path("results/ChainSum", THINKING, "llm_debate_infer.jsonl"), "ChainSum"):
+        assert f"  {command}\n" in log
+
+
 # ---------------------------------------------------------------- links
 
 
