@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 
+from agentark import cli
 from bench.parts import debates, report
 
 STAGES = ("label", "select", "math_eval", "summary", "report")
@@ -89,10 +90,10 @@ def run(count: int, folder: Path, stages: tuple[str, ...]) -> dict[str, tuple[fl
 
 def main(argv: list[str] | None = None) -> int:
     parser = report.parser(__doc__, "data")
-    parser.add_argument("--samples", type=int, default=3_000)
-    parser.add_argument("--baseline", type=int, default=500, help="debates of the small run")
+    parser.add_argument("--samples", type=report.count, default=3_000)
+    parser.add_argument("--baseline", type=report.count, default=500, help="debates of the small run")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="select needs label before it")
-    parser.add_argument("--folder", type=Path, help="where the debates are made, and removed (default: the system's)")
+    parser.add_argument("--folder", type=cli.output_folder, help="for the debates (default: the system's)")
     args = parser.parse_args(argv)
     runs = []
     for count in (args.baseline, args.samples):
@@ -111,4 +112,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.entry(main)

@@ -163,6 +163,7 @@ SCRIPTS = (
     Script("agentark.quickstart", "", stops=("agentark.quickstart:choose_model",)),
     Script("bench/command_bench.py", "--data_dir {data} --json {out}/command.json",
            stops=("bench.command_bench:measured",), kinds={"baseline": "results"}),
+    Script("bench/data_bench.py", "--folder {out}", parse_only=True, kinds={"folder": "output folder"}),
     Script("bench/grading_bench.py", "--pairs 1 --hangs 0 --data_dir {data} --json {out}/grading.json",
            stops=("bench.grading_bench:timed",)),
     Script("bench/grpo_bench.py", "", parse_only=True, kinds={"model": ""}),

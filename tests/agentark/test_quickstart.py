@@ -106,7 +106,7 @@ def test_its_commands_are_taken() -> None:
 
 def test_the_makefile_calls_it() -> None:
     done = subprocess.run(
-        ["make", "-n", "-o", ".venv/.agentark-stack", "quickstart", "DATA_DIR=some folder"],
+        ["make", "--no-print-directory", "-n", "-o", ".venv/.agentark-stack", "quickstart", "DATA_DIR=some folder"],
         cwd=ROOT, env=os.environ, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip().endswith('.venv/bin/python -m agentark.quickstart --data_dir "some folder"')
