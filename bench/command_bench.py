@@ -3,9 +3,9 @@
     python bench/command_bench.py [--samples 1 8 64] [--repeat 1] [--baseline CHECKOUT] [--data_dir ../shared/data]
 
 llm_debate (3 agents, 2 rounds, an aggregator) with vLLM and the small embedded model, 64 new tokens a call, on GSM8K
-(without --data_dir: generated problems). The run begins when its journal appears and ends when its manifest is written last.
-With --baseline, the same command runs in that checkout too, in turn. Prints a markdown table and writes the ratios to
-results/bench/command.json.
+(without --data_dir: generated problems). The run begins when its journal appears and ends when its manifest is written
+last. With --baseline, the same command runs in that checkout too, in turn. Prints a markdown table and writes the
+ratios to results/bench/command.json.
 """
 
 import subprocess
