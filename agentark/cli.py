@@ -87,15 +87,15 @@ def _within(kind: Callable[[str], N], minimum: float, maximum: float, wanted: st
 
 def output_file(text: str) -> Path:
     """An argparse type: a file to write."""
-    return _place(text, check_file)
+    return _output(text, check_file)
 
 
 def output_folder(text: str) -> Path:
     """An argparse type: a folder to write into."""
-    return _place(text, check_folder)
+    return _output(text, check_folder)
 
 
-def _place(text: str, check: Callable[[Path], None]) -> Path:
+def _output(text: str, check: Callable[[Path], None]) -> Path:
     try:
         check(Path(text))
     except UserError as error:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from agentark.embedded_files import Piece, Source, installed_file, obtain
 from agentark.files import write_atomically
-from agentark.gguf_model import QWEN2, SMOLLM2, Rules, convert, quiet, save, tokenizer_of
+from agentark.gguf_model import QWEN2, SMOLLM2, Rules, convert, save, tokenizer_of
+from agentark.quiet import hide_loading_bars
 from agentark.types import UserError
 
 
@@ -176,7 +177,8 @@ def small_random_model(folder: Path) -> Path:
     )
     source = MODELS[EMBEDDED].source
     file = installed_file(source.file, source.installed or "", EMBEDDED)
-    with torch.random.fork_rng(devices=[]), quiet():
+    hide_loading_bars()
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save(LlamaForCausalLM(config), tokenizer_of(GGUFReader(file), SMOLLM2), SMOLLM2, folder)
     return folder

@@ -88,7 +88,7 @@ def obtain(source: Source, model: str, folder: Path) -> Path:
         except Unavailable as reason:
             reasons.append(str(reason))
     raise UserError(
-        f"model {model!r} needs {source.file} once ({source.size / 1e6:.0f} MB), and it cannot be had: "
+        f"model {model!r} needs {source.file} ({source.size / 1e6:.0f} MB), which cannot be fetched: "
         f"{'; '.join(reasons)}. Try again with a network, or copy the folder {folder.parent / model} "
         "from a machine that has it"
     )

@@ -123,12 +123,12 @@ def check_file(path: Path, name: str | None = None) -> None:
     Args:
         name: of the path in the message, with its flag; default: the path.
     """
-    _check_place(path, name or str(path), stat.S_ISREG, "file")
+    _check_output(path, name or str(path), stat.S_ISREG, "file")
 
 
 def check_folder(path: Path, name: str | None = None) -> None:
     """The same for a folder."""
-    _check_place(path, name or str(path), stat.S_ISDIR, "folder")
+    _check_output(path, name or str(path), stat.S_ISDIR, "folder")
 
 
 KINDS = {
@@ -139,7 +139,7 @@ HANDLES = ("/dev", "/dev/fd", "/proc")
 """Folders whose links stand for open files, as /dev/stdout does."""
 
 
-def _check_place(path: Path, name: str, fits: Callable[[int], bool], wanted: str) -> None:
+def _check_output(path: Path, name: str, fits: Callable[[int], bool], wanted: str) -> None:
     try:
         if str(path.absolute().parent).startswith(HANDLES[2]) or str(path.absolute().parent) in HANDLES:
             raise UserError(f"{name}: belongs to the system; give a {wanted}")
@@ -151,9 +151,9 @@ def _check_place(path: Path, name: str, fits: Callable[[int], bool], wanted: str
             raise UserError(f"{name}: is a link to what does not exist; give a {wanted}")
         above = next(folder for folder in path.absolute().parents if folder.exists() or folder.is_symlink())
         if not above.is_dir():
-            raise UserError(f"{name}: cannot be written ({above} is no folder)")
+            raise UserError(f"{name}: cannot be written ({above} is not a folder)")
         if not os.access(above, os.W_OK | os.X_OK):
-            raise UserError(f"{name}: cannot be written ({above} may not be changed)")
+            raise UserError(f"{name}: cannot be written (no permission to write in {above})")
     except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, has a NUL, or a loop of links
         raise UserError(f"{name}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
 

@@ -5,13 +5,12 @@ separate splitting of digits (`"\\n\\n1"` then becomes other ids than the model 
 token the end of a turn. So everything is built here, as upstream defines it, from one reading.
 """
 
-import contextlib
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agentark.quiet import hide_loading_bars
 from agentark.types import UserError
 
 
@@ -89,12 +88,12 @@ def convert(source: Path, rules: Rules, folder: Path) -> None:
     reader = GGUFReader(source)
     config = _config(reader, rules)
     weights = _weights(reader, config)
-    with torch.device("meta"), quiet():
+    hide_loading_bars()
+    with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
     model.load_state_dict(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}, assign=True)
     model.tie_weights()
-    with quiet():
-        save(model, tokenizer_of(reader, rules), rules, folder)
+    save(model, tokenizer_of(reader, rules), rules, folder)
 
 
 def _config(reader: Any, rules: Rules) -> Any:
@@ -142,10 +141,7 @@ def _weights(reader: Any, config: Any) -> dict[str, Any]:
         else:
             layer, part, kind = rest.split(".")
             name = f"model.layers.{layer}.{NAMES[part]}.{kind}"
-            if config.model_type == "llama" and part in (
-                "attn_q",
-                "attn_k",
-            ):  # the halves of each rotary head alternate
+            if config.model_type == "llama" and part in ("attn_q", "attn_k"):  # halves of rotary heads alternate
                 heads = config.num_attention_heads if part == "attn_q" else config.num_key_value_heads
                 values = values.reshape(heads, -1, 2, values.shape[-1]).swapaxes(1, 2).reshape(values.shape)
         weights[name] = torch.from_numpy(values.copy()).to(config.dtype)
@@ -200,17 +196,3 @@ def tokenizer_of(reader: Any, rules: Rules) -> Any:
         model_max_length=rules.context,
         clean_up_tokenization_spaces=False,
     )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars off stderr."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

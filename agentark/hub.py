@@ -74,7 +74,7 @@ def pretrained(kind: str, name: str, **options: Any) -> Any:
     import transformers
 
     hide_loading_bars()
-    if kind.startswith("AutoModel") and "gguf_file" not in options:
+    if kind.startswith("AutoModel"):
         options["use_safetensors"] = True
     with offline_unless_reachable(name):
         try:

@@ -44,7 +44,7 @@ def choose_model() -> str:
     try:
         prepare(THINKING)
     except UserError as error:
-        print(f"{EMBEDDED} stands in, which solves few problems: {error}")
+        print(f"using {EMBEDDED} instead, which solves few problems: {error}")
         return EMBEDDED
     return THINKING
 

@@ -222,6 +222,10 @@ class NoEngine(Engine):
         raise RunError(self.refusal)
 
 
+MOST_PLANNED = 1000
+"""Calls after which a trial is given up: it must end before anybody notices it, also with a method that never does."""
+
+
 class _Disagreeing(NoEngine):
     """Answers at once, each time something that no other reply agrees with."""
 
@@ -233,6 +237,8 @@ class _Disagreeing(NoEngine):
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
     ) -> Completion:
         self._replies += 1
+        if self._replies > MOST_PLANNED:
+            raise SampleError(f"no end after {MOST_PLANNED} calls")
         text = params.choices[0] if params.choices else f"\\boxed{{{self._replies}}}"
         return Completion(text, "stop", 0, 0, self.name, 0.0)
 
@@ -247,7 +253,8 @@ async def planned_calls(method: Method, sample: Sample, models: frozenset[str]) 
     trial = {name: (engine, Gate(engine.capacity)) for name in models - {SANDBOX}}
     episode = Episode(sample, 0, Defaults(0.0, 1, 0), trial, {}, None)
     try:
-        await method.run(sample, episode)
+        async with asyncio.timeout(1):  # of a method that waits for other samples
+            await method.run(sample, episode)
     except Exception:  # noqa: BLE001 -- a method may refuse such replies; the line then waits for real ones
         return None
     return sum(not turn.role.endswith(REPAIR_ROLE) for turn in episode.turns.values())

@@ -421,7 +421,7 @@ class Record(Sample, frozen=True, kw_only=True, omit_defaults=False):
         continued = {turn.id: {turn.continues} for turn in self.trajectory if turn.continues is not None}
         named = {solution.turn for solution in self.solutions}.union(*continued.values())
         if not named <= turns or not shown <= turns | {None, "document"}:
-            raise ValueError("a turn is named that is not in the trajectory")
+            raise ValueError("it names a turn that is not in the trajectory")
         TopologicalSorter(continued).prepare()  # raises a ValueError
 
     def text_of(self, solution: Solution) -> str:

@@ -79,9 +79,10 @@ async def run_in_workers(
                 group.create_task(feed(connection))
         for process, _ in started:
             process.join()
-    except* (RunError, EOFError, OSError) as errors:  # without RunError: a pipe's end, or a process did not start
+    except* Exception as errors:  # noqa: BLE001 -- all are raised again
         first = first_error(errors)
-        raise (first if isinstance(first, RunError) else RunError(KILLED)) from None
+        ended = isinstance(first, EOFError | OSError)  # a pipe's end, or a process that did not start
+        raise (RunError(KILLED) if ended else first) from None
     finally:
         for process, connection in started:
             process.terminate()

@@ -246,7 +246,7 @@ def check_more(more: Mapping[str, Any], known: Iterable[str], ours: Iterable[str
         if name in FLAGGED:
             raise UserError(f"--engine_args {name}: has a flag of its own, --{name}")
         if name == "trust_remote_code" or name in {*ours} - TUNABLE:
-            raise UserError(f"--engine_args {name}: is not to be changed")
+            raise UserError(f"--engine_args {name}: may not be changed")
 
 
 def cpu_dtype() -> str:

@@ -311,6 +311,27 @@ def test_a_method_that_refuses_the_trial_has_no_plan() -> None:
     assert asyncio.run(planned_calls(Refusing(), SAMPLE, frozenset({"main"}))) is None
 
 
+class Endless:
+    """Asks until two replies agree, or waits for another sample."""
+
+    def __init__(self, waits: bool) -> None:
+        self.waits = waits
+
+    async def run(self, sample: Sample, chat: Chat) -> Outcome:
+        if self.waits:
+            await asyncio.Event().wait()
+        texts: list[str] = []
+        while len(texts) < 2 or texts[-1] != texts[-2]:
+            texts.append((await chat([message("user", "?")], agent="a", round=len(texts) + 1, role="r")).text)
+        return Outcome(solutions=[])
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.timeout(20)
+def test_a_trial_that_does_not_end_is_given_up(waits: bool) -> None:
+    assert asyncio.run(planned_calls(Endless(waits), SAMPLE, frozenset({"main"}))) is None
+
+
 def test_a_run_on_a_served_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stub answers with 7 tokens a call and tells 3 cached ones; its first introduction takes long."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")

@@ -82,7 +82,7 @@ def test_the_small_model_stands_in_with_one_line(
     first, command = capfd.readouterr().out.split("\n$ ")
     assert (
         first
-        == f"{embedded.EMBEDDED} stands in, which solves few problems: model 'q' needs q.gguf once (491 MB), "
+        == f"using {embedded.EMBEDDED} instead, which solves few problems: model 'q' needs q.gguf once (491 MB), "
         + ("and it cannot be had")
     )
     assert f"--model_name {embedded.EMBEDDED} --use_vllm" in command

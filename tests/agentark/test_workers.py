@@ -15,7 +15,7 @@ import label
 from agentark import workers
 from agentark.config import ROOT
 from agentark.records import Store
-from agentark.types import RunError
+from agentark.types import RunError, UserError
 from bench.parts import debates
 
 COUNT = 45
@@ -89,6 +89,23 @@ def test_a_worker_that_is_killed_stops_the_run(
     assert not any(process.is_alive() for process in begun)
     monkeypatch.undo()
     assert labelled(results, tmp_path / "a.jsonl") == labelled(results, tmp_path / "b.jsonl")
+
+
+def test_what_a_worker_finds_wrong_is_one_line(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is changed between the first look at it and the worker's."""
+    start = SpawnProcess.start
+
+    def changed(process: SpawnProcess) -> None:
+        results.write_bytes(results.read_bytes().replace(b"{", b"[", 1))
+        start(process)
+
+    content = results.read_bytes()
+    monkeypatch.setattr(SpawnProcess, "start", changed)
+    try:
+        with pytest.raises(UserError, match=r"infer\.jsonl, row 1: not "):
+            labelled(results, tmp_path / "a.jsonl", "--workers", "2")
+    finally:
+        results.write_bytes(content)
 
 
 def test_a_worker_that_cannot_be_started_stops_the_run(

@@ -220,8 +220,8 @@ def test_a_lora_adapter_answers_as_peft_says(served: Served, small_model: Path, 
         ({"max_num_seq": 4}, "max_num_seq: unknown to vLLM; the nearest: max_num_seqs, "),
         ({"zzz": 4}, "zzz: unknown to vLLM; the nearest: none"),
         ({"dtype": "half"}, "dtype: has a flag of its own, --dtype"),
-        ({"trust_remote_code": True}, "trust_remote_code: is not to be changed"),
-        ({"scheduling_policy": "fcfs"}, "scheduling_policy: is not to be changed"),
+        ({"trust_remote_code": True}, "trust_remote_code: may not be changed"),
+        ({"scheduling_policy": "fcfs"}, "scheduling_policy: may not be changed"),
     ],
 )
 def test_more_arguments_of_vllm_are_checked_before_it_loads(small_model: Path, more: dict[str, Any], says: str) -> None:
