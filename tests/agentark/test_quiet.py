@@ -42,7 +42,8 @@ def test_a_missing_accelerator_is_news_where_there_is_a_driver(tmp_path: Path, m
     assert not quiet.no_accelerator(said)
 
 
-def test_the_libraries_own_loggers_are_filtered_and_show_all_else() -> None:
+def test_the_libraries_own_loggers_are_filtered_and_show_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)  # transformers says all twice where it is set
     code = """
 import sys
 from agentark import cli

@@ -1,6 +1,7 @@
 """Every escape here is really attempted, and each escape of the first table succeeds if isolation is off."""
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -656,12 +657,13 @@ def test_nothing_is_left_behind(level: Isolation, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
     before = children.read_text()  # other tests' worker processes
+    gc.collect()  # other tests' files
     descriptors = len(os.listdir("/proc/self/fd"))
     run_python_sync("open('left', 'w'); import os; os.mkdir('d'); os.chmod('d', 0)", unsafe_no_isolation=True)
     run_python_sync("while True: pass", timeout=0.5, unsafe_no_isolation=True)
     run_tests_sync("def f(): pass", ["f()"], unsafe_no_isolation=True)
     assert os.listdir(tmp_path) == []
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert children.read_text() == before
 
 
