@@ -66,8 +66,13 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader whose every failure is a YAMLError.
 
     It refuses a key given twice, and aliases that multiply or hold themselves. It reads 1e-5 as the number it is in
-    YAML 1.2 (PyYAML: a string).
+    YAML 1.2 (PyYAML: a string). Dates are dates, though lm-format-enforcer, which vLLM imports, makes SafeLoader read
+    them as strings.
     """
+
+    yaml_constructors = yaml.SafeLoader.yaml_constructors | {
+        "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_yaml_timestamp
+    }
 
     def get_single_node(self) -> Any:
         node = super().get_single_node()
@@ -109,8 +114,6 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
-# lm-format-enforcer, which vLLM imports, makes SafeLoader read dates as strings.
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_timestamp)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

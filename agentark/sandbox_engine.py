@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from agentark import sandbox
-from agentark.types import CUT_MARK, SANDBOX, Completion, Guarantee, Message, SampleError, SamplingParams, UserError
+from agentark.cuts import shortened
+from agentark.types import SANDBOX, Completion, Guarantee, Message, SampleError, SamplingParams, UserError
 
 KEPT = 20_000
 """Characters kept of stdout and of stderr: the first half and the last."""
@@ -119,15 +120,12 @@ class SandboxEngine:
             done = await sandbox.run_python(
                 request.code, stdin=request.stdin, timeout=seconds, files=files, unsafe_no_isolation=unsafe
             )
-            return Ran(done.status, done.returncode, _clip(done.stdout), _clip(done.stderr), done.isolation)
+            return Ran(
+                done.status, done.returncode, shortened(done.stdout, KEPT), shortened(done.stderr, KEPT), done.isolation
+            )
         if not request.tests:
             return Tested([], [], await asyncio.to_thread(sandbox.isolation_level))
         found = await sandbox.run_tests(
             request.solution, request.tests, timeout=request.timeout, unsafe_no_isolation=unsafe
         )
         return Tested(found.passed, found.errors, found.isolation)
-
-
-def _clip(text: str) -> str:
-    half = KEPT // 2
-    return text if len(text) <= KEPT else text[:half] + CUT_MARK + text[-half:]

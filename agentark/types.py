@@ -104,6 +104,18 @@ class SamplingParams(Struct, frozen=True, omit_defaults=True):
     schema: dict[str, Any] | None = None
     """Guided decoding: the reply is JSON of this schema, in engines that can (vllm, openai servers that pass a probe);
     the others leave it to the prompt, so a method parses the reply in any case."""
+    top_p: float | None = None
+    """None, here and below: the engine's neutral value, whatever the model's generation_config recommends."""
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    stop: tuple[str, ...] | None = None
+    """The reply ends before the first of these texts."""
+    enable_thinking: bool | None = None
+    """The chat template's switch; None: as the engine was started."""
+    adapter: str | None = None
+    """Folder of the PEFT adapter that answers; None: the one the engine was started with, if any."""
 
 
 class Completion(Struct, frozen=True, omit_defaults=True):
@@ -427,22 +439,6 @@ class Record(Sample, frozen=True, kw_only=True, omit_defaults=False):
     def text_of(self, solution: Solution) -> str:
         """The full text of one of this record's solutions."""
         return next(turn.text for turn in self.trajectory if turn.id == solution.turn)
-
-
-CUT_MARK = "\n[...]\n"
-
-
-def apply_cuts(messages: Sequence[Message], cuts: Sequence[tuple[int, int]]) -> list[Message]:
-    """The messages with only (head, tail) characters left of each truncatable part, in order."""
-    remaining = iter(cuts)
-
-    def cut(part: Part) -> Part:
-        if part.truncate is None:
-            return part
-        head, tail = next(remaining)
-        return msgspec.structs.replace(part, text=part.text[:head] + CUT_MARK + part.text[len(part.text) - tail :])
-
-    return [Message(message.role, tuple(map(cut, message.parts))) for message in messages]
 
 
 def digest(value: Any) -> str:

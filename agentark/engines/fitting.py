@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
+from agentark.cuts import apply_cuts
 from agentark.engines.prompt import COARSE, MIN_NEW_TOKENS
-from agentark.types import Message, SampleError, SamplingParams, apply_cuts
+from agentark.types import Message, SampleError, SamplingParams
 
 Count = Callable[[Sequence[Message]], Awaitable[float]]
 """Length of a dialogue in tokens."""

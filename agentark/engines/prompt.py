@@ -17,8 +17,9 @@ from msgspec import Struct
 
 from agentark.chat_template import rendered
 from agentark.config import Config
+from agentark.cuts import apply_cuts
 from agentark.thinking import ends_open, split_thinking
-from agentark.types import Completion, EngineFault, Message, Part, SampleError, SamplingParams, UserError, apply_cuts
+from agentark.types import Completion, EngineFault, Message, Part, SampleError, SamplingParams, UserError
 
 MIN_NEW_TOKENS = 64
 """A call that cannot have this many new tokens is an error of its sample."""

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from stub_server import Behaviour, StubServer
 
+from agentark.cuts import apply_cuts
 from agentark.engines.__main__ import main as list_engines
 from agentark.engines.endpoints import DEFAULT_FILE, Endpoint, endpoints_of, read_endpoints
 from agentark.engines.fitting import Fitter, TooLong, characters, complaint
@@ -44,7 +45,6 @@ from agentark.types import (
     SamplingParams,
     Solution,
     UserError,
-    apply_cuts,
     message,
 )
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from vllm_server import vllm_server
 
+from agentark.cuts import apply_cuts
 from agentark.engines.endpoints import Endpoint
 from agentark.engines.openai import OpenAIConfig, OpenAIEngine
 from agentark.episode import Defaults
 from agentark.progress import Progress
 from agentark.records import Store, read_records
 from agentark.runner import Runner
-from agentark.types import Part, Sample, SampleError, SamplingParams, apply_cuts, message
+from agentark.types import Part, Sample, SampleError, SamplingParams, message
 from methods import load_method
 
 pytestmark = pytest.mark.slow

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentark.cuts import apply_cuts
 from agentark.engines.prompt import MIN_NEW_TOKENS, Prompter
 from agentark.thinking import split_thinking
-from agentark.types import Message, Part, SampleError, SamplingParams, UserError, apply_cuts, message
+from agentark.types import Message, Part, SampleError, SamplingParams, UserError, message
 
 
 @pytest.fixture(scope="module")
