@@ -2,7 +2,7 @@
 
 The stand-in has a child, as vLLM has its engine. A model folder may hold files that say how it fares: `broken` (it
 never starts), `slow` (it starts for that many seconds), `dies` (it kills itself at a call, once: the file is removed),
-`deaf` (it does not notice that the study has ended).
+`deaf` (it does not notice that the study has ended), `dead` (its model has died while nobody asked).
 """
 
 import os
@@ -43,6 +43,10 @@ class Stub(ScriptedEngine):
         if (self._folder / "slow").exists():
             time.sleep(float((self._folder / "slow").read_text()))
         return self
+
+    @property
+    def dead(self) -> bool:
+        return (self._folder / "dead").exists()
 
     async def chat(self, messages: Any, params: SamplingParams, *, session: str, priority: int) -> Completion:
         if (self._folder / "dies").exists():
