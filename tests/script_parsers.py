@@ -12,6 +12,7 @@ from agentark import cli
 
 PARSERS = {
     "eval.cost_fair": "script_parsers:cost_fair",
+    "eval.team": "script_parsers:team",
     "prm/finetune2.py": "prm.settings:parse",
     "distill.sft": "distill.sft.flags:parse",
     "openrlhf.cli.train_grpo": "distill.grpo.cli:read",
@@ -30,6 +31,16 @@ def cost_fair(flags: list[str]) -> None:
     args, rest = cost_fair.parse(flags)
     for dataset in args.dataset_name:
         for run in cost_fair.runs(args, rest, dataset).values():
+            parsed("inference.py", run)
+
+
+def team(flags: list[str]) -> None:
+    """The same, or results files."""
+    from eval.team import __main__ as entry
+
+    args, rest = entry.parse(flags)
+    for dataset in args.dataset_name:
+        for run in entry.runs(args, rest, dataset).values():
             parsed("inference.py", run)
 
 

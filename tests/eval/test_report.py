@@ -18,11 +18,11 @@ from agentark.types import Message, Part, UserError
 from eval import math_eval
 from eval.report import __main__ as entry
 from eval.report import charts, export, overview, pages, samples, training
-from eval.report.debate import Debate, look
 from eval.report.files import MARKER
 from eval.report.paper import load_paper
 from eval.report.students import Student, read_students
 from eval.report.study import read
+from eval.team.debate import Debate, look
 
 R, W, N = "It is \\boxed{7}.", "It is \\boxed{8}.", "no idea"
 
