@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from agentark import answers, config
+from agentark.evaluation import INDEPENDENT
 from agentark.files import json_if_there, manifest_of, sessions_of
 from agentark.labels import LabelledSolution, LabelRow, answered, answering, by_round
 from agentark.records import stored_records
@@ -88,6 +89,11 @@ class Course(Struct, kw_only=True):
         return list(dict.fromkeys(member for one in self.asked.values() for member in one.members))
 
     @property
+    def replies(self) -> int:
+        """The most answers of a question's first round."""
+        return max(len(one.votes) for one in self.asked.values())
+
+    @property
     def kind(self) -> str:
         """`vote` (self-consistency), `single` (one call a question), or `team`."""
         if self.method == VOTING:
@@ -104,7 +110,9 @@ class Course(Struct, kw_only=True):
         self.debate.add(record, seen)
         if settings is None:
             return
-        first = [turn for turn in answering(record) if turn.round == seen.rounds[0]]
+        played, first = record.trajectory, [turn for turn in answering(record) if turn.round == seen.rounds[0]]
+        if INDEPENDENT in record.info:  # of answers that are all graded, the last
+            played = first = [turn for turn in played if turn.id == record.solutions[-1].turn]
         right = [seen.verdicts.get((turn.agent, turn.round)) is True for turn in first]
         given = [seen.answers.get((turn.agent, turn.round)) for turn in first]
         members: dict[str, list[bool]] = {}
@@ -112,7 +120,7 @@ class Course(Struct, kw_only=True):
             members.setdefault(turn.completion.model, []).append(verdict)
         self.asked[record.id] = Asked(
             right=seen.final is True,
-            spent=spent(record.trajectory),
+            spent=spent(played),
             members={name: sum(verdicts) / len(verdicts) for name, verdicts in members.items()},
             votes=bytes(map(int, asyncio.run(votes(given, right, record.answer_type)))),
             first=array("d", chain.from_iterable(_counts(turn) for turn in first)),

@@ -158,7 +158,7 @@ def measure(team: Course, others: Sequence[Course], thresholds: Thresholds) -> W
     """
     fitting = [one for one in others if one.dataset == team.dataset and set(one.members) <= set(team.members)]
     singles = alone(team, [one for one in fitting if one.kind == "single"])
-    polls = [one for one in fitting if one.kind == "vote"] or [team]
+    polls = largest([one for one in fitting if one.kind == "vote"]) or [team]
     ids = [id for id in team.asked if all(id in one.asked for one in polls) and all(id in one.right for one in singles)]
     if not ids:
         named = ", ".join(str(one.path) for one in (team, *fitting))
@@ -195,6 +195,16 @@ def measure(team: Course, others: Sequence[Course], thresholds: Thresholds) -> W
         notes=_notes(team, others, fitting, len(ids)),
         missing=[] if equal else [_voting_command(team, used, vote)],
     )
+
+
+def largest(polls: Sequence[Course]) -> list[Course]:
+    """Of each member's votes the file with the most replies; of equally large ones the first."""
+    most: dict[tuple[str, ...], Course] = {}
+    for one in polls:
+        key = tuple(one.members)
+        if key not in most or one.replies > most[key].replies:
+            most[key] = one
+    return [*most.values()]
 
 
 def alone(team: Course, singles: Sequence[Course]) -> list[Candidate]:
@@ -324,8 +334,11 @@ def _voting_command(team: Course, used: Tokens, vote: Vote) -> str:
             keep = name not in ("__method_name", "__method_config", "__method_config_name", "__output_path", "__team")
         if keep:
             kept.append(word)
+    output = team.path.with_name("self_consistency_infer.jsonl")
+    if output.exists():  # with fewer replies
+        output = team.path.with_name(f"self_consistency_{replies}_infer.jsonl")
     flags = ("--method_name", "self_consistency", "--method_config", f"parallel_num={replies}")
-    return shlex.join([*kept, *flags, "--output_path", str(team.path.with_name("self_consistency_infer.jsonl"))])
+    return shlex.join([*kept, *flags, "--output_path", str(output)])
 
 
 # ---------------------------------------------------------------- judging

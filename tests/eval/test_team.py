@@ -116,6 +116,23 @@ def test_the_vote_has_as_many_replies_as_the_teams_tokens_buy(tmp_path: Path) ->
     assert [one.p_holm for one in worth.gaps] == stats.holm([one.p for one in worth.gaps])
 
 
+def test_of_two_votes_by_one_model_the_larger_counts(tmp_path: Path) -> None:
+    team = put(tmp_path / "a.jsonl", [debate(f"GSM8K/test/{k}", "7", [[R, W], [R, W]], R) for k in range(3)])
+    small = votes(tmp_path / "self_consistency_infer.jsonl", [[True] * 2] * 3)
+    assert "self_consistency_5_infer.jsonl" in table(team, small).missing[0]  # the name is taken
+    worth = table(team, small, votes(tmp_path / "c.jsonl", [[False] * 6] * 3))
+    assert (row(worth, VOTE).accuracy, row(worth, VOTE).who, worth.equal) == (0.0, "5 replies of 6", True)
+
+
+def test_several_independent_answers_are_no_team(tmp_path: Path) -> None:
+    team = put(tmp_path / "a.jsonl", [debate(f"GSM8K/test/{k}", "7", [[R, W], [R, W]], R) for k in range(3)])
+    info = MethodInfo("vanilla", "config_main", {})
+    drawn = [debate(f"GSM8K/test/{k}", "7", [[W, R]], method=info, info={"samples": 2}) for k in range(3)]
+    worth = table(team, put(tmp_path / "b.jsonl", drawn))
+    assert (row(worth, "best member, sampled").accuracy, row(worth, "best member, sampled").who) == (1.0, "m, sampled")
+    assert row(worth, "best member, sampled").tokens.calls == 1
+
+
 def test_without_votes_the_first_round_votes_and_the_command_for_more_is_named(tmp_path: Path) -> None:
     records = [debate(f"GSM8K/test/{k}", "7", [[W, R, R], [R, R, R]], R) for k in range(4)]
     path = put(tmp_path / "a.jsonl", records)
