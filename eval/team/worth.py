@@ -21,7 +21,7 @@ from eval.team.course import Asked, Course, Tokens, mean_tokens, prefixes
 
 THRESHOLDS = ROOT / "configs" / "team" / "verdict.yaml"
 Verdict = Literal["worth_distilling", "distil_the_vote", "nothing_to_distil", "cannot_tell"]
-BEST, VOTE, TEAM = "best member", "vote at equal tokens", "team"
+BEST, VOTE, TEAM = "best member", "vote", "team"
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -171,7 +171,11 @@ def measure(team: Course, others: Sequence[Course], thresholds: Thresholds) -> W
     equal = vote.place + 1 < len(vote.curve) or vote.cost.total >= thresholds.equal_tokens * used.total
     voting = len(vote.curve) > 1 or equal
     rows = [row for greedy in (True, False) for row in _members([one for one in singles if one.greedy is greedy], ids)]
-    rows += [_row(VOTE, vote.who(used, equal), vote.right, vote.cost)] if voting else []
+    rows += (
+        [_row(f"{VOTE} at {'equal' if equal else 'fewer'} tokens", vote.who(used, equal), vote.right, vote.cost)]
+        if voting
+        else []
+    )
     rows += [
         _row(TEAM, ", ".join(team.members), own, used),
         _row("any answer of round 1 right", "oracle", [float(one.right_first) for one in asked]),

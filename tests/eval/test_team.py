@@ -72,7 +72,7 @@ def table(*paths: Path, **overrides: Any) -> Worth:
 
 
 def row(worth: Worth, name: str) -> Any:
-    return next(line for line in worth.rows if line.name == name)
+    return next(line for line in worth.rows if line.name == name or (name == VOTE and line.name.startswith(name)))
 
 
 # ---------------------------------------------------------------- the table by hand
@@ -108,6 +108,7 @@ def test_the_vote_has_as_many_replies_as_the_teams_tokens_buy(tmp_path: Path) ->
     assert row(worth, VOTE).accuracy == pytest.approx(2 / 3)
     assert row(worth, VOTE).who == "5 replies of 8"
     assert worth.equal
+    assert [line.name for line in worth.rows][2] == "vote at equal tokens"
     assert not worth.missing
     gap = worth.gap(TEAM, VOTE)
     assert gap is not None
@@ -142,6 +143,7 @@ def test_without_votes_the_first_round_votes_and_the_command_for_more_is_named(t
     worth = table(path)
     assert (row(worth, VOTE).accuracy, row(worth, VOTE).who) == (1.0, "3 replies of 3, 43% of the team's tokens")
     assert not worth.equal
+    assert [line.name for line in worth.rows][2] == "vote at fewer tokens"
     assert worth.missing == [
         "python inference.py --test_dataset_name GSM8K --model_name m --seed 4 --method_name self_consistency "
         f"--method_config parallel_num=7 --output_path {tmp_path}/self_consistency_infer.jsonl"
