@@ -150,6 +150,11 @@ def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
     return loaded, samples
 
 
+def adapter(args: Namespace) -> str | None:
+    """Name of the model's adapter, as recorded."""
+    return args.lora_path.resolve().name if args.lora_path else None
+
+
 def with_decoys(samples: Sequence[Sample], loaded: Loaded, method: Method, seed: int) -> Sequence[Sample]:
     """The samples, each with another question of its dataset where the method wants them (`wants_decoys`).
 
@@ -171,11 +176,6 @@ def with_decoys(samples: Sequence[Sample], loaded: Loaded, method: Method, seed:
             raise UserError(f"{loaded.origin}: has a single question, and the method shows each sample another one")
         decoys[sample.id] = decoy
     return [structs.replace(sample, decoy=decoys.get(sample.id, prompts[0])) for sample in samples]
-
-
-def adapter(args: Namespace) -> str | None:
-    """Name of the model's adapter, as recorded."""
-    return args.lora_path.resolve().name if args.lora_path else None
 
 
 def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: Defaults) -> dict[str, Any]:

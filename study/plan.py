@@ -128,19 +128,26 @@ class Plan(Layout):
             self._add("model", "", "model", flags, self.study.make_model, outputs=[self.study.model])
 
     def _baselines(self) -> None:
-        for test, questions in self.study.tests.items():
-            self._evaluate("baselines", BASE, test)
-            for name, teacher in self.study.teachers.items():
-                if not teacher.measured:
-                    continue
-                output = self.at("eval", slug(test), f"{slug(name)}_infer.jsonl")
-                self._infer("baselines", f"{name} on {test}", teacher, questions, output)
-                graded = self.graded(name, test)
-                self._add(
-                    "baselines", f"{name} on {test}, graded", ["-m", self.grader(test)],
-                    {"input_file": output, "dataset_name": questions.dataset, "seed": self.study.seed}, questions.flags,
-                    outputs=[graded, graded.replace("per_sample.jsonl", "metrics.json")], rewrites=True,
-                )  # fmt: skip
+        """Systems of one model one after another: they share an engine (study/lending.py)."""
+        measured = {name: teacher for name, teacher in self.study.teachers.items() if teacher.measured}
+        models = {name: teacher.model or self.study.model for name, teacher in measured.items()}
+        for model in dict.fromkeys([self.study.model, *models.values()]):
+            for test in self.study.tests:
+                if model == self.study.model:
+                    self._evaluate("baselines", BASE, test)
+                for name, teacher in measured.items():
+                    if models[name] == model:
+                        self._measure(name, teacher, test)
+
+    def _measure(self, name: str, teacher: Teacher, test: str) -> None:
+        questions, graded = self.study.tests[test], self.graded(name, test)
+        output = self.at("eval", slug(test), f"{slug(name)}_infer.jsonl")
+        self._infer("baselines", f"{name} on {test}", teacher, questions, output)
+        self._add(
+            "baselines", f"{name} on {test}, graded", ["-m", self.grader(test)],
+            {"input_file": output, "dataset_name": questions.dataset, "seed": self.study.seed}, questions.flags,
+            outputs=[graded, graded.replace("per_sample.jsonl", "metrics.json")], rewrites=True,
+        )  # fmt: skip
 
     def _infer(self, stage: str, what: str, teacher: Teacher, questions: Questions, output: str) -> None:
         study = self.study

@@ -86,9 +86,9 @@ class Script:
         return f"{self.name}:{','.join(self.only)}" if self.only else self.name
 
 
-TEAM_RUNS = ("dataset_name", "methods", "parallel_num", "max_samples")
 GRADED = {**dict.fromkeys(("model_name_or_path", "task_config", "output_dir"), ""), "data_dir": "folder"}
 """Flags of an evaluation's run that are not looked at where a file is graded."""
+TEAM_RUNS = ("dataset_name", "methods", "parallel_num", "max_samples")
 TRAINER = ("transformers:Trainer.train",)
 ASKED = "--data_dir {data} --max_samples 2"
 SCRIPTS = (

@@ -46,6 +46,13 @@ def add_engine_flags(parser: Parser) -> None:
     parser.set_defaults(chat_template=True)  # scripts for base models have a flag for it
 
 
+def engine_flags() -> frozenset[str]:
+    """All of them, as they are written."""
+    parser = Parser(add_help=False)
+    add_engine_flags(parser)
+    return frozenset(option for action in parser._actions for option in action.option_strings)
+
+
 def adapter(text: str) -> Path:
     """An argparse type: a PEFT adapter, looked at even where nothing is left to do. Raises UserError."""
     check_adapter(Path(text))
@@ -99,10 +106,14 @@ def choose_engine(args: argparse.Namespace, model_name: str, flag: str = "--mode
 
 
 def _choice(name: str, args: argparse.Namespace, label: str, **settings: Any) -> Choice:
-    """An engine of the registry, imported here and not before."""
+    """An engine of the registry, imported here and not before; vLLM is borrowed where a study lends it."""
     engine = engine_class(name)
     config = _settings(args, engine.Config, **settings)
-    return Choice(label, lambda lock: engine(config, lock.engine_start) if name == "vllm" else engine(config))
+    if name == "vllm":
+        from agentark.engines.lent import borrowed
+
+        return Choice(label, lambda lock: borrowed(config) or engine(config, lock.engine_start))
+    return Choice(label, lambda lock: engine(config))
 
 
 def _launched(args: argparse.Namespace, model_name: str, flag: str) -> Choice:
