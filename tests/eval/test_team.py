@@ -19,7 +19,8 @@ from agentark.types import Message, MethodInfo, Record, SamplingParams, UserErro
 from distill.select import __main__ as select
 from eval.team import __main__ as entry
 from eval.team.course import read
-from eval.team.worth import BEST, TEAM, VOTE, Gap, Worth, crossfit, judge, judged, load_thresholds, worth_of
+from eval.team.verdict import judge, judged, worth_of
+from eval.team.worth import BEST, TEAM, VOTE, Gap, Worth, crossfit, load_thresholds
 
 R, W = "Three and four make seven: \\boxed{7}.", "Three and four make eight: \\boxed{8}."
 N = "no idea"
@@ -161,6 +162,14 @@ def test_members_come_from_files_greedy_and_sampled_else_from_the_first_round(tm
     assert row(worth, "best member, sampled").who == "third, sampled, in round 1"
     assert row(worth, "mean member, sampled").accuracy == pytest.approx((0.25 + 0 + 1) / 3)
     assert worth.notes == [f"{stranger} is of other models or questions and was left out"]
+
+
+def test_members_that_answer_in_turns_stand_for_one(tmp_path: Path) -> None:
+    records = [by(debate(f"GSM8K/test/{k}", "7", [[said(k > 0)], [R]], R), "ab"[k % 2]) for k in range(4)]
+    worth = table(put(tmp_path / "a.jsonl", records))
+    assert (worth.n, worth.members) == (4, ["a", "b"])
+    best = row(worth, "best member, sampled")
+    assert (best.accuracy, best.who) == (0.75, "a or b, sampled, in round 1")
 
 
 def test_the_best_member_is_measured_on_questions_it_was_not_chosen_on() -> None:
