@@ -46,11 +46,9 @@ def judge(worth: Worth, thresholds: Thresholds) -> tuple[Verdict, str]:
     if gains_nothing(member):
         below = "is below its best member" if member.high < 0 else "gains nothing over its best member"
         return "nothing_to_distil", f"nothing to distil: the team {below}: {_points(member)}"
-    if left.rsft < thresholds.min_yield * left.questions:
-        return "nothing_to_distil", (
-            f"nothing to distil: {left.rsft} of {left.questions} questions leave a solution to learn from "
-            f"(at least {left.min_correct} right agents)"
-        )
+    scarce = f"{left.rsft} of {left.questions} questions leave a solution to learn from"
+    if stats.wilson_interval(left.rsft, left.questions)[1] < thresholds.min_yield:
+        return "nothing_to_distil", f"nothing to distil: {scarce} (at least {left.min_correct} right agents)"
     if not gains(member):
         return "cannot_tell", f"{few}: {_points(member, 'its best member')}"
     if poll is None or (not worth.equal and gains(poll)):
@@ -59,6 +57,8 @@ def judge(worth: Worth, thresholds: Thresholds) -> tuple[Verdict, str]:
         )
     if not gains(poll):
         return "cannot_tell", f"{few}: {_points(member, 'its best member')}, but {_points(poll, 'the vote')}"
+    if left.rsft < thresholds.min_yield * left.questions:
+        return "cannot_tell", f"{few}: {_points(member, 'its best member')}, but {scarce}"
     return "worth_distilling", (
         f"worth distilling: {_points(member, 'its best member')}, {_points(poll, 'the vote at equal tokens')}, "
         f"{left.corrective} questions with corrective paths"

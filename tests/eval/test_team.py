@@ -263,6 +263,8 @@ def gap(of: str, over: str, difference: float, half: float, p: float = 0.001) ->
         ((0.142, 0.06), (0.05, 0.03), (0.09, 0.05), {"equal": False}, "cannot_tell",
          "cannot tell: +14.2 points over its best member (95% 8.2 to 20.2), but no vote at equal tokens"),
         ((0.142, 0.06), None, None, {}, "cannot_tell", "cannot tell: +14.2 points over its best member "),
+        ((0.142, 0.06), (0.05, 0.03), (0.09, 0.05), {"rsft": 12}, "cannot_tell",
+         "cannot tell: n = 300 is too few: +14.2 points over its best member (95% 8.2 to 20.2), but 12 of 300 "),
         ((0.142, 0.06), (0.05, 0.03), (0.09, 0.05), {"rsft": 3}, "nothing_to_distil",
          "nothing to distil: 3 of 300 questions leave a solution to learn from (at least 2 right agents)"),
     ],
