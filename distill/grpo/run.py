@@ -139,8 +139,9 @@ def reward_codec(folder: Path, tokenizer: Any) -> StepCodec:
     if not (folder / "config.json").is_file():
         raise UserError(f"{flag}: no model there (prm/finetune2.py makes one)")
     about = json_of(folder / "config.json")
-    head = (about.get("architectures") or ["no architecture"])[0]
-    labels = len(about.get("id2label", {})) or about.get("num_labels", 2)
+    named, names = about.get("architectures"), about.get("id2label")
+    head = str(named[0]) if isinstance(named, list) and named else "no architecture"
+    labels = len(names) if isinstance(names, dict) and names else about.get("num_labels", 2)
     if not head.endswith("ForTokenClassification") or labels != 2:
         raise UserError(f"{flag}: is a {head} with {labels} labels, not a token classification model with 2")
     codec = StepCodec.load(folder)
