@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-from msgspec import Struct
-
 from agentark import cli, contamination, jsonl
 from agentark.files import json_of, write_atomically
 from agentark.hub import context_length, model_config, pretrained
@@ -37,12 +34,6 @@ def say(line: str) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
-
-
-class Logged(Struct):
-    """A line of a metrics file, as far as a continued run looks at it."""
-
-    step: int
 
 
 class Inputs(NamedTuple):
@@ -188,19 +179,6 @@ class Run(RunFolder):
         if self._main:
             about = {"identity": self.identity, "config": self.config.model_dump()}
             write_atomically(self.folder / self.record[0], json.dumps(about).encode())
-
-    def rewind(self, step: int) -> None:
-        """Delete metrics of steps after a checkpoint from which a run continues.
-
-        Raises:
-            UserError: a line that is none of ours, except for a last one that was cut short.
-        """
-        decoder = msgspec.json.Decoder(Logged)
-        for path in (self.metrics, self.dev):
-            if path.is_file():
-                lines = [line for line in jsonl.lines(path) if line.content.endswith(b"\n")]
-                kept = [line.content for line in lines if line.decode(decoder, "a line of metrics").step <= step]
-                write_atomically(path, b"".join(kept))
 
     def close(self, inputs: Inputs, stopped: Sequence[str], figures: Mapping[str, Any]) -> None:
         """Write manifest.json: the run is done."""

@@ -220,19 +220,6 @@ def test_a_folder_of_another_run_is_refused(config: Any) -> None:
         opened()
 
 
-def test_metrics_after_the_checkpoint_are_dropped(config: Any) -> None:
-    run = Run(config())
-    assert not run.open()
-    run.claim(print)
-    run.metrics.write_text('{"step": 1}\n\n{"step": 2, "kl": null}\n{"step": 3}\n{"ste')
-    run.rewind(2)
-    assert run.metrics.read_text() == '{"step": 1}\n{"step": 2, "kl": null}\n'
-    for line in ("\0\0\0", "[1]", '{"kl": 1}', '{"step": "x"}', "[" * 10_000):
-        run.metrics.write_text(f'{{"step": 1}}\n{line}\n')
-        with pytest.raises(UserError, match=r"metrics\.jsonl, row 2: not "):
-            run.rewind(2)
-
-
 def test_the_command_from_end_to_end(config: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """What `python -m openrlhf.cli.train_grpo` runs, with a real reward model; twice."""
     made = config(prompt_data=[])
