@@ -18,9 +18,9 @@ import agentark.cli as cli
 from agentark import answers, contamination, job, summary
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine, other_engine_args
 from agentark.engines.shared import shared
-from agentark.episode import Defaults
 from agentark.lock import RunLock
 from agentark.records import read_records
+from agentark.sampling import add_sampling_flags
 from agentark.sandbox_engine import SandboxEngine
 from agentark.tasks import Loaded, Task, get_task
 from agentark.types import SANDBOX, Engine, Method, MethodInfo, Sample, UserError
@@ -34,7 +34,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     )
     parser.add_argument("--test_dataset_name", required=True, help="dataset, e.g. GSM8K")
     parser.add_argument("--model_name", required=True, help="hub id, local folder, or an embedded model")
-    parser.add_argument("--model_temperature", type=cli.number(0, 10), default=0.5, help="sampling temperature")
+    add_sampling_flags(parser, "--model_temperature")
     parser.add_argument("--model_max_tokens", type=cli.integer(1), default=4096, help="new tokens per call, at most")
     parser.add_argument(
         "--method_config_name", help="a file of methods/<method>/configs (default: the one made for the dataset)"
@@ -119,11 +119,12 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
     for method, info in methods.values():
         check_tasks(method, info.name, loaded.samples)
         check_code(args, method, loaded.samples)
-    label, make_engine = choose_engine(args, args.model_name)
+    choice = choose_engine(args, args.model_name)
+    label = choice.label
+    defaults, make_engine = job.sampled(args, args.model_max_tokens, label, choice.make, choice.model)
     scratch = tempfile.TemporaryDirectory() if args.debug else None
     folder = Path(scratch.name) if scratch is not None else args.result_dir / task.name / label
     paths = {name: (not scratch and args.output_path) or folder / f"{name}_infer.jsonl" for name in methods}
-    defaults = Defaults(args.model_temperature, args.model_max_tokens, args.seed)
     failed = 0
     with shared(make_engine) if len(methods) > 1 else nullcontext(make_engine) as engine_of:
         for name, (method, info) in methods.items():

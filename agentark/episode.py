@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from agentark.records import JournalEntry, Store, layout_response, pack, turn_order, without_texts
+from agentark.sampling import SHAPING
 from agentark.types import (
     SANDBOX,
     SCHEMA,
@@ -80,6 +81,8 @@ class Defaults(Struct, frozen=True):
     temperature: float
     max_tokens: int
     seed: int
+    controls: Mapping[str, Any] = {}
+    """Of `agentark.sampling.CONTROLS`, those that are set."""
 
 
 @dataclass(eq=False)
@@ -134,6 +137,7 @@ class Episode:
             choices=choices,
             choice_logprobs=choice_logprobs,
             schema=schema,
+            **self._controls(model, choices, schema),
         )
 
         async def call() -> Turn:
@@ -153,6 +157,16 @@ class Episode:
             return turn
 
         return call()
+
+    def _controls(
+        self, model: str, choices: tuple[str, ...] | None, schema: dict[str, Any] | None
+    ) -> Mapping[str, Any]:
+        """The sampling controls of a call. Programs have none, nor has a choice; a schema's reply keeps its form."""
+        if not self.defaults.controls or model == SANDBOX or choices is not None:
+            return {}
+        if schema is None:
+            return self.defaults.controls
+        return {name: value for name, value in self.defaults.controls.items() if name not in SHAPING}
 
     async def _complete(
         self, messages: Sequence[Message], params: SamplingParams, turn_id: str, model: str

@@ -101,6 +101,26 @@ def cached_file(repository: str, name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def model_file(model: str, name: str) -> Path | None:
+    """A small file of a model folder, or of a model on the hub; None where there is none, or the hub cannot tell.
+
+    Args:
+        model: folder or hub id.
+        name: the file in it.
+    """
+    if Path(model).is_dir():
+        return file if (file := Path(model) / name).is_file() else None
+    from huggingface_hub import constants, errors, hf_hub_download
+
+    if (cached := cached_file(model, name)) is not None:
+        return cached
+    try:
+        with asked_once(constants, "ENDPOINT"):
+            return Path(hf_hub_download(model, name))
+    except (OSError, ValueError, *errors.HfHubHTTPError.__bases__):
+        return None
+
+
 def download(repository: str, name: str, folder: Path, announce: Callable[[], None]) -> Path:
     """Download one file of a model repository into a folder; continues what an earlier try left there.
 

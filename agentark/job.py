@@ -19,6 +19,7 @@ from agentark.lock import RunLock
 from agentark.progress import Progress
 from agentark.records import Store, now
 from agentark.runner import Row, Runner, end_killed, note_totals
+from agentark.sampling import sampling_of, saying
 from agentark.tasks import Loaded, Task
 from agentark.types import Engine, Method, MethodInfo, Sample, UserError
 from agentark.workers import run_in_workers, workers_for
@@ -150,6 +151,20 @@ def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
     return loaded, samples
 
 
+def sampled(
+    args: Namespace, max_tokens: int, name: str, make: Callable[[RunLock], Engine], model: str | None
+) -> tuple[Defaults, Callable[[RunLock], Engine]]:
+    """(how calls are sampled, what makes the engine) of a run, as its flags say.
+
+    Args:
+        name: of the model in messages.
+        model: its folder or hub id; None: it is served.
+    """
+    controls = sampling_of(args, name, model)
+    runs = dict(controls)
+    return Defaults(controls.pop("temperature"), max_tokens, args.seed, controls), saying(make, name, model, runs)
+
+
 def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: Defaults) -> dict[str, Any]:
     """All that decides the rows of any run over a dataset.
 
@@ -166,6 +181,8 @@ def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: 
         "max_tokens": defaults.max_tokens,
         "seed": defaults.seed,
         "thinking": args.enable_thinking,
+        **defaults.controls,
+        **({"extra_body": sorted(args.extra_body)} if args.extra_body else {}),
     }
 
 

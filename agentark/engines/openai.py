@@ -31,6 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from msgspec import structs
 from pydantic import Field
@@ -95,6 +96,8 @@ class OpenAIConfig(Config):
     """Seconds: first rest of a failing endpoint, and bound of the first backoff of a call; doubles each time."""
     max_rest: float = Field(30.0, ge=0)
     """Seconds: upper bound of both."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request."""
 
 
 class OpenAIEngine:
@@ -120,7 +123,8 @@ class OpenAIEngine:
         self.capacity = min(total, config.max_concurrency or total)
         self.context_length = config.max_model_len or UNKNOWN_CONTEXT
         self.servers = servers or [
-            Server(endpoint, config.timeout, config.rest, config.max_rest) for endpoint in config.endpoints
+            Server(endpoint, config.timeout, config.rest, config.max_rest, config.extra_body)
+            for endpoint in config.endpoints
         ]
         self._pool = Pool(self.servers)
         self._fitter = Fitter()

@@ -21,6 +21,7 @@ from agentark import quiet
 from agentark.engines.prompt import LocalConfig, Prompter
 from agentark.files import json_of
 from agentark.progress import starting
+from agentark.sampling import CONTROLS
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CPU_CAPACITY = 128
@@ -176,6 +177,7 @@ class VLLMEngine:
             structured_outputs=structured,
             logit_bias=dict.fromkeys(first, SURE) if first else None,
             logprob_token_ids=first or None,
+            **controls_of(params),
         )
         result = await self._generate(prompt.token_ids, sampling, session, priority)
         reply = result.outputs[0]
@@ -230,6 +232,12 @@ class VLLMEngine:
         if result is None or not result.finished:
             raise EngineFault("vLLM ended this call without a reply")
         return result
+
+
+def controls_of(params: SamplingParams) -> dict[str, Any]:
+    """The call's own sampling controls, for vLLM's SamplingParams; those it lacks are neutral there."""
+    controls = {name: value for name in CONTROLS if (value := getattr(params, name)) is not None}
+    return controls | ({"stop": list(params.stop)} if params.stop else {})
 
 
 def check_more(more: Mapping[str, Any], known: Iterable[str], ours: Iterable[str]) -> None:
