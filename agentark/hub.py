@@ -112,9 +112,9 @@ def model_file(model: str, name: str) -> Path | None:
         return file if (file := Path(model) / name).is_file() else None
     from huggingface_hub import constants, errors, hf_hub_download
 
-    if (cached := cached_file(model, name)) is not None:
-        return cached
     try:
+        if (cached := cached_file(model, name)) is not None:
+            return cached
         with asked_once(constants, "ENDPOINT"):
             return Path(hf_hub_download(model, name))
     except (OSError, ValueError, *errors.HfHubHTTPError.__bases__):

@@ -19,8 +19,9 @@ from agentark.lock import RunLock
 from agentark.progress import Progress
 from agentark.records import Store, now
 from agentark.runner import Row, Runner, end_killed, note_totals
-from agentark.sampling import sampling_of, saying
+from agentark.sampling import sampling_of
 from agentark.tasks import Loaded, Task
+from agentark.team import Team
 from agentark.types import Engine, Method, MethodInfo, Sample, UserError
 from agentark.workers import run_in_workers, workers_for
 
@@ -151,18 +152,15 @@ def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
     return loaded, samples
 
 
-def sampled(
-    args: Namespace, max_tokens: int, name: str, make: Callable[[RunLock], Engine], model: str | None
-) -> tuple[Defaults, Callable[[RunLock], Engine]]:
-    """(how calls are sampled, what makes the engine) of a run, as its flags say.
+def defaults_of(args: Namespace, max_tokens: int, name: str, model: str | None, team: Team | None = None) -> Defaults:
+    """How calls are sampled where nobody says otherwise.
 
     Args:
-        name: of the model in messages.
+        name: of the generator in messages.
         model: its folder or hub id; None: it is served.
     """
     controls = sampling_of(args, name, model)
-    runs = dict(controls)
-    return Defaults(controls.pop("temperature"), max_tokens, args.seed, controls), saying(make, name, model, runs)
+    return Defaults(controls.pop("temperature"), max_tokens, args.seed, controls, team)
 
 
 def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: Defaults) -> dict[str, Any]:

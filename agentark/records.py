@@ -201,8 +201,9 @@ def encoded(row: Any) -> bytes:
     """
     if isinstance(row, bytes):
         return row
-    fields = {name: getattr(row, name) for name in _LAYOUT} if isinstance(row, Record) else row
-    return msgspec.json.encode(fields) + b"\n"
+    if isinstance(row, Record):
+        row = {name: getattr(row, name) for name in _LAYOUT if name != "team" or row.team is not None}
+    return msgspec.json.encode(row) + b"\n"
 
 
 class AppendLog:

@@ -25,7 +25,7 @@ from agentark.evaluation import INDEPENDENT, METRICS_SCHEMA, Attempt, Graded
 from agentark.figures import Tally
 from agentark.records import now
 from agentark.rows import Source, read_source
-from agentark.sampling import add_sampling_flags
+from agentark.sampling import add_sampling_flags, saying
 from agentark.tasks import Task, get_task
 from agentark.types import Chat, Method, Outcome, Sample, UserError
 from methods import load_method
@@ -158,7 +158,8 @@ def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[...
     choice = choose_engine(args, args.model_name_or_path, MODEL_FLAG)
     label = choice.label
     path = args.output_dir / task.name / label / name / RESULTS
-    defaults, make_engine = job.sampled(args, args.max_tokens, label, choice.make, choice.model)
+    defaults = job.defaults_of(args, args.max_tokens, label, choice.model)
+    runs = {"temperature": defaults.temperature, **defaults.controls}
     identity = job.identity(args, task, loaded, label, defaults)
     failed = job.run_job(
         job.Job(
@@ -174,7 +175,7 @@ def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[...
             method=Repeated(method, args.num_samples),
             info=info,
             model=label,
-            make_engine=make_engine,
+            make_engine=saying(choice.make, label, choice.model, runs),
             defaults=defaults,
             about=job.origin(loaded, trained),
             overwrite=args.overwrite,

@@ -54,6 +54,8 @@ class Choice(NamedTuple):
     make: Callable[[RunLock], Engine]
     model: str | None = None
     """Its folder or hub id, where its files are read here; None: it is served."""
+    kind: str | None = None
+    """Name of the engine that holds it here; None: it is served."""
 
 
 def choose_engine(args: argparse.Namespace, model_name: str, flag: str = "--model_name") -> Choice:
@@ -83,8 +85,7 @@ def choose_engine(args: argparse.Namespace, model_name: str, flag: str = "--mode
         from agentark.engines.request import extra_body
 
         more = extra_body(args.extra_body)
-        served = _choice("openai", args, model_name, model=model_name, endpoints=endpoints, extra_body=more)
-        return served._replace(model=None)
+        return _choice("openai", args, model_name, model=model_name, endpoints=endpoints, extra_body=more)
     if args.extra_body:
         raise UserError(f"--extra_body {args.extra_body[0]}: goes with a served model (--model_api_config)")
     if args.lora_path is not None and not args.lora_path.is_dir():
@@ -101,7 +102,9 @@ def _choice(name: str, args: argparse.Namespace, label: str, **settings: Any) ->
     engine = engine_class(name)
     config = _settings(args, engine.Config, **settings)
     return Choice(
-        label, lambda lock: engine(config, lock.engine_start) if name == "vllm" else engine(config), settings["model"]
+        label,
+        lambda lock: engine(config, lock.engine_start) if name == "vllm" else engine(config),
+        *((settings["model"], name) if name != "openai" else ()),
     )
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from agentark.engines.adapters import check_weights
 from agentark.engines.hf_batching import Row, RowSampler, attend, before_stop
 from agentark.engines.prompt import LocalConfig, Prompt, Prompter
 from agentark.hub import pretrained
@@ -117,7 +118,7 @@ class HFEngine:
             finish_reason="stop" if stopped or text != whole else "length",
             completion_tokens=len(tokens),
             choice_logprobs=logprobs,
-            model=self.config.served_name,
+            model=self.config.answering(params.adapter),
             seconds=time.perf_counter() - start,
         )
 
@@ -192,7 +193,9 @@ class HFEngine:
                 device_map=None if device == "cpu" else device,
                 attn_implementation="paged|rows",
             )
-            self._model = _adapted(model, config.lora_path) if config.lora_path else model
+            adapters = [*([config.lora_path] if config.lora_path else []), *config.adapters.values()]
+            assert len(adapters) < 2, "a batch of transformers runs one set of weights"
+            self._model = _adapted(model, adapters[0]) if adapters else model
             self._ends = _end_tokens(tokenizer, self._model)
             self.context_length = _context(self._model, config.max_model_len)
             self.prompter = Prompter(tokenizer, self.context_length, config.enable_thinking, config.chat_template)
@@ -266,8 +269,7 @@ class HFEngine:
 
 def _adapted(model: Any, folder: Path) -> Any:
     """The model with a PEFT adapter merged into its weights."""
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(f"--lora_path {folder}: no adapter_model.safetensors in it")
+    check_weights(folder)
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()

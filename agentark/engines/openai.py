@@ -234,7 +234,8 @@ class OpenAIEngine:
         if params.schema is not None and schema is None:
             self._say(f"{server.label} does not honour JSON schemas (response_format): replies are free text there")
         unthinking = guided or (schema is not None and server.tokenizes)  # others might not know the field for it
-        thinking = False if unthinking else self.config.enable_thinking
+        wanted = self.config.enable_thinking if params.enable_thinking is None else params.enable_thinking
+        thinking = False if unthinking else wanted
         count = partial(server.count, thinking=thinking) if server.tokenizes else None
         sent = structs.replace(
             params,

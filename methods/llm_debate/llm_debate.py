@@ -16,6 +16,7 @@ from pydantic import Field
 from agentark import answers
 from agentark.config import Config, Count
 from agentark.episode import gather
+from agentark.team import Agents
 from agentark.types import Chat, Message, Outcome, Sample, Turn, message
 from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
 from methods.llm_debate import prompts
@@ -42,6 +43,11 @@ class LLMDebate(Configured[LLMDebateConfig]):
 
     Config = LLMDebateConfig
     TASKS = ALL_TASKS
+
+    def agents(self) -> Agents:
+        debaters = [agent_name(index) for index in range(self.config.num_agents)]
+        aggregator = {"aggregator": ("aggregator",)} if self.config.aggregate == "llm" else {}
+        return {**dict.fromkeys(debaters, ("debater",)), **aggregator}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         agents = [agent_name(index) for index in range(self.config.num_agents)]
