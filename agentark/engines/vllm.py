@@ -125,8 +125,8 @@ class VLLMEngine:
         }
         if on_cpu:
             arguments |= {"max_num_seqs": max(CPU_CAPACITY, self.capacity), "block_size": CPU_BLOCK}
-        default: dict[str | None, Path] = {None: config.lora_path} if config.lora_path is not None else {}
-        adapters = {**default, **config.adapters}
+        adapters: dict[str | None, Path] = {None: config.lora_path} if config.lora_path is not None else {}
+        adapters.update(config.adapters.items())
         if adapters:
             rank = max(_lora_rank(folder) for folder in adapters.values())
             arguments |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": len(adapters)}
