@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from agentark.files import json_of
+from agentark.files import json_if_there
 from agentark.types import UserError
 
 WEIGHTS = "adapter_model.safetensors"
+MOST = 1 << 16
+"""Rank of an adapter, at most."""
 
 
 def rank_of(folder: Path, flag: str = "--lora_path") -> int:
@@ -18,10 +20,9 @@ def rank_of(folder: Path, flag: str = "--lora_path") -> int:
     Raises:
         UserError: it is none, or its weights are pickles, which vLLM would read.
     """
-    try:
-        rank = int(json_of(folder / "adapter_config.json")["r"])
-    except (UserError, ValueError, TypeError, KeyError):
-        raise UserError(f"{flag} {folder}: no adapter_config.json with a rank `r`") from None
+    rank = json_if_there(folder / "adapter_config.json").get("r")
+    if type(rank) is not int or not 0 < rank <= MOST:
+        raise UserError(f"{flag} {folder}: no adapter_config.json with a rank `r` from 1 to {MOST}")
     check_weights(folder, flag)
     return rank
 
