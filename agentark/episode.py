@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from agentark.records import JournalEntry, Store, layout_response, pack, turn_order, without_texts
 from agentark.sampling import SHAPING
@@ -247,7 +247,7 @@ class Episode:
             guarantee=guarantee,
             token_stats=self.token_stats(),
             models=tuple(sorted(self.engines)),
-            team=self.defaults.team.shown if self.defaults.team else None,
+            team=self.defaults.team.shown if self.defaults.team else UNSET,
             started=self._started,
             seconds=time.perf_counter() - self._clock,
             error=error,

@@ -202,7 +202,7 @@ def encoded(row: Any) -> bytes:
     if isinstance(row, bytes):
         return row
     if isinstance(row, Record):
-        row = {name: getattr(row, name) for name in _LAYOUT if name != "team" or row.team is not None}
+        row = {name: value for name in _LAYOUT if (value := getattr(row, name)) is not msgspec.UNSET}
     return msgspec.json.encode(row) + b"\n"
 
 

@@ -68,10 +68,11 @@ class Models:
         ]
 
 
-def adapter(folder: Path, weights: bytes = b"weights") -> Path:
+def adapter(folder: Path, trained: str = "once") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text('{"r": 4}')
-    (folder / "adapter_model.safetensors").write_bytes(weights)
+    header = json.dumps({"__metadata__": {"trained": trained}}).encode()
+    (folder / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     return folder
 
 
@@ -219,14 +220,14 @@ def test_another_team_or_another_adapter_of_the_same_name_does_not_continue_a_ru
         ([], "team was {'agent_1'"),
         (["agent_1=@b/x"], "adapters was {'org/main@x'"),
     ):
-        adapter(tmp_path / "b/x", b"others")
+        adapter(tmp_path / "b/x", "twice")
         with pytest.raises(UserError, match=f"another configuration .*{says}") as raised:
             run(Models(), *(["--team", *words] if words else []))
         assert "\n" not in str(raised.value)
 
 
 def test_adapters_of_one_name_are_told_apart(run: Callable[..., int], tmp_path: Path) -> None:
-    adapter(tmp_path / "a/x"), adapter(tmp_path / "b/x", b"others")
+    adapter(tmp_path / "a/x"), adapter(tmp_path / "b/x", "twice")
     models = Models()
     assert run(models, "--team", "agent_1=@a/x", "agent_2=@b/x") == 0
     assert [names for _, names, _ in models.made] == [("a/x", "b/x")]
@@ -260,7 +261,7 @@ def test_a_team_may_name_verifiers_beside_verifier_models(run: Callable[..., int
         ("vllm", ["agent_4=org/a"], r"--team agent_4: llm_debate has no such agent or role \(known: agent_1, agent_2"),
         ("vllm", ["agent_1=org/missing"], "--team agent_1: org/missing: neither a folder nor a hub id"),
         ("vllm", ["agent_1=@nowhere"], "--team agent_1: nowhere: no such folder"),
-        ("vllm", ["agent_1=@empty"], "--team agent_1: empty: no adapter_config.json with a rank"),
+        ("vllm", ["agent_1=@empty"], "--team agent_1: empty: no adapter_config.json in it"),
         ("hf", ["agent_1=org/a@pickled"], "--team agent_1: pickled: no adapter_model.safetensors in it"),
         (None, ["agent_1=@good"], "--team agent_1: good: org/main is served, and an adapter there is a model of its"),
         ("vllm", ["agent_1=@good", "--lora_path", "good"], "--lora_path good: does not go together with --team"),

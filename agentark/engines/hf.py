@@ -15,10 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from agentark.engines.adapters import check_weights
 from agentark.engines.hf_batching import Row, RowSampler, attend, before_stop
 from agentark.engines.prompt import LocalConfig, Prompt, Prompter
-from agentark.hub import pretrained
+from agentark.hub import check_adapter, pretrained
 from agentark.progress import starting
 from agentark.sampling import CONTROLS
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
@@ -269,7 +268,7 @@ class HFEngine:
 
 def _adapted(model: Any, folder: Path) -> Any:
     """The model with a PEFT adapter merged into its weights."""
-    check_weights(folder)
+    check_adapter(folder)
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()

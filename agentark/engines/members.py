@@ -5,14 +5,14 @@ runs one set of weights, each adapter has an engine of its own.
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentark.engines.adapters import WEIGHTS, names_of, rank_of
 from agentark.engines.choose import Choice, other_engine_args
 from agentark.files import file_sha256
+from agentark.hub import check_adapter
 from agentark.lock import RunLock
 from agentark.sampling import sampling_of, saying
 from agentark.team import EVERYBODY, FLAG, Agents, Entry, Member, Team
@@ -41,6 +41,15 @@ class _Model:
         """The adapters (None: without any) that one engine serves, of each of its engines."""
         answering: list[str | None] = [*([None] if self.bare else []), *self.adapters]
         return [answering] if self.choice.kind == "vllm" else [[name] for name in answering]
+
+
+def names_of(folders: Iterable[Path]) -> dict[Path, str]:
+    """Names for adapters: those of their folders, with as many of the folders above as it takes to tell them apart."""
+    paths = sorted({folder.expanduser().resolve() for folder in folders})
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return {path: "/".join(path.parts[-depth:]) for path in paths}
 
 
 class Recruited:
@@ -117,10 +126,8 @@ class Recruited:
                 f"{flag} {entry.adapter}: {model.name} is served, and an adapter there is a model of its own in the "
                 "endpoint file"
             )
+        check_adapter(Path(entry.adapter).expanduser(), flag)
         folder = Path(entry.adapter).expanduser().resolve()
-        if not folder.is_dir():
-            raise UserError(f"{flag} {entry.adapter}: no such folder")
-        rank_of(Path(entry.adapter), flag)
         adapter = self._names[folder]
         model.adapters[adapter] = folder
         return Member(entry.sampling, model.key(adapter), adapter)
@@ -149,7 +156,7 @@ class Recruited:
         if not self.shown:
             return {}
         weights = {
-            model.key(adapter): file_sha256(folder / WEIGHTS)
+            model.key(adapter): file_sha256(folder / "adapter_model.safetensors")
             for model in self._loaded()
             for adapter, folder in model.adapters.items()
         }

@@ -18,8 +18,8 @@ from typing import Any
 from pydantic import Field
 
 from agentark import quiet
-from agentark.engines.adapters import rank_of
 from agentark.engines.prompt import LocalConfig, Prompter
+from agentark.hub import check_adapter
 from agentark.progress import starting
 from agentark.sampling import CONTROLS
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
@@ -128,8 +128,9 @@ class VLLMEngine:
         adapters: dict[str | None, Path] = {None: config.lora_path} if config.lora_path is not None else {}
         adapters.update(config.adapters.items())
         if adapters:
-            rank = max(_lora_rank(folder) for folder in adapters.values())
-            arguments |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": len(adapters)}
+            rank = max(map(check_adapter, adapters.values()))  # vLLM must be told an upper bound, 16 by default
+            arguments |= {"enable_lora": True, "max_lora_rank": max(8, 1 << (rank - 1).bit_length())}
+            arguments["max_loras"] = len(adapters)
         self._loras = {
             name: LoRARequest(name or "adapter", number, str(folder))
             for number, (name, folder) in enumerate(adapters.items(), 1)
@@ -324,8 +325,3 @@ def root_cause(log: Path | None, error: Exception) -> str:
     if "memory" in cause.lower() or "KV cache" in cause:
         cause += " -- it does not fit: lower --max_model_len, raise --gpu_memory_utilization or --tensor_parallel_size"
     return cause + where
-
-
-def _lora_rank(folder: Path) -> int:
-    """Upper bound of an adapter's rank, one that vLLM takes (16 by default)."""
-    return max(8, 1 << (rank_of(folder) - 1).bit_length())
