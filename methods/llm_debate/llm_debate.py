@@ -64,7 +64,8 @@ class LLMDebate(Configured[LLMDebateConfig]):
     def agents(self) -> Agents:
         debaters = [agent_name(index) for index in range(self.config.num_agents)]
         aggregator = {"aggregator": ("aggregator",)} if self.config.aggregate == "llm" else {}
-        return {**dict.fromkeys(debaters, ("debater",)), **aggregator}
+        roles = ("debater", "decoy") if self.wants_decoys else ("debater",)
+        return {**dict.fromkeys(debaters, roles), **aggregator}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         agents = [agent_name(index) for index in range(self.config.num_agents)]
