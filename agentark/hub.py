@@ -103,6 +103,26 @@ def cached_file(repository: str, name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def model_file(model: str, name: str) -> Path | None:
+    """A small file of a model folder, or of a model on the hub; None where there is none, or the hub cannot tell.
+
+    Args:
+        model: folder or hub id.
+        name: the file in it.
+    """
+    if Path(model).is_dir():
+        return file if (file := Path(model) / name).is_file() else None
+    from huggingface_hub import constants, errors, hf_hub_download
+
+    try:
+        if (cached := cached_file(model, name)) is not None:
+            return cached
+        with asked_once(constants, "ENDPOINT"):
+            return Path(hf_hub_download(model, name))
+    except (OSError, ValueError, *errors.HfHubHTTPError.__bases__):
+        return None
+
+
 def download(repository: str, name: str, folder: Path, announce: Callable[[], None]) -> Path:
     """Download one file of a model repository into a folder; continues what an earlier try left there.
 
@@ -160,13 +180,13 @@ def _check_safetensors(file: Path, where: str) -> None:
         raise UserError(f"{where}: {file.name} is damaged ({error})") from None
 
 
-def check_adapter(folder: Path) -> int:
-    """The rank of the PEFT adapter in the folder that --lora_path names.
+def check_adapter(folder: Path, flag: str = "--lora_path") -> int:
+    """The rank of the PEFT adapter in the folder that `flag` names.
 
     Raises:
         UserError: no such folder, no rank, no safetensors (a pickle is never loaded), or a damaged file.
     """
-    where = f"--lora_path {folder!s:.200}"
+    where = f"{flag} {folder!s:.200}"
     if not folder.is_dir():
         raise UserError(f"{where}: no such folder")
     if not (config := folder / "adapter_config.json").is_file():
