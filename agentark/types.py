@@ -115,7 +115,7 @@ class SamplingParams(Struct, frozen=True, omit_defaults=True):
     enable_thinking: bool | None = None
     """The chat template's switch; None: as the engine was started."""
     adapter: str | None = None
-    """Folder of the PEFT adapter that answers; None: the one the engine was started with, if any."""
+    """Name of the PEFT adapter that answers; None: the one the engine was started with, if any."""
 
 
 class Completion(Struct, frozen=True, omit_defaults=True):
@@ -423,6 +423,8 @@ class Record(Sample, frozen=True, kw_only=True, omit_defaults=False):
     info: dict[str, Any] = {}
     models: tuple[str, ...] = ("main",)
     """Models that the method could call (see Chat)."""
+    team: dict[str, dict[str, Any]] | UnsetType = UNSET
+    """Agent, role or `*` -> who answers and how it is sampled, where the run had a team (agentark/team.py)."""
     started: float = 0.0
     """Unix time at which the episode began."""
     seconds: float = 0.0

@@ -32,7 +32,7 @@ KINDS: Mapping[str, str] = {
     **dict.fromkeys(("records", "fit", "validate", "train_data_path", "prompt_data", "labelled", "match"), "rows"),
     **dict.fromkeys(("eval_data_path", "eval_data"), "optional rows"),
     **dict.fromkeys(("model_api_config",), "endpoints"),
-    **dict.fromkeys(("config", "rubric", "two_stage_config", "hardware"), "yaml"),
+    **dict.fromkeys(("config", "rubric", "two_stage_config", "hardware", "team"), "yaml"),
     **dict.fromkeys(("lora_path", "prm", "model_name", "model_name_or_path", "pretrain", "reward_pretrain"), "model"),
     **dict.fromkeys(("model", "judge_model", "distiller"), "model"),
     **dict.fromkeys(("data_dir", "eval_data_dir"), "data"),

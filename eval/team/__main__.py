@@ -27,7 +27,7 @@ from eval.team.show import markdown, plot
 from eval.team.verdict import worth_of
 from eval.team.worth import THRESHOLDS, Worth, load_thresholds
 
-RUN_FLAGS = ("methods", "parallel_num", "max_samples")
+RUN_FLAGS = ("methods", "team", "parallel_num", "max_samples")
 
 
 def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
@@ -43,6 +43,7 @@ def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
     run = parser.add_argument_group("instead of files, runs of inference.py, whose flags these are too")
     run.add_argument("--dataset_name", nargs="+", default=[], help="datasets with answers that can be voted on")
     run.add_argument("--methods", nargs="+", help="teams (default: llm_debate)")
+    run.add_argument("--team", nargs="+", metavar="FILE.yaml|NAME=MODEL[@ADAPTER]", help="members of the teams")
     run.add_argument("--parallel_num", type=cli.integer(1, 1024), help="most votes (default: 16)")
     run.add_argument("--max_samples", type=cli.integer(1), help="questions of each dataset (default: 64)")
     if not to_run:
@@ -62,7 +63,8 @@ def runs(args: Namespace, rest: Sequence[str], dataset: str) -> dict[Path, list[
     greedy = ["--model_temperature", "0"]
     votes = ["--method_config", f"parallel_num={args.parallel_num or 16}"]
     named = [("vanilla", "vanilla_greedy", greedy), ("vanilla", "vanilla", []), (VOTING, VOTING, votes)]
-    named += [(method, method, []) for method in args.methods or ["llm_debate"]]
+    members = ["--team", *args.team] if args.team else []
+    named += [(method, method, members) for method in args.methods or ["llm_debate"]]
     for method, name, more in named:
         running.check_method(method, dataset)
         path = args.output_dir / dataset / f"{name}_infer.jsonl"

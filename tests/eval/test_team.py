@@ -352,6 +352,15 @@ def test_it_runs_what_the_table_needs(
     assert json.loads(Path("again/team.json").read_text())["teams"] == report["teams"]
 
 
+def test_only_the_team_gets_its_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    args, rest = entry.parse([*FLAGS, "--team", "agent_1=org/a", "agent_2=org/b", "--use_vllm"])
+    planned = {path.name: flags for path, flags in entry.runs(args, rest, "ChainSum").items()}
+    assert [name for name, flags in planned.items() if "--team" in flags] == ["llm_debate_infer.jsonl"]
+    assert planned["llm_debate_infer.jsonl"][-3:] == ["--team", "agent_1=org/a", "agent_2=org/b"]
+    assert all("--use_vllm" in flags for flags in planned.values())
+
+
 def never(flags: Sequence[str]) -> int:
     raise AssertionError("nothing may run")
 
