@@ -1,4 +1,4 @@
-"""Is a team worth distilling? The verdict on its table, by the thresholds of configs/team/verdict.yaml."""
+"""Is a team worth distilling? The verdict on its table, by the thresholds of configs/eval/team.yaml."""
 
 from collections.abc import Sequence
 

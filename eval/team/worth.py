@@ -20,7 +20,7 @@ from distill.select.choose import K_MAX, Yielded
 from eval.team import running
 from eval.team.course import VOTING, Asked, Course, Tokens, mean_tokens, prefixes
 
-THRESHOLDS = ROOT / "configs" / "team" / "verdict.yaml"
+THRESHOLDS = ROOT / "configs" / "eval" / "team.yaml"
 Verdict = Literal["worth_distilling", "distil_the_vote", "nothing_to_distil", "cannot_tell"]
 """See eval/team/verdict.py."""
 BEST, VOTE, TEAM = "best member", "vote", "team"
@@ -30,7 +30,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Thresholds(Config):
-    """See configs/team/verdict.yaml."""
+    """See configs/eval/team.yaml."""
 
     min_gain: float = Field(ge=0, le=1)
     """A smaller gain in accuracy is none."""
