@@ -31,8 +31,11 @@ MODEL_FLAGS = {
 """Flags that name a model which a step loads."""
 ASKING = [PROGRAMS[name] for name in ("inference", "label", "select")]
 """Programs that ask a model, beside the evaluations."""
-ALONE = {"--no_use_vllm", "--launch", "--use_modal_batch", "--no_apply_chat_template", "--debug", "--rules_only"}
-"""Flags with which a step wants another engine than the study's, or none."""
+ALONE = {
+    *("--no_use_vllm", "--launch", "--use_modal_batch", "--no_apply_chat_template", "--debug", "--rules_only"),
+    "--team",
+}
+"""Flags with which a step wants another engine than the study's, several, or none."""
 PROGRAM = ["-m", "study.engine"]
 SHORT = 70
 """Characters of a folder for sockets, whose paths have 107 at most."""
@@ -72,6 +75,8 @@ def _engine(step: PlannedStep) -> tuple[str, ...] | None:
     asks = step.program in ASKING or (len(step.program) == 2 and step.program[1].startswith("eval."))
     if len(models) != 1 or not asks or "--use_vllm" not in flags or flags.keys() & ALONE:
         return None
+    if any(text.startswith("verifier_models") for text in flags.get("--method_config", ())):
+        return None  # more models beside this one
     known = engine_flags()
     words = (word for name, texts in sorted(flags.items()) if name in known for word in (name, *texts))
     return ("--model_name", *flags[models[0]], *words)

@@ -57,13 +57,13 @@ class Stub(ScriptedEngine):
 
 def choose_stub(args: Any, model_name: str) -> Choice:
     """The stand-in for the engine that the flags ask for."""
-    label, make = choose_engine(args, model_name)
+    choice = choose_engine(args, model_name)
 
     def make_stub(lock: RunLock) -> Stub:
-        vllm: Any = make(lock)
+        vllm: Any = choice.make(lock)
         return Stub(vllm.config)
 
-    return Choice(label, make_stub)
+    return choice._replace(make=make_stub)
 
 
 def main() -> None:
