@@ -26,16 +26,13 @@ from study.step import Watch, asked_to_end, ending, failure, last_lines, poll, s
 
 MODEL_FLAGS = {
     *("--model_name", "--model_name_or_path", "--model", "--distiller"),
-    *("--pretrain", "--prm", "--verifier_models"),
+    *("--pretrain", "--prm", "--verifier_models", "--team"),
 }
 """Flags that name a model which a step loads."""
 ASKING = [PROGRAMS[name] for name in ("inference", "label", "select")]
 """Programs that ask a model, beside the evaluations."""
-ALONE = {
-    *("--no_use_vllm", "--launch", "--use_modal_batch", "--no_apply_chat_template", "--debug", "--rules_only"),
-    "--team",
-}
-"""Flags with which a step wants another engine than the study's, several, or none."""
+ALONE = {"--no_use_vllm", "--launch", "--use_modal_batch", "--no_apply_chat_template", "--debug", "--rules_only"}
+"""Flags with which a step wants another engine than the study's, or none."""
 PROGRAM = ["-m", "study.engine"]
 SHORT = 70
 """Characters of a folder for sockets, whose paths have 107 at most."""

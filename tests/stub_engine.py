@@ -57,13 +57,13 @@ class Stub(ScriptedEngine):
 
 def choose_stub(args: Any, model_name: str) -> Choice:
     """The stand-in for the engine that the flags ask for."""
-    choice = choose_engine(args, model_name)
+    chosen = choose_engine(args, model_name)
 
     def make_stub(lock: RunLock) -> Stub:
-        vllm: Any = choice.make(lock)
+        vllm: Any = chosen.make(lock)
         return Stub(vllm.config)
 
-    return choice._replace(make=make_stub)
+    return chosen._replace(make=make_stub)
 
 
 def main() -> None:
