@@ -64,8 +64,6 @@ class VLLMConfig(LocalConfig):
     """Per-request seeds: slower (disables fast samplers), and logits may still vary with batch composition."""
     max_concurrency: int | None = None
     """Calls in flight; None: what vLLM schedules at once."""
-    sharing: int = Field(1, ge=1)
-    """vLLM engines of the run, which share what memory there is for keys and values."""
     quiet: bool = True
     """Keep the engine's own log lines in a file that is shown when it fails."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
