@@ -12,7 +12,6 @@ from agentark.engines import ENGINES, engine_class
 from agentark.engines.choose import add_engine_flags, choose_engine, other_engine_args
 from agentark.lock import RunLock
 from agentark.types import UserError
-from agentark.types import UserError
 
 ROOT = Path(__file__).parents[3]
 SHOW = "import sys, importlib; importlib.import_module(sys.argv[1]); print(*sys.modules)"
