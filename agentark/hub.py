@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agentark.files import json_of
+from agentark.files import json_if_there, json_of
 from agentark.quiet import hide_loading_bars
 from agentark.types import UserError
 
@@ -201,8 +201,23 @@ def check_adapter(folder: Path, flag: str = "--lora_path") -> int:
 
 
 def model_config(name: str, flag: str) -> Any:
-    """transformers' configuration of a model. Raises UserError when it cannot be loaded."""
-    return loaded("AutoConfig", name, flag)
+    """transformers' configuration of a model.
+
+    Raises:
+        UserError: it cannot be loaded, or has what transformers takes and nobody can use: a `text_config` that is none,
+            an end token that is no id.
+    """
+    from transformers import PretrainedConfig
+
+    config = loaded("AutoConfig", name, flag)
+    if not isinstance(config.get_text_config(), PretrainedConfig):
+        raise UserError(f"{flag} {name}: config.json: text_config must be an object, a model's configuration")
+    ends = json_if_there(Path(name) / "generation_config.json").get("eos_token_id")
+    if not all(end is None or isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends])):
+        raise UserError(
+            f"{flag} {name}: generation_config.json: eos_token_id = {ends!r:.60}: must be a token's id or a list"
+        )
+    return config
 
 
 def context_length(config: Any) -> int | None:

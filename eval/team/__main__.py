@@ -24,7 +24,8 @@ from eval.team import running
 from eval.team.course import VOTING, read
 from eval.team.running import Run, child
 from eval.team.show import markdown, plot
-from eval.team.worth import THRESHOLDS, Worth, load_thresholds, worth_of
+from eval.team.verdict import worth_of
+from eval.team.worth import THRESHOLDS, Worth, load_thresholds
 
 RUN_FLAGS = ("methods", "team", "parallel_num", "max_samples")
 

@@ -1,20 +1,19 @@
 """A results file in numbers: for each question who was right in which round, how the votes went, and what it cost."""
 
-import asyncio
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
 
 from msgspec import Struct, field
 
-from agentark import answers, config
+from agentark import config
+from agentark.evaluation import INDEPENDENT
 from agentark.files import json_if_there, manifest_of, sessions_of
 from agentark.labels import LabelledSolution, LabelRow, answered, answering, by_round
 from agentark.records import stored_records
 from agentark.tasks import TASKS, get_task
-from agentark.types import AnswerType, Record, Turn, UserError
+from agentark.types import Record, Turn, UserError
 from distill.select.choose import CONFIG, Question, SelectConfig, Yielded
 from distill.select.trajectories import trajectories
 from eval.team.debate import Debate, Sampled, look
@@ -88,6 +87,11 @@ class Course(Struct, kw_only=True):
         return list(dict.fromkeys(member for one in self.asked.values() for member in one.members))
 
     @property
+    def replies(self) -> int:
+        """The most answers of a question's first round."""
+        return max(len(one.votes) for one in self.asked.values())
+
+    @property
     def kind(self) -> str:
         """`vote` (self-consistency), `single` (one call a question), or `team`."""
         if self.method == VOTING:
@@ -104,17 +108,18 @@ class Course(Struct, kw_only=True):
         self.debate.add(record, seen)
         if settings is None:
             return
-        first = [turn for turn in answering(record) if turn.round == seen.rounds[0]]
+        played, first = record.trajectory, [turn for turn in answering(record) if turn.round == seen.rounds[0]]
+        if INDEPENDENT in record.info:  # of answers that are all graded, the last
+            played = first = [turn for turn in played if turn.id == record.solutions[-1].turn]
         right = [seen.verdicts.get((turn.agent, turn.round)) is True for turn in first]
-        given = [seen.answers.get((turn.agent, turn.round)) for turn in first]
         members: dict[str, list[bool]] = {}
         for turn, verdict in zip(first, right, strict=True):
             members.setdefault(turn.completion.model, []).append(verdict)
         self.asked[record.id] = Asked(
             right=seen.final is True,
-            spent=spent(record.trajectory),
+            spent=spent(played),
             members={name: sum(verdicts) / len(verdicts) for name, verdicts in members.items()},
-            votes=bytes(map(int, asyncio.run(votes(given, right, record.answer_type)))),
+            votes=bytes(seen.polls if len(seen.polls) == len(first) else right),
             first=array("d", chain.from_iterable(_counts(turn) for turn in first)),
             right_first=any(right),
             right_ever=True in seen.verdicts.values() or seen.final is True,
@@ -122,22 +127,6 @@ class Course(Struct, kw_only=True):
         if self.method != VOTING:
             question = Question(record.sample(), trajectories(record, row or ruled(record, seen)))
             self.yielded.add(question, settings)
-
-
-async def votes(given: Sequence[str | None], right: Sequence[float], kind: AnswerType) -> list[float]:
-    """For k = 1, 2, ...: `right` of the majority answer among the first k, ties to the first seen.
-
-    Args:
-        given: the answers; None does not vote.
-        right: of each.
-    """
-    counts: Counter[int] = Counter()
-    found = []
-    for leader in await answers.group(given, kind):
-        if leader is not None:
-            counts[leader] += 1
-        found.append(float(right[counts.most_common(1)[0][0] if counts else 0]))
-    return found
 
 
 def prefixes(asked: Asked) -> list[Tokens]:

@@ -19,7 +19,8 @@ from agentark.types import Message, MethodInfo, Record, SamplingParams, UserErro
 from distill.select import __main__ as select
 from eval.team import __main__ as entry
 from eval.team.course import read
-from eval.team.worth import BEST, TEAM, VOTE, Gap, Worth, crossfit, judge, judged, load_thresholds, worth_of
+from eval.team.verdict import judge, judged, worth_of
+from eval.team.worth import BEST, TEAM, VOTE, Gap, Worth, crossfit, load_thresholds
 
 R, W = "Three and four make seven: \\boxed{7}.", "Three and four make eight: \\boxed{8}."
 N = "no idea"
@@ -72,7 +73,7 @@ def table(*paths: Path, **overrides: Any) -> Worth:
 
 
 def row(worth: Worth, name: str) -> Any:
-    return next(line for line in worth.rows if line.name == name)
+    return next(line for line in worth.rows if line.name == name or (name == VOTE and line.name.startswith(name)))
 
 
 # ---------------------------------------------------------------- the table by hand
@@ -108,12 +109,30 @@ def test_the_vote_has_as_many_replies_as_the_teams_tokens_buy(tmp_path: Path) ->
     assert row(worth, VOTE).accuracy == pytest.approx(2 / 3)
     assert row(worth, VOTE).who == "5 replies of 8"
     assert worth.equal
+    assert [line.name for line in worth.rows][2] == "vote at equal tokens"
     assert not worth.missing
     gap = worth.gap(TEAM, VOTE)
     assert gap is not None
     assert gap.difference == pytest.approx(1 / 3)
     assert gap.p == stats.mcnemar(0, 1)
     assert [one.p_holm for one in worth.gaps] == stats.holm([one.p for one in worth.gaps])
+
+
+def test_of_two_votes_by_one_model_the_larger_counts(tmp_path: Path) -> None:
+    team = put(tmp_path / "a.jsonl", [debate(f"GSM8K/test/{k}", "7", [[R, W], [R, W]], R) for k in range(3)])
+    small = votes(tmp_path / "self_consistency_infer.jsonl", [[True] * 2] * 3)
+    assert "self_consistency_5_infer.jsonl" in table(team, small).missing[0]  # the name is taken
+    worth = table(team, small, votes(tmp_path / "c.jsonl", [[False] * 6] * 3))
+    assert (row(worth, VOTE).accuracy, row(worth, VOTE).who, worth.equal) == (0.0, "5 replies of 6", True)
+
+
+def test_several_independent_answers_are_no_team(tmp_path: Path) -> None:
+    team = put(tmp_path / "a.jsonl", [debate(f"GSM8K/test/{k}", "7", [[R, W], [R, W]], R) for k in range(3)])
+    info = MethodInfo("vanilla", "config_main", {})
+    drawn = [debate(f"GSM8K/test/{k}", "7", [[W, R]], method=info, info={"samples": 2}) for k in range(3)]
+    worth = table(team, put(tmp_path / "b.jsonl", drawn))
+    assert (row(worth, "best member, sampled").accuracy, row(worth, "best member, sampled").who) == (1.0, "m, sampled")
+    assert row(worth, "best member, sampled").tokens.calls == 1
 
 
 def test_without_votes_the_first_round_votes_and_the_command_for_more_is_named(tmp_path: Path) -> None:
@@ -125,6 +144,7 @@ def test_without_votes_the_first_round_votes_and_the_command_for_more_is_named(t
     worth = table(path)
     assert (row(worth, VOTE).accuracy, row(worth, VOTE).who) == (1.0, "3 replies of 3, 43% of the team's tokens")
     assert not worth.equal
+    assert [line.name for line in worth.rows][2] == "vote at fewer tokens"
     assert worth.missing == [
         "python inference.py --test_dataset_name GSM8K --model_name m --seed 4 --method_name self_consistency "
         f"--method_config parallel_num=7 --output_path {tmp_path}/self_consistency_infer.jsonl"
@@ -142,6 +162,14 @@ def test_members_come_from_files_greedy_and_sampled_else_from_the_first_round(tm
     assert row(worth, "best member, sampled").who == "third, sampled, in round 1"
     assert row(worth, "mean member, sampled").accuracy == pytest.approx((0.25 + 0 + 1) / 3)
     assert worth.notes == [f"{stranger} is of other models or questions and was left out"]
+
+
+def test_members_that_answer_in_turns_stand_for_one(tmp_path: Path) -> None:
+    records = [by(debate(f"GSM8K/test/{k}", "7", [[said(k > 0)], [R]], R), "ab"[k % 2]) for k in range(4)]
+    worth = table(put(tmp_path / "a.jsonl", records))
+    assert (worth.n, worth.members) == (4, ["a", "b"])
+    best = row(worth, "best member, sampled")
+    assert (best.accuracy, best.who) == (0.75, "a or b, sampled, in round 1")
 
 
 def test_the_best_member_is_measured_on_questions_it_was_not_chosen_on() -> None:
@@ -235,6 +263,8 @@ def gap(of: str, over: str, difference: float, half: float, p: float = 0.001) ->
         ((0.142, 0.06), (0.05, 0.03), (0.09, 0.05), {"equal": False}, "cannot_tell",
          "cannot tell: +14.2 points over its best member (95% 8.2 to 20.2), but no vote at equal tokens"),
         ((0.142, 0.06), None, None, {}, "cannot_tell", "cannot tell: +14.2 points over its best member "),
+        ((0.142, 0.06), (0.05, 0.03), (0.09, 0.05), {"rsft": 12}, "cannot_tell",
+         "cannot tell: n = 300 is too few: +14.2 points over its best member (95% 8.2 to 20.2), but 12 of 300 "),
         ((0.142, 0.06), (0.05, 0.03), (0.09, 0.05), {"rsft": 3}, "nothing_to_distil",
          "nothing to distil: 3 of 300 questions leave a solution to learn from (at least 2 right agents)"),
     ],

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,6 +108,20 @@ def test_other_engines_are_not_shared(changes: list[str]) -> None:
     assert [one for one in shared(steps) if any(name.startswith("evaluate") for name in one.steps)] == []
 
 
+def test_a_flag_is_the_same_with_hyphens() -> None:
+    changes = {"tests.held-out.flags": "max-model-len", "tests.out of distribution.flags": "max_model_len"}
+    steps = steps_of("arith", *(f"{key}={{{name}: 512}}" for key, name in changes.items()))
+    [one] = shared([step for step in steps if step.name.startswith("evaluate DA")])
+    assert one.flags == ("--model_name", "outputs/arith/students/da", "--max_model_len", "512", "--use_vllm")
+
+
+def test_a_long_path_for_temporary_files_does_no_harm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / ("long" * 30)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / ("long" * 30)))
+    with lender(folder, []) as one:
+        assert one.start_for(asking(folder)[0]) > 0
+
+
 @pytest.mark.parametrize("recipe", ["arith", "embedded", "gsm8k_qwen3_0.6b", "paper_qwen3_8b"])
 def test_the_engine_has_the_settings_of_its_steps(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else no step would borrow it, and two engines would run at once."""
@@ -191,13 +206,14 @@ def until(condition: Callable[[], object], seconds: float = 30) -> None:
 def test_one_engine_for_all_steps_and_their_files_do_not_show_it(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(folder))  # where a folder might be left behind
+    temporary = Path(tempfile.mkdtemp())
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     assert run(folder) == ["ask 0", "ask 1"]
     assert begun(folder) == 1
     out = capsys.readouterr().out
     assert re.search(rf"^    {folder}/m is ready in \d s, for 2 steps \({folder}/logs/engine.log\)$", out, re.M), out
     assert not engines(folder)
-    assert not [*folder.glob("agentark-engine-*")]
+    temporary.rmdir()  # nothing is left in it
     step = asking(folder)[0]
     [session] = json.loads((folder / "0.jsonl.manifest.json").read_bytes())["sessions"]
     assert session["command"] == shlex.join(["python", *step.command])
