@@ -26,7 +26,7 @@ from study.step import Watch, asked_to_end, ending, failure, last_lines, poll, s
 
 MODEL_FLAGS = {
     *("--model_name", "--model_name_or_path", "--model", "--distiller"),
-    *("--pretrain", "--prm", "--verifier_models"),
+    *("--pretrain", "--prm", "--verifier_models", "--team"),
 }
 """Flags that name a model which a step loads."""
 ASKING = [PROGRAMS[name] for name in ("inference", "label", "select")]

@@ -173,6 +173,11 @@ class VLLMEngine:
             self._llm.get_tokenizer(), self.context_length, config.enable_thinking, config.chat_template
         )
 
+    @property
+    def dead(self) -> bool:
+        """Whether its process has died."""
+        return bool(self._llm.errored)
+
     async def __aexit__(self, *exc: object) -> None:
         self.prompter.close()
         self._llm.shutdown(timeout=0)  # nothing is left to finish

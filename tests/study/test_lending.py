@@ -262,6 +262,19 @@ def test_an_engine_that_died_is_started_again_for_the_next_step(folder: Path) ->
     assert told[1] == f"the engine of {folder}/m has ended (signal SIGKILL): starting it again"
 
 
+def test_an_engine_whose_model_dies_between_steps_is_started_again(folder: Path) -> None:
+    told: list[str] = []
+    steps = asking(folder)
+    with lender(folder, told) as one:
+        one.start_for(steps[0])
+        (folder / "m" / "dead").write_text("")
+        until(lambda: not engines(folder))
+        (folder / "m" / "dead").unlink()
+        assert one.start_for(steps[1]) > 0
+    assert told[1] == f"the engine of {folder}/m has ended (exit code 1): starting it again"
+    assert "died while nobody asked it" in (folder / "logs" / "engine.log").read_text()
+
+
 def test_an_engine_that_dies_under_a_step_stops_the_study_which_goes_on_later(folder: Path) -> None:
     (folder / "m" / "dies").write_text("")
     with pytest.raises(RunError, match=r"ask 0 ended with exit code 1 .*(?s:.*)the engine of this study has ended"):
