@@ -64,8 +64,6 @@ class VLLMConfig(LocalConfig):
     """Per-request seeds: slower (disables fast samplers), and logits may still vary with batch composition."""
     max_concurrency: int | None = None
     """Calls in flight; None: what vLLM schedules at once."""
-    sharing: int = Field(1, ge=1)
-    """vLLM engines of the run, which share what memory there is for keys and values."""
     quiet: bool = True
     """Keep the engine's own log lines in a file that is shown when it fails."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
@@ -97,7 +95,23 @@ class VLLMEngine:
     async def __aenter__(self) -> "VLLMEngine":
         with starting("vLLM") as phase:
             self._start(phase)
+            try:
+                await self._load_adapters()
+            except BaseException:
+                await self.__aexit__(*sys.exc_info())
+                raise
         return self
+
+    async def _load_adapters(self) -> None:
+        """vLLM would load an adapter at its first call, and fail all calls if it is one of another model."""
+        for request in self._loras.values():
+            try:
+                await self._llm.add_lora(request)
+            except Exception as error:  # whatever the engine process tells, as a plain Exception
+                cause = " ".join(str(error).split())
+                raise UserError(
+                    f"vLLM cannot serve {self.config.model} with {request.lora_path}: {cause:.300}"
+                ) from error
 
     def _start(self, phase: Callable[[str], None]) -> None:
         phase("importing")

@@ -228,6 +228,25 @@ def test_a_lora_adapter_answers_as_peft_says(served: Served, small_model: Path, 
     assert abs(plain["true"] - expected["true"]) > 0.1
 
 
+@pytest.mark.slow
+def test_an_adapter_of_another_model_is_one_line_before_the_first_call(small_model: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    adapted(small_model, tmp_path / "adapter")
+    weights = tmp_path / "adapter/adapter_model.safetensors"
+    save_file({name: torch.cat([one, one], -1) for name, one in load_file(weights).items()}, weights)
+
+    async def start() -> None:
+        adapters = {"x": tmp_path / "adapter"}
+        async with VLLMEngine(VLLMConfig(model=str(small_model), served_name="small", adapters=adapters)):
+            pass
+
+    with pytest.raises(UserError, match=r"vLLM cannot serve .* with .*/adapter: ") as raised:
+        asyncio.run(start())
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
