@@ -2,6 +2,7 @@
 
 import asyncio
 import difflib
+import gc
 import importlib.metadata
 import importlib.util
 import itertools
@@ -161,6 +162,7 @@ class VLLMEngine:
                     vllm_config.cache_config.kv_cache_memory_bytes //= config.sharing
                 if on_cpu and not computed:  # no OpenMP threads yet that a fork would lack; saves a second import
                     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+                gc.freeze()  # what is imported stays: no collection looks through it again, here or after the fork
                 with self.on_start() if self.on_start else nullcontext():
                     self._llm = AsyncLLM.from_vllm_config(vllm_config, usage_context=UsageContext.LLM_CLASS)
             except (RuntimeError, ValueError, OSError, TypeError, NotImplementedError) as error:
@@ -179,6 +181,7 @@ class VLLMEngine:
         return bool(self._llm.errored)
 
     async def __aexit__(self, *exc: object) -> None:
+        gc.unfreeze()
         self.prompter.close()
         self._llm.shutdown(timeout=0)  # nothing is left to finish
         if self._log and exc[0] is None:

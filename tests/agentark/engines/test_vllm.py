@@ -1,6 +1,7 @@
 """The real vLLM engine on the small random model; one engine for the whole module."""
 
 import asyncio
+import gc
 import json
 import math
 from collections.abc import Iterator
@@ -64,6 +65,12 @@ def test_the_engine_and_its_model_are_one_process(served: Served) -> None:
     children = psutil.Process().children(recursive=True)
     engines = [child for child in children if "VLLM::" in "".join(child.cmdline())]
     assert len(engines) == 1, engines
+
+
+def test_what_vllm_imported_is_no_longer_looked_through_for_garbage(served: Served) -> None:
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 200_000
+    assert len(gc.get_objects()) < gc.get_freeze_count()
 
 
 def test_a_shared_prefix_is_served_from_the_cache(served: Served) -> None:
