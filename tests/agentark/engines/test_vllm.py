@@ -166,6 +166,19 @@ def test_a_call_is_cut_to_what_the_context_leaves(served: Served) -> None:
     assert completion.max_tokens == CONTEXT - completion.prompt_tokens
 
 
+def test_a_reply_is_told_while_it_is_written(served: Served) -> None:
+    told: list[str] = []
+    params = SamplingParams(0.0, 24)
+    call = served.engine.stream(ask("Count to twenty."), params, told.append, session="s", priority=0)
+    completion = served.loop.run(call)
+    assert "".join(told) == completion.text == served.chat(ask("Count to twenty."), temperature=0.0, max_tokens=24).text
+    assert len(told) > 3
+    told.clear()
+    guided = SamplingParams(0.0, 4, choices=("yes", "no"))
+    completion = served.loop.run(served.engine.stream(ask("Yes?"), guided, told.append, session="s", priority=0))
+    assert told == [completion.text]
+
+
 def test_many_calls_at_once(served: Served) -> None:
     completions = served.chat_all([ask(f"Number {k}") for k in range(64)])
     assert len(completions) == 64
