@@ -19,7 +19,7 @@ from agentark.lock import RunLock
 from agentark.progress import Progress
 from agentark.records import Store, now
 from agentark.runner import Row, Runner, end_killed, note_totals
-from agentark.tasks import Loaded, Task
+from agentark.tasks import Loaded, Task, data_folder
 from agentark.types import Engine, Method, MethodInfo, Sample, UserError
 from agentark.workers import run_in_workers, workers_for
 
@@ -124,7 +124,7 @@ def add_sample_flags(parser: _ActionsContainer) -> None:
     """The flags that choose samples of a dataset."""
     parser.add_argument("--task_config", nargs="+", default=[], metavar="KEY=VALUE", help="options of the dataset")
     parser.add_argument("--split", help="default: the dataset's evaluation split")
-    parser.add_argument("--data_dir", type=Path, help="folder with the dataset's file, instead of the hub")
+    parser.add_argument("--data_dir", type=data_folder, help="folder with the dataset's file, instead of the hub")
     parser.add_argument("--start", type=cli.integer(0), default=0, help="first sample")
     parser.add_argument("--end", type=cli.integer(1), help="one past the last sample")
     parser.add_argument("--max_samples", type=cli.integer(1), help="the most samples to run")
@@ -150,6 +150,11 @@ def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
     return loaded, samples
 
 
+def adapter(args: Namespace) -> str | None:
+    """Name of the model's adapter, as recorded."""
+    return args.lora_path.resolve().name if args.lora_path else None
+
+
 def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: Defaults) -> dict[str, Any]:
     """All that decides the rows of any run over a dataset.
 
@@ -161,7 +166,7 @@ def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: 
         "task_options": task_options(args, task).model_dump(),
         "split": loaded.split,
         "model": model,
-        "adapter": args.lora_path.resolve().name if args.lora_path else None,
+        "adapter": adapter(args),
         "temperature": defaults.temperature,
         "max_tokens": defaults.max_tokens,
         "seed": defaults.seed,

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from fakes import ScriptedEngine
+from lora_cases import bare
 
 import inference
 from agentark import cli
@@ -263,8 +264,11 @@ def test_verifiers_may_be_other_models(run: Run, tmp_path: Path, data_dir: Path)
     base = ["--method_name", "mav", "--test_dataset_name", "GSM8K", "--model_name", "org/model", "--max_samples", "2"]
     more = ["--data_dir", str(data_dir), "--use_vllm", "--model_api_config", str(tmp_path / "endpoints.yaml")]
     verifiers = ["--verifier_models", "org/served", "org/model", "org/other", "--method_config", "n_max_verifiers=3"]
-    assert inference.main([*base, *more, *verifiers, "--lora_path", str(tmp_path)], choose_engine=choose) == 0
-    assert asked == [("org/model", True, tmp_path), ("org/served", False, None), ("org/other", True, None)]
+    assert (
+        inference.main([*base, *more, *verifiers, "--lora_path", str(bare(tmp_path / "lora"))], choose_engine=choose)
+        == 0
+    )
+    assert asked == [("org/model", True, tmp_path / "lora"), ("org/served", False, None), ("org/other", True, None)]
     record = next(read_records(tmp_path / "results/GSM8K/org/model/mav_infer.jsonl"))
     assert record.models == ("main", "org/model", "org/other", "org/served")
     assert record.method.config["verifier_models"] == ["org/served", "org/model", "org/other"]

@@ -20,7 +20,7 @@ from agentark import answers, jsonl
 from agentark.config import ROOT, Config
 from agentark.engines.choose import Choice, choose_engine
 from agentark.episode import Defaults
-from agentark.job import Job, run_job
+from agentark.job import Job, adapter, run_job
 from agentark.types import MethodInfo, Sample, UserError, digest
 from distill.select import diversity, targets
 from distill.select.duplicates import EvaluationQuestions, distinct
@@ -207,7 +207,7 @@ def ask_distiller(
     failed = run_job(
         Job(
             path=path,
-            identity={"distiller": label, "k": args.k, "seed": 0},
+            identity={"distiller": label, "k": args.k, "seed": 0, "adapter": adapter(args)},
             samples=asked,
             order=[question.id for question in asked],
             method=diversity.Distiller(args.k),
