@@ -6,6 +6,7 @@ a turn of their own (agent `team`, role `outcome`), which costs no tokens. The w
 `info.stated`.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping
 
 from agentark import answers
@@ -18,6 +19,8 @@ BROKEN = "broken"
 """Role of a reply that its client did not wait for."""
 STATED = "outcome"
 """Role of the team's own words."""
+WHOLE = ("text", "code")
+"""Types of answer for which the whole reply is the answer: only the very text is the same."""
 
 
 async def settled(
@@ -30,36 +33,37 @@ async def settled(
         requests: turn -> key of its call (agentark/gateway/calls.py).
     """
     replies = sorted((turn for turn in turns if turn.role == REPLY), key=turn_order)
+    found: dict[str, str | None] = {}
+
+    async def answer(turn: Turn) -> str | None:
+        if turn.id not in found:
+            found[turn.id] = _answer(sample, turn.text)
+            await asyncio.sleep(0)  # a long reply takes milliseconds, and other calls wait
+        return found[turn.id]
+
+    async def solution(turn: Turn, number: int, agent: str) -> Solution:
+        return Solution(id=number, agent=agent, round=turn.round, turn=turn.id, answer=await answer(turn))
+
     last = {turn.agent: turn for turn in replies}
-    candidates = [
-        _solution(sample, last[agent], number, agent) for number, agent in enumerate(sorted(last, key=natural), 1)
-    ]
+    agents = sorted(last, key=natural)
+    candidates = [await solution(last[agent], number, agent) for number, agent in enumerate(agents, 1)]
     own = None
-    source = await _source(sample, replies, text)
+    source = next((turn for turn in reversed(replies) if turn.text.strip() == text.strip()), None)
+    stated = _answer(sample, text) if sample.answer_type not in WHOLE else None
+    if source is None and stated is not None:
+        for turn in reversed(replies):
+            value = await answer(turn)
+            if value is not None and await answers.equivalent(value, stated, sample.answer_type):
+                source = turn
+                break
     if source is None:
         source = own = _own_turn(text, max((turn.round for turn in replies), default=0) + 1)
-    aggregate = _solution(sample, source, len(candidates) + 1, TEAM)
     outcome = Outcome(
-        solutions=[*candidates, aggregate],
-        parse_failures=sum(solution.answer is None for solution in candidates),
+        solutions=[*candidates, await solution(source, len(candidates) + 1, TEAM)],
+        parse_failures=sum(candidate.answer is None for candidate in candidates),
         info={"stated": text, "requests": dict(sorted(requests.items()))},
     )
     return outcome, own
-
-
-async def _source(sample: Sample, replies: list[Turn], text: str) -> Turn | None:
-    """The reply that a stated answer comes from."""
-    for turn in reversed(replies):
-        if turn.text.strip() == text.strip():
-            return turn
-    stated = _answer(sample, text)
-    if stated is None or sample.answer_type in ("text", "code"):  # there the whole reply is the answer
-        return None
-    for turn in reversed(replies):
-        answer = _answer(sample, turn.text)
-        if answer is not None and await answers.equivalent(answer, stated, sample.answer_type):
-            return turn
-    return None
 
 
 def _own_turn(text: str, round: int) -> Turn:
@@ -67,10 +71,6 @@ def _own_turn(text: str, round: int) -> Turn:
         text=text, finish_reason="stop", prompt_tokens=0, completion_tokens=0, cached_tokens=0, model=TEAM, seconds=0.0
     )
     return Turn(id=f"{TEAM}/{round}/{STATED}", agent=TEAM, round=round, role=STATED, messages=(), completion=completion)
-
-
-def _solution(sample: Sample, turn: Turn, number: int, agent: str) -> Solution:
-    return Solution(id=number, agent=agent, round=turn.round, turn=turn.id, answer=_answer(sample, turn.text))
 
 
 def _answer(sample: Sample, text: str) -> str | None:

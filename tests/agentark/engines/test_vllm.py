@@ -167,15 +167,16 @@ def test_a_call_is_cut_to_what_the_context_leaves(served: Served) -> None:
 
 
 def test_a_reply_is_told_while_it_is_written(served: Served) -> None:
-    told: list[str] = []
-    params = SamplingParams(0.0, 24)
-    call = served.engine.stream(ask("Count to twenty."), params, told.append, session="s", priority=0)
-    completion = served.loop.run(call)
-    assert "".join(told) == completion.text == served.chat(ask("Count to twenty."), temperature=0.0, max_tokens=24).text
+    def streamed(params: SamplingParams) -> tuple[list[str], Completion]:
+        told: list[str] = []
+        call = served.engine.stream(ask("Hello"), params, told.append, session="s", priority=0)
+        return told, served.loop.run(call)
+
+    told, completion = streamed(SamplingParams(1.0, 24, seed=5))
+    assert completion.text == served.chat(ask("Hello"), temperature=1.0, max_tokens=24, seed=5).text
+    assert "".join(told) == completion.text
     assert len(told) > 3
-    told.clear()
-    guided = SamplingParams(0.0, 4, choices=("yes", "no"))
-    completion = served.loop.run(served.engine.stream(ask("Yes?"), guided, told.append, session="s", priority=0))
+    told, completion = streamed(SamplingParams(0.0, 4, choices=("yes", "no")))
     assert told == [completion.text]
 
 
