@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -112,6 +113,12 @@ async def gateway(
         await desk.stop()
         await runner.cleanup()
         store.close({sample.id: rank for rank, sample in enumerate(SAMPLES)})
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

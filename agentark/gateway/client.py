@@ -25,6 +25,7 @@ KEY_ENV = "AGENTARK_GATEWAY_KEY"
 WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between the tries of a request while the gateway is away or full."""
 TIMEOUT = 600.0
+SAMPLES = "/agentark/samples"
 
 
 class TeamError(Exception):
@@ -44,10 +45,18 @@ class Team:
         self.key = key if key is not None else os.environ.get(KEY_ENV, "").strip()
         if not self.key:
             raise TeamError(f"no key: set {KEY_ENV} to the one that the gateway names at its start")
+        self._model: str | None = None
 
     def left(self) -> list[str]:
         """The dataset's samples without a good row, in order."""
-        return list(self.request("GET", "")["left"])
+        return list(self.request("GET", SAMPLES)["left"])
+
+    @property
+    def model(self) -> str:
+        """The name of the model that the gateway serves."""
+        if self._model is None:
+            self._model = str(self.request("GET", "/v1/models")["data"][0]["id"])
+        return self._model
 
     def sample(
         self,
@@ -71,10 +80,10 @@ class Team:
         )
 
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """One request under /agentark/samples, tried again while the gateway is away. Raises TeamError."""
+        """One request, tried again while the gateway is away. Raises TeamError."""
         content = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        url = f"{self.url}/agentark/samples{path}"
+        url = self.url + path
         for wait in (*WAITS, None):
             request = urllib.request.Request(url, content, headers, method=method)
             try:
@@ -127,7 +136,7 @@ class TeamSample:
         self._answer = text
 
     def open(self) -> None:
-        opened = self._team.request("POST", f"/{quote(self.id)}", self._statement)
+        opened = self._team.request("POST", f"{SAMPLES}/{quote(self.id)}", self._statement)
         self.state, self.query, self.prompt = opened["state"], opened["query"], opened["prompt"]
 
     def close(self, error: BaseException | None = None) -> None:
@@ -137,7 +146,7 @@ class TeamSample:
         outcome = {"answer": self._answer}
         if error is not None or self._answer is None:
             outcome = {"error": f"{type(error).__name__}: {error}" if error else "the team gave no answer"}
-        self._team.request("POST", f"/{quote(self.id)}/outcome", outcome)
+        self._team.request("POST", f"{SAMPLES}/{quote(self.id)}/outcome", outcome)
 
     def __enter__(self) -> Self:
         self.open()

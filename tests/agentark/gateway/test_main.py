@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_cases import MODEL, rows, timeless
+from gateway_cases import MODEL, free_port, rows, timeless
 
 from agentark.gateway import Team
 from agentark.gateway.__main__ import parse
@@ -26,12 +26,6 @@ from agentark.types import UserError
 
 ROOT = Path(__file__).parents[3]
 DRIVER = ROOT / "tests" / "scripted_gateway.py"
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 class Gateway:

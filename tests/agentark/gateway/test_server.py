@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fakes import ScriptedEngine
 from gateway_cases import MODEL, SAMPLES, Served, StreamingEngine, gateway, rows, timeless
 
 from agentark.records import expand, read_records
-from agentark.types import message
+from agentark.types import Completion, EngineFault, RunError, SampleError, message
 
 ID = "GSM8K/test/7"
 
@@ -273,3 +274,68 @@ def test_records_are_the_same_however_calls_interleave(tmp_path: Path) -> None:
         found.append([json.dumps(timeless(row)) for row in rows(folder)])
     assert len(found[0]) == 20
     assert found[0] == found[1] == found[2]
+
+
+def test_after_a_restart_each_reply_is_given_once_more(tmp_path: Path) -> None:
+    """Nobody knows which of them arrived. Three replies to one question, without --replay."""
+    engine = ScriptedEngine()
+
+    async def team(served: Served) -> list[str]:
+        return [await served.said(ID, "Solve it.") for _ in range(3)]
+
+    async def again(served: Served) -> tuple[list[str], str]:
+        return await team(served), await served.said(ID, "Solve it.")
+
+    first = run(tmp_path, team, engine)
+    assert len(set(first)) == 3
+    second, fourth = run(tmp_path, again, engine)
+    assert second == first
+    assert fourth not in first
+    assert len(engine.seen) == 4
+
+
+def test_the_same_call_at_once_is_made_once_where_calls_are_replayed(tmp_path: Path) -> None:
+    engine = ScriptedEngine(latency=0.05)
+
+    async def team(served: Served) -> set[str]:
+        return set(await asyncio.gather(*(served.said(ID, "Solve it.") for _ in range(5))))
+
+    assert len(run(tmp_path, team, engine, replay=True)) == 1
+    assert len(engine.seen) == 1
+
+
+class Failing(ScriptedEngine):
+    error: Exception = EngineFault("no reply")
+
+    async def chat(self, *args: Any, **fields: Any) -> Completion:
+        await super().chat(*args, **fields)
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(EngineFault("away"), 502), (SampleError("does not fit"), 400), (RunError("dead"), 503), (KeyError("x"), 502)],
+)
+def test_a_call_that_fails_says_why_and_leaves_no_turn(error: Exception, status: int, tmp_path: Path) -> None:
+    engine = Failing()
+    engine.error = error
+
+    async def team(served: Served) -> None:
+        for stream in (False, True):
+            found, body = await served.chat(ID, "Solve it.", stream=stream)
+            assert (found, str(error).strip("'") in body["error"]["message"]) == (status, True)
+        assert served.desk.broken.done() == isinstance(error, RunError)
+        assert not served.desk.open[ID].episode.turns
+        if served.desk.broken.done():
+            assert served.desk.broken.exception() is error
+
+    run(tmp_path, team, engine)
+
+
+def test_faults_in_a_row_end_the_run(tmp_path: Path) -> None:
+    async def team(served: Served) -> None:
+        for _ in range(10):
+            assert (await served.chat(ID, "Solve it."))[0] == 502
+        assert "10 calls failed in a row" in str(served.desk.broken.exception())
+
+    run(tmp_path, team, Failing())
