@@ -2,14 +2,15 @@
 
     python bench/gateway_bench.py
 
-A gateway in a process of its own stands before an engine without a model that takes `--latency` seconds for a call and
-says in its reply how long it took. A client keeps `--in_flight` calls of ten-call samples under way; what a call takes
-above the engine's own time is the overhead, HTTP and client included. Prints a markdown table and writes the ratios to
-results/bench/gateway.json.
+A gateway in a process of its own stands before an engine without a model that takes about `--latency` seconds for a
+call and says in its reply how long it took. A client keeps `--in_flight` calls of ten-call samples under way; what a
+call takes above the engine's own time is the overhead, HTTP and client included. Prints a markdown table and writes the
+ratios to results/bench/gateway.json.
 """
 
 import asyncio
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -41,7 +42,7 @@ WANTED_MS = 5.0
 
 
 class Sleeper(Engine):
-    """Takes a fixed time for a call, and says how long it was."""
+    """Takes half to one and a half times its latency for a call, as replies differ, and says how long it was."""
 
     name = "sleeper"
     guarantee: Guarantee = "engine"
@@ -55,7 +56,7 @@ class Sleeper(Engine):
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
     ) -> Completion:
         start = time.perf_counter()
-        await asyncio.sleep(self.latency)
+        await asyncio.sleep(self.latency * random.uniform(0.5, 1.5))
         seconds = time.perf_counter() - start
         return Completion(f"{seconds:.6f} {PROMPT}", "stop", 100, 100, "sleeper", seconds)
 

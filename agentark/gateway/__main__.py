@@ -12,8 +12,8 @@ import secrets
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from agentark.tasks import get_task
 from agentark.types import Engine, MethodInfo, UserError
 
 MAX_PORT = 65535
+MIN_KEY = 32
+"""Characters of a key that is made, at least."""
 SHUTDOWN_SECONDS = 2.0
 """That replies under way have to end when the server ends."""
 
@@ -78,28 +80,36 @@ def _only_model(endpoints: Path | None) -> str:
     return names[0]
 
 
-def key_of(output: Path) -> tuple[str, Path | None]:
-    """(the key that clients must bear, the file it stands in, if it is not the environment's).
+def bound(host: str, port: int) -> list[socket.socket]:
+    """Sockets that will listen there, so that a port in use is known before the engine starts.
 
-    A key that is made is kept, for this user alone, until a clean end, so that clients outlive a killed gateway.
+    Raises:
+        UserError: nobody can listen there.
     """
-    if key := os.environ.get(KEY_ENV, "").strip():
-        return key, None
-    path = output.with_name(output.name + ".key")
-    check_file(path)
-    with suppress(OSError, UnicodeDecodeError):
-        if len(key := path.read_text("ascii").strip()) >= 32:
-            return key, path
-    key = secrets.token_urlsafe(32)
-    before = os.umask(0o177)
+    sockets: list[socket.socket] = []
     try:
-        write_atomically(path, f"{key}\n".encode())
-    finally:
-        os.umask(before)
-    return key, path
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            sockets.append(socket.socket(family, kind, protocol))
+            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sockets[-1].bind(address)
+    except UnicodeError:
+        raise UserError(f"--host {host}: is not a name of a machine") from None
+    except OSError as error:
+        for one in sockets:
+            one.close()
+        raise unlistenable(host, port, error) from None
+    return sockets
 
 
-async def serve(args: Namespace, desk: Desk, key: str, said: str) -> None:
+def unlistenable(host: str, port: int, error: OSError) -> UserError:
+    flags = f"--host {host}" + ("" if isinstance(error, socket.gaierror) else f" --port {port}")
+    return UserError(f"{flags}: cannot be listened on ({error.strerror})")
+
+
+async def serve(args: Namespace, desk: Desk, key: str, sockets: Sequence[socket.socket], said: str) -> None:
     """Listen until cancelled, or until the run must end."""
     from aiohttp import web
 
@@ -111,7 +121,11 @@ async def serve(args: Namespace, desk: Desk, key: str, said: str) -> None:
     await runner.setup()
     watching = asyncio.create_task(desk.watch())
     try:
-        await _listen(web.TCPSite(runner, args.host, args.port), args)
+        try:
+            for one in sockets:
+                await web.SockSite(runner, one).start()
+        except OSError as error:  # another server has begun since
+            raise unlistenable(args.host, args.port, error) from None
         sys.stdout.write(f"{said}\n")
         sys.stdout.flush()
         await asyncio.wait([desk.broken, watching], return_when=asyncio.FIRST_COMPLETED)
@@ -124,27 +138,44 @@ async def serve(args: Namespace, desk: Desk, key: str, said: str) -> None:
         await runner.cleanup()
 
 
-async def _listen(site: Any, args: Namespace) -> None:
-    try:
-        await site.start()
-    except UnicodeError:
-        raise UserError(f"--host {args.host}: is not a name of a machine") from None
-    except OSError as error:
-        flags = f"--host {args.host}" + ("" if isinstance(error, socket.gaierror) else f" --port {args.port}")
-        raise UserError(f"{flags}: cannot be listened on ({error.strerror})") from None
+@contextmanager
+def known_key(output: Path) -> Iterator[tuple[str, str]]:
+    """(the key that clients must bear, where it stands).
+
+    A key that is made is kept in a file, for this user alone, until a clean end, so that clients outlive a gateway
+    that is killed.
+    """
+    if key := os.environ.get(KEY_ENV, "").strip():
+        yield key, f"${KEY_ENV}"
+        return
+    path = output.with_name(output.name + ".key")
+    check_file(path)
+    with suppress(OSError, UnicodeDecodeError):
+        key = path.read_text("ascii").strip()
+    if len(key) < MIN_KEY:
+        key = secrets.token_urlsafe(MIN_KEY)
+        before = os.umask(0o177)
+        try:
+            write_atomically(path, f"{key}\n".encode())
+        finally:
+            os.umask(before)
+    yield key, str(path)
+    path.unlink(missing_ok=True)
 
 
-async def session(args: Namespace, store: Store, engine: Engine, about: dict[str, Any], parts: dict[str, Any],
-                  order: dict[str, int], said: str, key: str) -> int:  # fmt: skip
+async def session(args: Namespace, store: Store, engine: Engine, desk_parts: dict[str, Any], about: dict[str, Any],
+                  order: dict[str, int], sockets: Sequence[socket.socket]) -> int:  # fmt: skip
     """Serve until stopped; the store is closed in any case. Returns how many samples failed."""
     async with engine:
         facts = {"engine": engine.name, "guarantee": engine.guarantee, "capacity": engine.capacity}
         store.start({**about, **facts, "dtype": engine.dtype})
         ended = False
-        with Progress(0) as progress, progress.ticking():
-            desk = Desk(store=store, engine=engine, progress=progress, **parts)
+        with known_key(args.output) as (key, where), Progress(0) as progress, progress.ticking():
+            desk = Desk(store=store, engine=engine, progress=progress, **desk_parts)
+            url = f"http://{args.host}:{args.port}/v1"
+            said = f"recording {desk.model} on {url}; the key stands in {where}"
             try:
-                await serve(args, desk, key, said)
+                await serve(args, desk, key, sockets, said)
             except asyncio.CancelledError:
                 ended = True  # stopped by its user: open samples stay in the journal
             finally:
@@ -170,15 +201,11 @@ def main(argv: Sequence[str] | None = None, choose_engine: Callable[..., Choice]
     parts |= {"limits": limits, "replay": args.replay}
     with RunLock(args.output) as lock:
         store = Store(args.output, identity, overwrite=args.overwrite)
-        key, kept = key_of(args.output)
-        where = f"${KEY_ENV}" if kept is None else str(kept)
-        said = f"recording {label} on http://{args.host}:{args.port}/v1; the key stands in {where}"
         about = {"started": now(), "command": cli.command_line(), "versions": cli.provenance()}
         about |= job.origin(loaded, contamination.of_model(args.model_name, args.lora_path))
         order = {sample.id: rank for rank, sample in enumerate(loaded.samples)}
-        failed = cli.run_async(session(args, store, make_engine(lock), about, parts, order, said, key))
-        if kept is not None:
-            kept.unlink(missing_ok=True)
+        sockets = bound(args.host, args.port)
+        failed = cli.run_async(session(args, store, make_engine(lock), parts, about, order, sockets))
     answers.close_pool()
     return 1 if failed else 0
 

@@ -9,9 +9,11 @@ a turn of their own (agent `team`, role `outcome`), which costs no tokens. The w
 import asyncio
 from collections.abc import Iterable, Mapping
 
+from msgspec import structs
+
 from agentark import answers
 from agentark.records import natural, turn_order
-from agentark.types import TEAM, Completion, Outcome, Sample, Solution, Turn
+from agentark.types import TEAM, Completion, Message, Outcome, Part, Sample, Solution, Turn
 
 REPLY = "reply"
 """Role of every whole reply of an agent."""
@@ -21,6 +23,9 @@ STATED = "outcome"
 """Role of the team's own words."""
 WHOLE = ("text", "code")
 """Types of answer for which the whole reply is the answer: only the very text is the same."""
+
+SHORTEST_QUOTE = 32
+"""Characters of a reply that is looked for in other messages."""
 
 
 async def settled(
@@ -64,6 +69,43 @@ async def settled(
         info={"stated": text, "requests": dict(sorted(requests.items()))},
     )
     return outcome, own
+
+
+def quoting(turns: Iterable[Turn]) -> list[Turn]:
+    """The turns, with every reply that one of their messages quotes by reference.
+
+    It is done once all replies are there, and of several with the same words the first by address is taken, so that
+    nothing depends on which of them came first. A short reply may be in a text by chance, and stays text.
+    """
+    every = sorted(turns, key=turn_order)
+    sources: dict[str, list[str]] = {}
+    for turn in every:
+        if turn.role == REPLY and len(turn.text) >= SHORTEST_QUOTE:
+            sources.setdefault(turn.text, []).append(turn.id)
+    longest_first = sorted(sources, key=len, reverse=True)
+    return [structs.replace(turn, messages=_quoting(turn, longest_first, sources)) for turn in every]
+
+
+def _quoting(turn: Turn, texts: list[str], sources: Mapping[str, list[str]]) -> tuple[Message, ...]:
+    messages = []
+    for message in turn.messages:
+        parts = list(message.parts)
+        for text in texts:
+            source = next((id for id in sources[text] if id != turn.id), None)
+            if source is not None and any(part.ref is None and text in part.text for part in parts):
+                parts = [piece for part in parts for piece in _split(part, text, source)]
+        messages.append(Message(message.role, tuple(parts)))
+    return tuple(messages)
+
+
+def _split(part: Part, text: str, source: str) -> list[Part]:
+    """A part with a quoted reply as parts of their own."""
+    if part.ref is not None or text not in part.text:
+        return [part]
+    pieces: list[Part] = []
+    for index, between in enumerate(part.text.split(text)):
+        pieces += [Part(text, ref=source)] * (index > 0) + [Part(between)] * (between != "")
+    return pieces
 
 
 def _own_turn(text: str, round: int) -> Turn:

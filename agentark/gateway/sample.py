@@ -9,7 +9,7 @@ from msgspec import Struct, structs
 from agentark.episode import Defaults, Episode, Gate
 from agentark.gateway import tools
 from agentark.gateway.calls import Call, referring
-from agentark.gateway.outcome import BROKEN, REPLY, settled
+from agentark.gateway.outcome import BROKEN, REPLY, quoting, settled
 from agentark.journal import Asked, JournalEntry
 from agentark.records import Store, pack
 from agentark.types import Completion, Engine, Message, Outcome, Sample, Turn
@@ -233,8 +233,8 @@ class OpenSample:
         """The outcome that the team states, once the calls in flight have ended."""
         await self.ended()
         outcome, own = await settled(self.sample, self.episode.turns.values(), text, self.requests)
-        if own is not None:
-            self.episode.keep(own, ())
+        for turn in (*quoting(self.episode.turns.values()), *filter(None, [own])):
+            self.episode.turns[turn.id] = turn
         return outcome
 
     async def ended(self) -> None:

@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
+from msgspec import structs
 
-from agentark.gateway.outcome import settled
-from agentark.types import Completion, Outcome, Sample, Turn
+from agentark.gateway.outcome import quoting, settled
+from agentark.types import Completion, Outcome, Part, Sample, Turn, message
 
 SAMPLE = Sample(id="s", source="GSM8K", query="1 + 6?", gt="7", answer_type="number")
 
@@ -71,3 +72,24 @@ def test_an_outcome_without_a_call_is_one_solution() -> None:
     assert [(one.id, one.agent, one.turn, one.answer) for one in found.solutions] == [
         (1, "team", "team/1/outcome", "7")
     ]
+
+
+def test_quoted_replies_go_by_reference() -> None:
+    long, longer = "It is seven, as six and one are.", "It is seven, as six and one are. And so on."
+    given = [
+        turn("b", 1, long), turn("a", 1, long), turn("c", 1, longer), turn("d", 1, "7"),
+        turn("e", 1, long + long, "broken"),
+        structs.replace(turn("judge", 2, long), messages=(
+            message("system", "Judge."), message("user", f"One: {long} Two: {long}{longer} Three: 7"),
+            message("assistant", longer),
+        )),
+    ]  # fmt: skip
+    *_, judge = quoting(given)
+    assert [one.text for one in judge.messages] == [one.text for one in given[-1].messages]
+    assert [[(part.ref or part.text) for part in one.parts] for one in judge.messages] == [
+        ["Judge."],
+        ["One: ", "a/1/reply", " Two: ", "a/1/reply", "c/1/reply", " Three: 7"],
+        ["c/1/reply"],
+    ]
+    own = structs.replace(turn("a", 1, long), messages=(message("user", long),))
+    assert quoting([own])[0].messages == (message("user", Part(long)),)

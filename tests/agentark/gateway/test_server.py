@@ -42,6 +42,8 @@ def test_calls_become_the_turns_of_a_record(tmp_path: Path) -> None:
     assert [one.text for one in expand(record, record.trajectory[1])] == [
         "Solve it.", record.trajectory[0].text, "Check it.",
     ]  # fmt: skip
+    assert [part.ref for part in record.trajectory[2].messages[0].parts] == [None, "solver/1/reply"]
+    assert expand(record, record.trajectory[2])[0].text == f"Who is right? {record.trajectory[0].text}"
     assert [(one.agent, one.turn) for one in record.solutions] == [
         ("judge", "judge/5/reply"), ("solver", "solver/2/reply"), ("team", "solver/1/reply"),
     ]  # fmt: skip
