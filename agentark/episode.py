@@ -9,10 +9,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from agentark.journal import JournalEntry
 from agentark.records import Store, layout_response, pack, turn_order, without_texts
+from agentark.sampling import SHAPING
+from agentark.team import Route, Team
 from agentark.types import (
     SANDBOX,
     SCHEMA,
@@ -104,6 +106,32 @@ class Defaults(Struct, frozen=True):
     temperature: float
     max_tokens: int
     seed: int
+    controls: Mapping[str, Any] = {}
+    """Of `agentark.sampling.CONTROLS`, those that are set."""
+    team: Team | None = None
+    """Who answers whom, where that is not always the generator."""
+
+    def route(self, agent: str, role: str, model: str) -> Route:
+        """Who answers the calls of an agent in a role, where the method asks for `model`, and how."""
+        if self.team is not None and model != SANDBOX:
+            return self.team.route(agent, role, model)
+        controls = self.controls if model != SANDBOX else {}
+        return Route(model, None, {"temperature": self.temperature, "max_tokens": self.max_tokens, **controls}, {})
+
+
+def sampled(
+    route: Route, own: Mapping[str, Any], choices: tuple[str, ...] | None, schema: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """How a call is sampled, as fields of `SamplingParams`. A reply of a given form keeps it.
+
+    Args:
+        own: what the method says of it.
+    """
+    if choices is not None:
+        values = {**route.base, **route.named, **own}
+        return {name: values[name] for name in ("temperature", "max_tokens")}
+    values = {**route.base, **own, **route.named}
+    return values if schema is None else {name: value for name, value in values.items() if name not in SHAPING}
 
 
 @dataclass(eq=False)
@@ -152,17 +180,19 @@ class Episode:
         calls = self._calls[address]
         self._calls[address] += 1
         turn_id = f"{address}#{calls}" if calls else address
+        route = self.defaults.route(agent, role, model)
+        own = {"temperature": temperature, "max_tokens": max_tokens}
         params = SamplingParams(
-            temperature=self.defaults.temperature if temperature is None else temperature,
-            max_tokens=self.defaults.max_tokens if max_tokens is None else max_tokens,
+            **sampled(route, {name: value for name, value in own.items() if value is not None}, choices, schema),
             seed=self.seed(turn_id),
             choices=choices,
             choice_logprobs=choice_logprobs,
             schema=schema,
+            adapter=route.adapter,
         )
 
         async def call() -> Turn:
-            completion = await self._complete(messages, params, turn_id, model)
+            completion = await self._complete(messages, params, turn_id, route.model)
             continues, new = pack(messages, self.dialogues)
             turn = Turn(
                 id=turn_id,
@@ -269,6 +299,7 @@ class Episode:
             guarantee=guarantee,
             token_stats=self.token_stats(),
             models=tuple(sorted(self.engines)),
+            team=self.defaults.team.shown if self.defaults.team else UNSET,
             started=self._started,
             seconds=time.perf_counter() - self._clock,
             error=error,

@@ -29,10 +29,10 @@ CPU_SECONDS = 5.0
 """Most that a wrong value may cost."""
 KINDS: Mapping[str, str] = {
     **dict.fromkeys(("input", "input_file", "trajectories", "contamination", "files", "a", "b"), "rows"),
-    **dict.fromkeys(("records", "fit", "validate", "train_data_path", "prompt_data", "labelled"), "rows"),
+    **dict.fromkeys(("records", "fit", "validate", "train_data_path", "prompt_data", "labelled", "match"), "rows"),
     **dict.fromkeys(("eval_data_path", "eval_data"), "optional rows"),
     **dict.fromkeys(("model_api_config",), "endpoints"),
-    **dict.fromkeys(("config", "rubric", "two_stage_config", "hardware"), "yaml"),
+    **dict.fromkeys(("config", "rubric", "two_stage_config", "hardware", "team"), "yaml"),
     **dict.fromkeys(("lora_path", "prm", "model_name", "model_name_or_path", "pretrain", "reward_pretrain"), "model"),
     **dict.fromkeys(("model", "judge_model", "distiller"), "model"),
     **dict.fromkeys(("data_dir", "eval_data_dir"), "data"),
@@ -88,6 +88,7 @@ class Script:
 
 GRADED = {**dict.fromkeys(("model_name_or_path", "task_config", "output_dir"), ""), "data_dir": "folder"}
 """Flags of an evaluation's run that are not looked at where a file is graded."""
+TEAM_RUNS = ("dataset_name", "methods", "parallel_num", "max_samples")
 TRAINER = ("transformers:Trainer.train",)
 ASKED = "--data_dir {data} --max_samples 2"
 SCRIPTS = (
@@ -153,6 +154,10 @@ SCRIPTS = (
     Script("eval.compare", "--a {graded} --b {graded}"),
     Script("eval.cost_fair", "--dataset_name GSM8K --output_dir {out}/fair --model_name {model} --data_dir {data}",
            kinds={"output_dir": ""}),
+    Script("eval.team", "--output_dir {out}/team {results}",
+           kinds={"thresholds": "yaml", **dict.fromkeys(TEAM_RUNS, "")}),
+    Script("eval.team", "--dataset_name GSM8K --output_dir {out}/team --model_name {model} --data_dir {data}",
+           only=TEAM_RUNS),
     Script("eval.report", "--results {small} --output {out}/report"),
     Script("study", "--config configs/studies/smoke.yaml --set folder={out}/study", stops=("study.__main__:run",)),
     Script("study.table", "--rows held-out/base={graded} held-out/other={graded} --output {out}/table"),

@@ -31,6 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from msgspec import structs
 from pydantic import Field
@@ -96,6 +97,8 @@ class OpenAIConfig(Config):
     """Seconds: first rest of a failing endpoint, and bound of the first backoff of a call; doubles each time."""
     max_rest: float = Field(30.0, ge=0)
     """Seconds: upper bound of both."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request."""
 
 
 class OpenAIEngine:
@@ -121,7 +124,8 @@ class OpenAIEngine:
         self.capacity = min(total, config.max_concurrency or total)
         self.context_length = config.max_model_len or UNKNOWN_CONTEXT
         self.servers = servers or [
-            Server(endpoint, config.timeout, config.rest, config.max_rest) for endpoint in config.endpoints
+            Server(endpoint, config.timeout, config.rest, config.max_rest, config.extra_body)
+            for endpoint in config.endpoints
         ]
         self._pool = Pool(self.servers)
         self._fitter = Fitter()
@@ -265,7 +269,8 @@ class OpenAIEngine:
         if params.schema is not None and schema is None:
             self._say(f"{server.label} does not honour JSON schemas (response_format): replies are free text there")
         unthinking = guided or (schema is not None and server.tokenizes)  # others might not know the field for it
-        thinking = False if unthinking else self.config.enable_thinking
+        wanted = self.config.enable_thinking if params.enable_thinking is None else params.enable_thinking
+        thinking = False if unthinking else wanted
         count = partial(server.count, thinking=thinking) if server.tokenizes else None
         sent = structs.replace(
             params,

@@ -21,6 +21,7 @@ from agentark import quiet
 from agentark.engines.prompt import LocalConfig, Prompter
 from agentark.hub import check_adapter
 from agentark.progress import starting
+from agentark.sampling import CONTROLS
 from agentark.thinking import Shown
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
@@ -64,6 +65,8 @@ class VLLMConfig(LocalConfig):
     """Per-request seeds: slower (disables fast samplers), and logits may still vary with batch composition."""
     max_concurrency: int | None = None
     """Calls in flight; None: what vLLM schedules at once."""
+    sharing: int = Field(1, ge=1)
+    """vLLM engines of the run, which share what memory there is for keys and values."""
     quiet: bool = True
     """Keep the engine's own log lines in a file that is shown when it fails."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
@@ -114,7 +117,7 @@ class VLLMEngine:
             "data_parallel_size": config.data_parallel_size,
             "dtype": cpu_dtype() if on_cpu and config.dtype == "auto" else config.dtype,
             "max_model_len": config.max_model_len,
-            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "gpu_memory_utilization": config.gpu_memory_utilization / config.sharing,
             "enable_prefix_caching": True,
             "scheduling_policy": "priority",
             "enforce_eager": on_cpu,
@@ -123,11 +126,16 @@ class VLLMEngine:
         }
         if on_cpu:
             arguments |= {"max_num_seqs": max(CPU_CAPACITY, self.capacity), "block_size": CPU_BLOCK}
-        self._lora = None
-        if config.lora_path is not None:
-            rank = check_adapter(config.lora_path)  # vLLM must be told an upper bound, 16 by default
+        adapters: dict[str | None, Path] = {None: config.lora_path} if config.lora_path is not None else {}
+        adapters.update(config.adapters.items())
+        if adapters:
+            rank = max(map(check_adapter, adapters.values()))  # vLLM must be told an upper bound, 16 by default
             arguments |= {"enable_lora": True, "max_lora_rank": max(8, 1 << (rank - 1).bit_length())}
-            self._lora = LoRARequest("adapter", 1, str(config.lora_path))
+            arguments["max_loras"] = len(adapters)
+        self._loras = {
+            name: LoRARequest(name or "adapter", number, str(folder))
+            for number, (name, folder) in enumerate(adapters.items(), 1)
+        }
         check_more(config.engine_args, known=AsyncEngineArgs.__dataclass_fields__, ours=arguments)
         arguments |= config.engine_args
         phase("loading")
@@ -136,6 +144,8 @@ class VLLMEngine:
                 args = AsyncEngineArgs(**{key: value for key, value in arguments.items() if value is not None})
                 # as `vllm.LLM` has it: on GPUs the largest batches, where a server's default is an eighth of them
                 vllm_config = args.create_engine_config(UsageContext.LLM_CLASS)
+                if on_cpu and vllm_config.cache_config.kv_cache_memory_bytes:
+                    vllm_config.cache_config.kv_cache_memory_bytes //= config.sharing
                 if on_cpu and not computed:  # no OpenMP threads yet that a fork would lack; saves a second import
                     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
                 with self.on_start() if self.on_start else nullcontext():
@@ -201,9 +211,10 @@ class VLLMEngine:
             structured_outputs=structured,
             logit_bias=dict.fromkeys(first, SURE) if first else None,
             logprob_token_ids=first or None,
+            **controls_of(params),
         )
         growing = shown if not params.choices else None  # a choice is told once it is known to be one
-        result = await self._generate(prompt.token_ids, sampling, session, priority, growing)
+        result = await self._generate(prompt.token_ids, sampling, session, priority, params.adapter, growing)
         reply = result.outputs[0]
         text, logprobs = reply.text, None
         if first and params.choices and reply.logprobs:
@@ -221,7 +232,7 @@ class VLLMEngine:
             completion_tokens=len(reply.token_ids),
             cached_tokens=result.num_cached_tokens,
             choice_logprobs=logprobs,
-            model=self.config.served_name,
+            model=self.config.answering(params.adapter),
             seconds=time.perf_counter() - start,
         )
         if shown is not None:
@@ -229,7 +240,13 @@ class VLLMEngine:
         return completion
 
     async def _generate(
-        self, token_ids: list[int], sampling: Any, session: str, priority: int, shown: Shown | None
+        self,
+        token_ids: list[int],
+        sampling: Any,
+        session: str,
+        priority: int,
+        adapter: str | None,
+        shown: Shown | None,
     ) -> Any:
         """vLLM's finished reply, its errors as ours. A session sticks to one data-parallel rank (prefix cache)."""
         from vllm.exceptions import VLLMValidationError
@@ -243,7 +260,7 @@ class VLLMEngine:
                     {"prompt_token_ids": token_ids},
                     sampling,
                     request_id=f"{session}-{next(self._ids)}",
-                    lora_request=self._lora,
+                    lora_request=self._loras[adapter] if adapter is not None else self._loras.get(None),
                     priority=priority,
                     data_parallel_rank=rank if self.config.data_parallel_size > 1 else None,
                 ):
@@ -263,6 +280,12 @@ class VLLMEngine:
         if result is None or not result.finished:
             raise EngineFault("vLLM ended this call without a reply")
         return result
+
+
+def controls_of(params: SamplingParams) -> dict[str, Any]:
+    """The call's own sampling controls, for vLLM's SamplingParams; those it lacks are neutral there."""
+    controls = {name: value for name in CONTROLS if (value := getattr(params, name)) is not None}
+    return controls | ({"stop": list(params.stop)} if params.stop else {})
 
 
 def check_more(more: Mapping[str, Any], known: Iterable[str], ours: Iterable[str]) -> None:

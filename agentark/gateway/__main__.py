@@ -20,7 +20,6 @@ from typing import Any
 from agentark import answers, cli, contamination, job
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.engines.endpoints import read_endpoints
-from agentark.episode import Defaults
 from agentark.files import check_file, write_atomically
 from agentark.gateway.client import KEY_ENV
 from agentark.gateway.desk import Desk, Limits
@@ -28,6 +27,7 @@ from agentark.gateway.server import application
 from agentark.lock import RunLock
 from agentark.progress import Progress
 from agentark.records import Store, now
+from agentark.sampling import add_sampling_flags, saying
 from agentark.tasks import get_task
 from agentark.types import Engine, MethodInfo, UserError
 
@@ -45,7 +45,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--model_name", help="hub id, local folder, embedded or served model (default: the one that "
                         "--model_api_config names)")  # fmt: skip
     parser.add_argument("--variant", help="name of the team in the records (default: as the results file has it)")
-    parser.add_argument("--model_temperature", type=cli.number(0, 10), default=0.5, help="where a call names none")
+    add_sampling_flags(parser, "--model_temperature")
     parser.add_argument("--model_max_tokens", type=cli.integer(1), default=4096, help="where a call names none")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the run")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
@@ -188,16 +188,18 @@ def main(argv: Sequence[str] | None = None, choose_engine: Callable[..., Choice]
     args = parse(argv)
     task = get_task(args.dataset_name)
     loaded, samples = job.select(args, task)
-    label, make_engine = choose_engine(args, args.model_name)
-    defaults = Defaults(args.model_temperature, args.model_max_tokens, args.seed)
+    choice = choose_engine(args, args.model_name)
+    defaults = job.defaults_of(args, args.model_max_tokens, choice.label, choice.model)
+    runs = {"temperature": defaults.temperature, **defaults.controls}
+    make = saying(choice.make, choice.label, choice.model, runs)
     variant = args.variant or args.output.name.removesuffix(".jsonl").removesuffix("_infer")
     info = MethodInfo("gateway", variant, {})
     identity = {
         **{"method": info.name, "variant": info.variant, "method_config": info.config},
-        **job.identity(args, task, loaded, label, defaults),
+        **job.identity(args, task, loaded, choice.label, defaults),
     }
     limits = Limits(open_samples=args.max_open_samples, calls=args.max_calls, idle=args.idle_timeout)
-    parts: dict[str, Any] = {"samples": samples, "info": info, "model": label, "defaults": defaults}
+    parts: dict[str, Any] = {"samples": samples, "info": info, "model": choice.label, "defaults": defaults}
     parts |= {"limits": limits, "replay": args.replay}
     with RunLock(args.output) as lock:
         store = Store(args.output, identity, overwrite=args.overwrite)
@@ -205,7 +207,7 @@ def main(argv: Sequence[str] | None = None, choose_engine: Callable[..., Choice]
         about |= job.origin(loaded, contamination.of_model(args.model_name, args.lora_path))
         order = {sample.id: rank for rank, sample in enumerate(loaded.samples)}
         sockets = bound(args.host, args.port)
-        failed = cli.run_async(session(args, store, make_engine(lock), parts, about, order, sockets))
+        failed = cli.run_async(session(args, store, make(lock), parts, about, order, sockets))
     answers.close_pool()
     return 1 if failed else 0
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from agentark.config import nearest
-from agentark.episode import Defaults
+from agentark.episode import Defaults, sampled
 from agentark.gateway import tools
 from agentark.records import natural
 from agentark.types import TEAM, Message, Part, Role, SamplingParams, digest
@@ -292,35 +292,33 @@ def _plain(sent: Sent) -> Message:
 
 def _params(body: Mapping[str, Any], defaults: Defaults) -> SamplingParams:
     limit = _number(body, "max_completion_tokens", 1, 1 << 31, whole=True)
-    limit = _number(body, "max_tokens", 1, 1 << 31, whole=True) if limit is None else limit
-    temperature = _number(body, "temperature", 0, 10)
     top_k = _number(body, "top_k", -1, 1 << 31, whole=True)
+    given = {
+        "temperature": _number(body, "temperature", 0, 2),
+        "max_tokens": _number(body, "max_tokens", 1, 1 << 31, whole=True) if limit is None else limit,
+        "top_p": _number(body, "top_p", 0, 1, above=True),
+        "top_k": None if top_k is None else max(0, int(top_k)),
+        "min_p": _number(body, "min_p", 0, 1),
+        "repetition_penalty": _number(body, "repetition_penalty", 0, 10, above=True),
+        "presence_penalty": _number(body, "presence_penalty", -2, 2),
+        "stop": _stop(body),
+    }
+    seed = _number(body, "seed", -(1 << 63), (1 << 63) - 1, whole=True)
+    choices, schema = _choices(body), _schema(body)
+    own = {name: value for name, value in given.items() if value is not None}
+    values = sampled(defaults.route("", "", "main"), own, choices, schema)
     template = body.get("chat_template_kwargs") or {}
     if not isinstance(template, dict) or template.keys() - {"enable_thinking"}:
         raise BadRequest(
             f"chat_template_kwargs: {template!r:.60}; only enable_thinking is taken", param="chat_template_kwargs"
         )
-    thinking = template.get("enable_thinking")
-    if thinking is not None and not isinstance(thinking, bool):
-        raise BadRequest(f"enable_thinking: {thinking!r:.60} is not true or false", param="chat_template_kwargs")
     return SamplingParams(
-        temperature=defaults.temperature if temperature is None else float(temperature),
-        max_tokens=defaults.max_tokens if limit is None else int(limit),
-        seed=_whole(_number(body, "seed", -(1 << 63), (1 << 63) - 1, whole=True)),
-        choices=_choices(body),
-        schema=_schema(body),
-        top_p=_number(body, "top_p", 0, 1, above=True),
-        top_k=_whole(top_k) if top_k is not None and top_k > 0 else None,
-        min_p=_number(body, "min_p", 0, 1),
-        repetition_penalty=_number(body, "repetition_penalty", 0, 10, above=True),
-        presence_penalty=_number(body, "presence_penalty", -2, 2),
-        stop=_stop(body),
-        enable_thinking=thinking,
+        **values,
+        seed=None if seed is None else int(seed),
+        choices=choices,
+        schema=schema,
+        enable_thinking=_flag(template, "enable_thinking") if "enable_thinking" in template else None,
     )
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
 
 
 def _number(

@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from agentark import answers, golds
+from agentark.engines.server import Denied
 from agentark.episode import Defaults, Gate
 from agentark.gateway.calls import BadRequest, Call
 from agentark.gateway.sample import OnText, OpenSample, Reply
@@ -238,6 +239,8 @@ class Desk:
         if isinstance(error, SampleError) and not isinstance(error, EngineFault):
             return BadRequest(str(error), 400, "messages", "cannot_be_answered")
         text = str(error) if isinstance(error, EngineFault | RunError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, Denied) and error.status == 400:  # the server lacks a field that this client wants
+            return BadRequest(text, 400, code="cannot_be_answered")
         if isinstance(error, RunError):
             self._stop(error)
             return BadRequest(text, 503, code="run_ended")

@@ -80,6 +80,20 @@ def test_guided_choice_gives_one_of_the_choices(served: Served) -> None:
         assert completion.text in choices
 
 
+def test_sampling_controls(served: Served) -> None:
+    """A penalty changes greedy replies; one token to sample from is the likeliest; a stop text ends the reply."""
+    never_again = {"repetition_penalty": 10.0}
+    greedy = served.chat(ask("Count."), **never_again).text
+    assert greedy != served.chat(ask("Count.")).text
+    for narrow in ({"top_k": 1}, {"min_p": 1.0}, {"top_k": 1, "top_p": 0.5}):
+        assert served.chat(ask("Count."), temperature=1.0, seed=3, **narrow, **never_again).text == greedy
+    assert served.chat(ask("Count."), temperature=1.0, seed=3, **never_again).text != greedy
+    stop = greedy[len(greedy) // 2 :][:3]
+    cut = served.chat(ask("Count."), stop=("no such text", stop), **never_again)
+    assert (cut.text, cut.finish_reason) == (greedy[: greedy.index(stop)].strip(), "stop")
+    assert cut.completion_tokens < 16
+
+
 def test_log_probabilities_of_choices_are_those_before_guidance(served: Served) -> None:
     choices = ("true", "false")
     params = {"choices": choices, "choice_logprobs": True, "max_tokens": 1}

@@ -39,13 +39,25 @@ def test_all_sampling_fields_arrive() -> None:
         presence_penalty=-1,
         stop="END",
         chat_template_kwargs={"enable_thinking": False},
-        structured_outputs={"choice": ["A", "B"]},
-        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
     ).params
     assert params == SamplingParams(
-        0.0, 9, seed=3, top_p=0.9, min_p=0.0, repetition_penalty=1.1, presence_penalty=-1.0, stop=("END",),
-        enable_thinking=False, choices=("A", "B"), schema={"type": "object"},
+        0.0, 9, seed=3, top_p=0.9, top_k=0, min_p=0.0, repetition_penalty=1.1, presence_penalty=-1.0, stop=("END",),
+        enable_thinking=False,
     )  # fmt: skip
+
+
+def test_a_reply_of_a_given_form_keeps_it() -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    assert call(stop="END", top_p=0.5, response_format=schema).params == SamplingParams(
+        0.5, 256, schema={"type": "object"}, top_p=0.5
+    )
+    assert call(top_p=0.5, structured_outputs={"choice": ["A", "B"]}).params.choices == ("A", "B")
+
+
+def test_what_the_run_is_started_with_holds_where_a_call_is_silent() -> None:
+    started = Defaults(0.5, 256, 0, {"top_p": 0.9, "stop": ("END",)})
+    body = {"model": "m", "messages": [{"role": "user", "content": "?"}], "user": "s", "top_p": 0.8}
+    assert call_of(body, {}, "m", started).params == SamplingParams(0.5, 256, top_p=0.8, stop=("END",))
 
 
 def test_what_changes_no_reply_is_taken() -> None:

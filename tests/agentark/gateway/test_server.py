@@ -9,6 +9,7 @@ import pytest
 from fakes import ScriptedEngine
 from gateway_cases import MODEL, SAMPLES, Served, StreamingEngine, gateway, rows, timeless
 
+from agentark.engines.server import Denied
 from agentark.records import expand, read_records
 from agentark.types import Completion, EngineFault, RunError, SampleError, message
 
@@ -316,7 +317,10 @@ class Failing(ScriptedEngine):
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(EngineFault("away"), 502), (SampleError("does not fit"), 400), (RunError("dead"), 503), (KeyError("x"), 502)],
+    [
+        *((EngineFault("away"), 502), (SampleError("does not fit"), 400), (RunError("dead"), 503)),
+        *((KeyError("x"), 502), (Denied("the server takes no such top_k", 400), 400), (Denied("wrong key", 401), 503)),
+    ],
 )
 def test_a_call_that_fails_says_why_and_leaves_no_turn(error: Exception, status: int, tmp_path: Path) -> None:
     engine = Failing()
@@ -326,7 +330,7 @@ def test_a_call_that_fails_says_why_and_leaves_no_turn(error: Exception, status:
         for stream in (False, True):
             found, body = await served.chat(ID, "Solve it.", stream=stream)
             assert (found, str(error).strip("'") in body["error"]["message"]) == (status, True)
-        assert served.desk.broken.done() == isinstance(error, RunError)
+        assert served.desk.broken.done() == (status == 503)
         assert not served.desk.open[ID].episode.turns
         if served.desk.broken.done():
             assert served.desk.broken.exception() is error
