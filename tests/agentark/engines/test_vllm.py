@@ -187,6 +187,20 @@ def test_a_call_is_cut_to_what_the_context_leaves(served: Served) -> None:
     assert completion.max_tokens == CONTEXT - completion.prompt_tokens
 
 
+def test_a_reply_is_told_while_it_is_written(served: Served) -> None:
+    def streamed(params: SamplingParams) -> tuple[list[str], Completion]:
+        told: list[str] = []
+        call = served.engine.stream(ask("Hello"), params, told.append, session="s", priority=0)
+        return told, served.loop.run(call)
+
+    told, completion = streamed(SamplingParams(1.0, 24, seed=5))
+    assert completion.text == served.chat(ask("Hello"), temperature=1.0, max_tokens=24, seed=5).text
+    assert "".join(told) == completion.text
+    assert len(told) > 3
+    told, completion = streamed(SamplingParams(0.0, 4, choices=("yes", "no")))
+    assert told == [completion.text]
+
+
 def test_many_calls_at_once(served: Served) -> None:
     completions = served.chat_all([ask(f"Number {k}") for k in range(64)])
     assert len(completions) == 64
