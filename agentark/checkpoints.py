@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from agentark import jsonl
 from agentark.files import json_of, write_atomically
 from agentark.run_folder import MANIFEST, RunFolder
 from agentark.types import UserError, digest
@@ -27,6 +28,25 @@ REASON = "its manifest does not name this run, so its pickles are not loaded"
 def mark(folder: Path, run: RunFolder, **values: Any) -> None:
     """Write into a complete checkpoint whose it is."""
     write_atomically(folder / MANIFEST, msgspec.json.encode({RUN: digest(run.identity), **values}))
+
+
+class Logged(Struct):
+    """A line of a metrics file, as far as a continued run looks at it."""
+
+    step: int
+
+
+def rewind(path: Path, step: int) -> None:
+    """Delete the lines of a metrics file, if it is there, that a run going on after that step writes again.
+
+    Raises:
+        UserError: a line that no run wrote, except for a last one that was cut short.
+    """
+    if path.is_file():
+        decoder = msgspec.json.Decoder(Logged)
+        lines = [line for line in jsonl.lines(path) if line.content.endswith(b"\n")]
+        kept = [line.content for line in lines if line.decode(decoder, "a line of metrics").step <= step]
+        write_atomically(path, b"".join(kept))
 
 
 def is_own(folder: Path, run: RunFolder) -> bool:

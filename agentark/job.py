@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agentark import cli, config
 from agentark.episode import Defaults, Episode
@@ -19,8 +19,10 @@ from agentark.lock import RunLock
 from agentark.progress import Progress
 from agentark.records import Store, now
 from agentark.runner import Row, Runner, end_killed, note_totals
+from agentark.sampling import sampling_of
 from agentark.tasks import Loaded, Task, data_folder
-from agentark.types import Engine, Method, MethodInfo, Sample, UserError
+from agentark.team import Team
+from agentark.types import Engine, Method, MethodInfo, Sample, UserError, digest
 from agentark.workers import run_in_workers, workers_for
 
 
@@ -155,6 +157,40 @@ def adapter(args: Namespace) -> str | None:
     return args.lora_path.resolve().name if args.lora_path else None
 
 
+def with_decoys(samples: Sequence[Sample], loaded: Loaded, method: Method, seed: int) -> Sequence[Sample]:
+    """The samples, each with another question of its dataset where the method wants them (`wants_decoys`).
+
+    The whole dataset stands in a circle drawn from the seed, and each question brings the next one that is not the
+    same, so a sample's decoy does not depend on which samples are asked for.
+
+    Raises:
+        UserError: the dataset has a single question.
+    """
+    if not getattr(method, "wants_decoys", False):
+        return samples
+    circle = sorted(loaded.samples, key=lambda sample: digest((seed, "decoy", sample.id)))
+    prompts = [sample.prompt for sample in circle]
+    decoys = {}
+    for index, sample in enumerate(circle):
+        following = (prompts[(index + step) % len(prompts)] for step in range(1, len(prompts)))
+        decoy = next((prompt for prompt in following if prompt != prompts[index]), None)
+        if decoy is None:
+            raise UserError(f"{loaded.origin}: has a single question, and the method shows each sample another one")
+        decoys[sample.id] = decoy
+    return [structs.replace(sample, decoy=decoys.get(sample.id, prompts[0])) for sample in samples]
+
+
+def defaults_of(args: Namespace, max_tokens: int, name: str, model: str | None, team: Team | None = None) -> Defaults:
+    """How calls are sampled where nobody says otherwise.
+
+    Args:
+        name: of the generator in messages.
+        model: its folder or hub id; None: it is served.
+    """
+    controls = sampling_of(args, name, model)
+    return Defaults(controls.pop("temperature"), max_tokens, args.seed, controls, team)
+
+
 def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: Defaults) -> dict[str, Any]:
     """All that decides the rows of any run over a dataset.
 
@@ -171,6 +207,8 @@ def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: 
         "max_tokens": defaults.max_tokens,
         "seed": defaults.seed,
         "thinking": args.enable_thinking,
+        **defaults.controls,
+        **({"extra_body": sorted(args.extra_body)} if args.extra_body else {}),
     }
 
 

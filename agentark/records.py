@@ -35,10 +35,10 @@ from agentark.files import (
     write_atomically,
     writing,
 )
+from agentark.journal import JournalEntry
 from agentark.jsonl import Line, Stored, decoded, latest, lines
 from agentark.types import (
     SCHEMA,
-    Completion,
     Message,
     Part,
     Record,
@@ -201,8 +201,9 @@ def encoded(row: Any) -> bytes:
     """
     if isinstance(row, bytes):
         return row
-    fields = {name: getattr(row, name) for name in _LAYOUT} if isinstance(row, Record) else row
-    return msgspec.json.encode(fields) + b"\n"
+    if isinstance(row, Record):
+        row = {name: value for name in _LAYOUT if (value := getattr(row, name)) is not msgspec.UNSET}
+    return msgspec.json.encode(row) + b"\n"
 
 
 class AppendLog:
@@ -236,16 +237,6 @@ class AppendLog:
             self.sync()
         finally:
             os.close(self._descriptor)
-
-
-class JournalEntry(Struct, frozen=True, omit_defaults=True):
-    """One finished call."""
-
-    sample: str
-    turn: str
-    request: str | None
-    """Digest of messages and sampling parameters; a mismatch on replay is an error. None: not checked."""
-    completion: Completion
 
 
 TRIAL = "prepare/"
@@ -369,6 +360,11 @@ class Store:
     def journalled(self, sample_id: str) -> dict[str, JournalEntry]:
         """Finished calls of a sample, by turn id; handed out once."""
         return self._journalled.pop(sample_id, {})
+
+    @property
+    def begun(self) -> list[str]:
+        """Samples with finished calls that are not handed out yet."""
+        return list(self._journalled)
 
     def noted(self, key: str) -> Any:
         """The value that `note` kept under this key, in this session or an earlier one; None: nothing."""

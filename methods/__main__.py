@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from agentark import cli
+from agentark.team import Agents, Teamed
 from agentark.types import Kind, UserError
 from methods import METHODS, VARIANTS, configs_of, default_config, load_method, method_class
 
@@ -38,7 +39,7 @@ def facts(name: str) -> list[str]:
     cls = method_class(name)
     names = sources()[METHODS[name].partition("@")[0]]
     chosen = VARIANTS.get(names[0], {})
-    config = load_method(name)[1].config
+    config = values(name)
     others = list(dict.fromkeys([*names[1:], *chosen.values()]))
     return [
         _entry("paper", about(cls).partition("\n")[0]),
@@ -48,6 +49,12 @@ def facts(name: str) -> list[str]:
         _entry("keys", " ".join(f"{key}={_short(value)}" for key, value in config.items()) or "none"),
         *(_entry(label, text) for label, text in _paragraphs(inspect.getdoc(cls) or "")),
     ]
+
+
+def values(name: str) -> dict[str, Any]:
+    """The configuration of a registered name, with the keys that a record leaves out."""
+    fields = method_class(name).Config.model_fields
+    return {key: field.default for key, field in fields.items()} | load_method(name)[1].config
 
 
 def _variants(others: list[str], chosen: dict[str, str]) -> str:
@@ -90,11 +97,22 @@ def _configs_in(annotation: Any) -> list[type[BaseModel]]:
     return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
 
 
+def speakers(agents: Agents) -> str:
+    """`agent_1 agent_2 (debater), aggregator (aggregator)`: the agents, with the roles they have."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for agent, roles in agents.items():
+        together.setdefault(tuple(roles), []).append(agent)
+    return ", ".join(f"{' '.join(names)} ({', '.join(roles)})" for roles, names in together.items())
+
+
 def show(name: str) -> str:
     """All there is to say about one method."""
     cls = method_class(name)
-    listed = keys(cls.Config, load_method(name)[1].config) or ["    none"]
-    return "\n".join([name, *facts(name)[1:], "", about(cls), "", f"config keys ({default_config(name)}):", *listed])
+    method, _ = load_method(name)
+    assert isinstance(method, Teamed)
+    known = [*facts(name)[1:], _entry("agents", speakers(method.agents()))]
+    listed = keys(cls.Config, values(name)) or ["    none"]
+    return "\n".join([name, *known, "", about(cls), "", f"config keys ({default_config(name)}):", *listed])
 
 
 def listing() -> str:

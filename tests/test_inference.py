@@ -21,7 +21,8 @@ from lora_cases import bare
 import inference
 from agentark import cli
 from agentark.engines.choose import Choice
-from agentark.records import JournalEntry, index, read_records
+from agentark.journal import JournalEntry
+from agentark.records import index, read_records
 from agentark.types import RunError, SampleError, UserError, digest
 
 DRIVER = Path(__file__).parent / "scripted_inference.py"
@@ -452,3 +453,19 @@ def test_several_methods_share_one_engine(run: Run, tmp_path: Path, capsys: pyte
 def test_flags_of_one_method_are_refused_for_several(run: Run, flags: list[str], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         run("--method_name", "cot", "vanilla", *flags, method_name=None)
+
+
+def test_a_run_against_unrelated_peers_can_grow_and_be_labelled(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    assert run("--method_config", "peers=unrelated", output_path=path, max_samples=2) == 0
+    before = path.read_bytes()
+    assert run("--method_config", "peers=unrelated", output_path=path, max_samples=4) == 0
+    assert path.read_bytes().startswith(before)
+    records = list(read_records(path))
+    queries = {record.query for record in records}
+    decoys = {str(record.decoy) for record in records}
+    assert len(decoys) == 4
+    assert not any(decoy.startswith(query) for decoy in decoys for query in queries)  # of the 1,319, not of these four
+    assert all(record.method.config["peers"] == "unrelated" for record in records)
+    with pytest.raises(UserError, match="holds results of another configuration"):
+        run("--method_config", "peers=none", output_path=path)

@@ -29,10 +29,10 @@ CPU_SECONDS = 5.0
 """Most that a wrong value may cost."""
 KINDS: Mapping[str, str] = {
     **dict.fromkeys(("input", "input_file", "trajectories", "contamination", "files", "a", "b"), "rows"),
-    **dict.fromkeys(("records", "fit", "validate", "train_data_path", "prompt_data", "labelled"), "rows"),
+    **dict.fromkeys(("records", "fit", "validate", "train_data_path", "prompt_data", "labelled", "match"), "rows"),
     **dict.fromkeys(("eval_data_path", "eval_data"), "optional rows"),
     **dict.fromkeys(("model_api_config",), "endpoints"),
-    **dict.fromkeys(("config", "rubric", "two_stage_config", "hardware"), "yaml"),
+    **dict.fromkeys(("config", "rubric", "two_stage_config", "hardware", "team"), "yaml"),
     **dict.fromkeys(("lora_path", "prm", "model_name", "model_name_or_path", "pretrain", "reward_pretrain"), "model"),
     **dict.fromkeys(("model", "judge_model", "distiller"), "model"),
     **dict.fromkeys(("data_dir", "eval_data_dir"), "data"),
@@ -88,6 +88,7 @@ class Script:
 
 GRADED = {**dict.fromkeys(("model_name_or_path", "task_config", "output_dir"), ""), "data_dir": "folder"}
 """Flags of an evaluation's run that are not looked at where a file is graded."""
+TEAM_RUNS = ("dataset_name", "methods", "parallel_num", "max_samples")
 TRAINER = ("transformers:Trainer.train",)
 ASKED = "--data_dir {data} --max_samples 2"
 SCRIPTS = (
@@ -98,6 +99,8 @@ SCRIPTS = (
     Script("inference.py", f"--method_name cot --test_dataset_name GSM8K --model_name {{model}} {ASKED} "
            "--output_path {out}/cot.jsonl --debug --model_max_tokens 1", only=("query", "model_name"),
            engine=True),
+    Script("agentark.gateway", f"--output {{out}}/team.jsonl --dataset_name GSM8K --model_name {{model}} {ASKED}",
+           kinds={"model_name": "", "lora_path": ""}),
     Script("label.py", "--input {results} --dataset_name GSM8K --rules_only --output {out}/labels.jsonl",
            kinds={"model": ""}),
     Script("label.py", "--input {results} --dataset_name GSM8K --model {model} --no_use_vllm --output {out}/l.jsonl",
@@ -151,6 +154,10 @@ SCRIPTS = (
     Script("eval.compare", "--a {graded} --b {graded}"),
     Script("eval.cost_fair", "--dataset_name GSM8K --output_dir {out}/fair --model_name {model} --data_dir {data}",
            kinds={"output_dir": ""}),
+    Script("eval.team", "--output_dir {out}/team {results}",
+           kinds={"thresholds": "yaml", **dict.fromkeys(TEAM_RUNS, "")}),
+    Script("eval.team", "--dataset_name GSM8K --output_dir {out}/team --model_name {model} --data_dir {data}",
+           only=TEAM_RUNS),
     Script("eval.report", "--results {small} --output {out}/report"),
     Script("study", "--config configs/studies/smoke.yaml --set folder={out}/study", stops=("study.__main__:run",)),
     Script("study.table", "--rows held-out/base={graded} held-out/other={graded} --output {out}/table"),
@@ -165,6 +172,7 @@ SCRIPTS = (
     Script("bench/command_bench.py", "--data_dir {data} --json {out}/command.json",
            stops=("bench.command_bench:measured",), kinds={"baseline": "results"}),
     Script("bench/data_bench.py", "--folder {out}", parse_only=True, kinds={"folder": "output folder"}),
+    Script("bench/gateway_bench.py", "--json {out}/gateway.json", parse_only=True),
     Script("bench/grading_bench.py", "--pairs 1 --hangs 0 --data_dir {data} --json {out}/grading.json",
            stops=("bench.grading_bench:timed",)),
     Script("bench/grpo_bench.py", "", parse_only=True, kinds={"model": ""}),

@@ -13,7 +13,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, field, structs
 from pydantic import Field
 
 from agentark import answers, jsonl
@@ -22,7 +22,7 @@ from agentark.engines.choose import Choice, choose_engine
 from agentark.episode import Defaults
 from agentark.job import Job, adapter, run_job
 from agentark.types import MethodInfo, Sample, UserError, digest
-from distill.select import diversity, targets
+from distill.select import diversity, match, targets
 from distill.select.duplicates import EvaluationQuestions, distinct
 from distill.select.labelled import Labelled
 from distill.select.trajectories import AGGREGATE, CLASSES, Trajectory, trajectories
@@ -121,8 +121,9 @@ def merge(sources: Sequence[Labelled]) -> Iterator[Question]:
         question: Question | None = None
         for _, place, source in same:
             record, row = source.pairs[place]
-            question = question or Question(record.sample(), [])
-            if question.sample != record.sample():
+            sample = structs.replace(record.sample(), decoy=UNSET)  # which question stood beside it is no matter
+            question = question or Question(sample, [])
+            if question.sample != sample:
                 raise UserError(f"--input {source.labels}: {id} is another question than in the other inputs")
             question.trajectories.extend(trajectories(record, row))
         assert question is not None
@@ -202,7 +203,7 @@ def ask_distiller(
     ]
     if not asked:
         return {}, 0
-    label, make_engine = choose_engine(args, args.distiller, "--distiller")
+    label, make_engine, *_ = choose_engine(args, args.distiller, "--distiller")
     path = args.output.with_name(f"{args.output.name}.picks.jsonl")
     failed = run_job(
         Job(
@@ -224,6 +225,36 @@ def ask_distiller(
     return {id: row.picks for id, row in latest.items() if row.error is None and id in ids}, failed
 
 
+class Yielded(Struct, kw_only=True):
+    """What selection would make of some questions with its default flags, and without questions to avoid."""
+
+    min_correct: int
+    k: int
+    """Most rows of a question in DA."""
+    questions: int = 0
+    enough: int = 0
+    """Questions with at least `min_correct` right agents."""
+    corrective: int = 0
+    """Of these, questions that leave the path of an agent that was wrong and became right."""
+    rsft: int = 0
+    """Rows of a set for R-SFT: one for each question that leaves a solution."""
+    da: int = 0
+    """Rows of a set for DA."""
+
+    def add(self, question: Question, settings: SelectConfig) -> None:
+        self.questions += 1
+        if question.correct < self.min_correct:
+            return
+        self.enough += 1
+        flags = Namespace(trace="single", thinking="strip")
+        passed = usable_targets(question, flags, settings, Counter(), Counter())
+        texts = [target.text for target in passed]
+        kept = distinct(texts, settings.near_duplicate, settings.shingle)
+        self.corrective += any(target.trajectory.kind == "corrective" for target in passed)
+        self.rsft += bool(passed)
+        self.da += len(diversity.farthest(diversity.tfidf_distances([texts[index] for index in kept]), self.k))
+
+
 # ---------------------------------------------------------------- the whole
 
 
@@ -243,6 +274,8 @@ class Tally(Struct):
     """Trajectories chosen -> questions."""
     chosen: Counter[str] = field(default_factory=Counter)
     """Class of the path -> rows."""
+    matched: dict[str, Any] | None = None
+    """What --match has kept and dropped."""
 
     def left_out(self) -> Counter[str]:
         return self.dropped + Counter({"near-duplicate": self.alike or 0})
@@ -267,7 +300,7 @@ class Tally(Struct):
         if args.strategy == "da":
             fewer = sum(count for size, count in self.sizes.items() if 0 < size < args.k)
             counts["questions_with_fewer_than_k"] = fewer
-        return counts
+        return counts if self.matched is None else counts | {"matched": self.matched}
 
 
 def select(
@@ -294,6 +327,8 @@ def select(
         chosen = _farthest(usable, args, settings)
     else:
         chosen = ((question, passed[:1]) for question, passed in usable)
+    if args.match and not failed:
+        chosen = _matched(chosen, args, settings, tally)
     for question, picked in chosen:
         tally.sizes[len(picked)] += 1
         for target in picked:
@@ -359,9 +394,31 @@ def _farthest(
         yield question, [passed[index] for index in picks]
 
 
+def _matched(
+    chosen: Iterable[tuple[Question, list[Target]]], args: Namespace, settings: SelectConfig, tally: Tally
+) -> Iterable[tuple[Question, list[Target]]]:
+    """Of the chosen targets those that the sets of `--match` leave; nothing where nothing was chosen."""
+    every = list(chosen)
+    texts = {
+        question.sample.id: [_target_text(question.sample, one, args) for one in picked] for question, picked in every
+    }
+    if not any(texts.values()):
+        return every
+    kept, tally.matched = match.kept_of(texts, args.match, settings.seed)
+    return [
+        (question, picked[: kept.get(question.sample.id, 0)])
+        for question, picked in every
+        if question.sample.id in kept or not picked
+    ]
+
+
+def _target_text(sample: Sample, target: Target, args: Namespace) -> str:
+    return targets.answer_only(sample) if args.target == "answer" else target.text
+
+
 def _row(sample: Sample, target: Target, args: Namespace) -> Row:
     trajectory = target.trajectory
-    text = targets.answer_only(sample) if args.target == "answer" else target.text
+    text = _target_text(sample, target, args)
     return Row(
         id=sample.id,
         prompt=[{"role": "user", "content": sample.prompt}],  # as inference asks a single model (vanilla)
