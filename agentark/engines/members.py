@@ -84,8 +84,7 @@ class Recruited:
         self._args, self._choose = args, choose
         self._generator = _Model(args.model_name, args, main)
         self._models = {args.model_name: self._generator}
-        self._asked = tuple(dict.fromkeys(further))
-        self._further = [name for name in self._asked if name != args.model_name]
+        self._further = tuple(dict.fromkeys(further))
         for name in self._further:
             self._model(name).bare = True
         folders = {name: Path(entry.adapter) for name, entry in entries.items() if entry.adapter is not None}
@@ -194,8 +193,7 @@ class Recruited:
                 engine = main if self._unlisted in keys else self._make(model, group, lock)
                 engines |= dict.fromkeys(keys, engine)
         named = {name: engines[self._models[name].key(None)] for name in self._further}
-        own = {self._generator.name: main} if self._generator.name in self._asked else {}
-        return {**(engines if self._members else {}), **named, **own}
+        return {**(engines if self._members else {}), **named}
 
     def _make(self, model: _Model, group: Sequence[str | None], lock: RunLock) -> Engine:
         adapters = {name: model.adapters[name] for name in group if name is not None}
