@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from msgspec import Struct, structs, to_builtins
 
 from agentark.episode import Defaults, Episode, Gate
+from agentark.journal import JournalEntry
 from agentark.progress import Progress
-from agentark.records import TRIAL, JournalEntry, Store, read_records
+from agentark.records import TRIAL, Store, read_records
 from agentark.types import (
     REPAIR_ROLE,
     SANDBOX,

@@ -99,6 +99,8 @@ SCRIPTS = (
     Script("inference.py", f"--method_name cot --test_dataset_name GSM8K --model_name {{model}} {ASKED} "
            "--output_path {out}/cot.jsonl --debug --model_max_tokens 1", only=("query", "model_name"),
            engine=True),
+    Script("agentark.gateway", f"--output {{out}}/team.jsonl --dataset_name GSM8K --model_name {{model}} {ASKED}",
+           kinds={"model_name": "", "lora_path": ""}),
     Script("label.py", "--input {results} --dataset_name GSM8K --rules_only --output {out}/labels.jsonl",
            kinds={"model": ""}),
     Script("label.py", "--input {results} --dataset_name GSM8K --model {model} --no_use_vllm --output {out}/l.jsonl",
@@ -170,6 +172,7 @@ SCRIPTS = (
     Script("bench/command_bench.py", "--data_dir {data} --json {out}/command.json",
            stops=("bench.command_bench:measured",), kinds={"baseline": "results"}),
     Script("bench/data_bench.py", "--folder {out}", parse_only=True, kinds={"folder": "output folder"}),
+    Script("bench/gateway_bench.py", "--json {out}/gateway.json", parse_only=True),
     Script("bench/grading_bench.py", "--pairs 1 --hangs 0 --data_dir {data} --json {out}/grading.json",
            stops=("bench.grading_bench:timed",)),
     Script("bench/grpo_bench.py", "", parse_only=True, kinds={"model": ""}),

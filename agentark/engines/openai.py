@@ -29,7 +29,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,8 +42,9 @@ from agentark.engines.fitting import Fitter, Plan, TooLong
 from agentark.engines.pool import Fault, Pool
 from agentark.engines.prompt import MIN_NEW_TOKENS
 from agentark.engines.server import Reply, Server, Token
+from agentark.engines.sse import Told, telling
 from agentark.progress import starting
-from agentark.thinking import split_thinking
+from agentark.thinking import Shown, split_thinking
 from agentark.types import (
     Completion,
     EngineFault,
@@ -194,14 +195,48 @@ class OpenAIEngine:
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
     ) -> Completion:
+        return await self._reply(messages, params, session, priority, None)
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        on_text: Callable[[str], None],
+        *,
+        session: str,
+        priority: int,
+    ) -> Completion:
+        """See `agentark.episode.Streaming`. A choice is told once it is known to be one."""
+        if params.choices is None:
+            return await self._reply(messages, params, session, priority, on_text)
+        completion = await self._reply(messages, params, session, priority, None)
+        on_text(completion.text)
+        return completion
+
+    async def _reply(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        session: str,
+        priority: int,
+        on_text: Callable[[str], None] | None,
+    ) -> Completion:
         start = time.perf_counter()
         tries: Counter[str] = Counter()
         bounds = {"broken": self.config.tries, "limited": 2 * self.config.tries, "stalled": STALLED_TRIES}
+        told: Told | None = None
         while True:
             try:
                 async with self._pool.lease(session, priority) as server:
-                    return await self._attempt(server, messages, params, start)
+                    shown = None if on_text is None else Shown(on_text, server.opens_thinking)
+                    told = None if shown is None else Told(shown, server.masked_growth)
+                    completion = await self._attempt(server, messages, params, start, told)
+                    if shown is not None:
+                        shown.end(completion.text)
+                    return completion
             except Fault as fault:
+                if told is not None and told.begun:
+                    raise EngineFault(f"{fault}; a part of the reply was told already") from None
                 tries[fault.kind] += 1
                 if server.failures == DEAD_AFTER:
                     self._say(f"{server.label} failed {DEAD_AFTER} times in a row and is tried less often: {fault}")
@@ -214,7 +249,7 @@ class OpenAIEngine:
             await asyncio.sleep(random.uniform(0, backoff))
 
     async def _attempt(
-        self, server: Server, messages: Sequence[Message], params: SamplingParams, start: float
+        self, server: Server, messages: Sequence[Message], params: SamplingParams, start: float, told: Told | None
     ) -> Completion:
         if not server.introduced:  # it was away at the start
             try:
@@ -247,7 +282,8 @@ class OpenAIEngine:
         for _ in range(1 + SHRINKS):
             plan = await self._fitter.plan(messages, params, self.context_length, count, refused)
             try:
-                reply = await server.chat(plan, sent, thinking)
+                with telling(told):
+                    reply = await server.chat(plan, sent, thinking)
             except TooLong as refusal:
                 refused = plan, refusal
                 self.context_length = min(self.context_length, refusal.context or self.context_length)

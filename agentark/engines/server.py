@@ -5,7 +5,7 @@ and never text.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from time import time
@@ -16,9 +16,10 @@ from msgspec import Struct
 
 from agentark.engines.endpoints import Endpoint
 from agentark.engines.fitting import Plan, complaint
-from agentark.engines.masking import masking
+from agentark.engines.masking import masking, masking_growth
 from agentark.engines.pool import Fault, Slot
 from agentark.engines.request import NEUTRAL, REMOVED_BY, TOP_LOGPROBS, body_of, plain, refused
+from agentark.engines.sse import bounded, folded, streamed
 from agentark.thinking import ends_open
 from agentark.types import FinishReason, Message, RunError, SampleError, SamplingParams, UserError, message
 
@@ -139,25 +140,6 @@ class Denied(RunError):
         self.status = status
 
 
-def _bounded(stream: Any, limit: int) -> Any:
-    """The body of an answer, as a stream that ends in an error beyond `limit` bytes."""
-    import httpx2
-
-    class Bounded(httpx2.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            size = 0
-            async for piece in stream:
-                size += len(piece)
-                if size > limit:
-                    raise OverflowError(f"its answer is longer than {limit} bytes")
-                yield piece
-
-        async def aclose(self) -> None:
-            await stream.aclose()
-
-    return Bounded()
-
-
 class Server(Slot):
     """An endpoint, its client and what it told about itself.
 
@@ -174,6 +156,7 @@ class Server(Slot):
         guided: it honours `structured_outputs`; None before the probe.
         schemas: it honours `response_format` with a JSON schema; None before the probe.
         tells_logprobs: it has not yet refused to.
+        masked_growth: hides its key in a reply that is not yet whole.
     """
 
     def __init__(
@@ -188,6 +171,7 @@ class Server(Slot):
         self._extra = extra_body
         self._key = endpoint.key() or "none"
         self._masked = masking(self._key)
+        self.masked_growth = masking_growth(self._key)
         self._timeout = timeout
         self._limit_field = "max_tokens"
         self._probing = asyncio.Lock()
@@ -287,7 +271,8 @@ class Server(Slot):
             asked = logprobs if self.tells_logprobs else {}
             neutral = self.tokenizes and self._takes_neutral
             body = body_of(self.endpoint.model_name, plan, params, thinking, neutral, self._extra)
-            sent = body | asked | {self._limit_field: plan.max_tokens}
+            stream = {"stream": True, "stream_options": {"include_usage": True}} if streamed() else {}
+            sent = body | asked | stream | {self._limit_field: plan.max_tokens}
             try:
                 answer = await self._request("post", "/chat/completions", sent, _ChatCompletion, self._timeout)
             except SampleError as refusal:
@@ -353,7 +338,7 @@ class Server(Slot):
             Denied: the server sends the request, prompt and all, to another host.
         """
         packed = response.headers.get("content-encoding", "identity") != "identity"
-        response.stream = _bounded(response.stream, MAX_PACKED_BYTES if packed else MAX_BYTES)
+        response.stream = bounded(response.stream, MAX_PACKED_BYTES if packed else MAX_BYTES)
         if not response.has_redirect_location:
             return
         there = response.url.join(response.headers["location"])
@@ -372,7 +357,7 @@ class Server(Slot):
                     text = await self._client.get(path, cast_to=str, options=options)
                 else:
                     text = await self._client.post(path, cast_to=str, body=body, options=options)
-            return msgspec.json.decode(text, type=kind)
+            return msgspec.json.decode(folded(text), type=kind)
         except (TimeoutError, APIConnectionError) as error:
             if isinstance(error.__cause__, Denied):
                 raise error.__cause__ from None

@@ -2,6 +2,7 @@
 
 import asyncio
 import difflib
+import gc
 import importlib.metadata
 import importlib.util
 import itertools
@@ -22,6 +23,7 @@ from agentark.engines.prompt import LocalConfig, Prompter
 from agentark.hub import check_adapter
 from agentark.progress import starting
 from agentark.sampling import CONTROLS
+from agentark.thinking import Shown
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CPU_CAPACITY = 128
@@ -161,6 +163,7 @@ class VLLMEngine:
                     vllm_config.cache_config.kv_cache_memory_bytes //= config.sharing
                 if on_cpu and not computed:  # no OpenMP threads yet that a fork would lack; saves a second import
                     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+                gc.freeze()  # what is imported stays: no collection looks through it again, here or after the fork
                 with self.on_start() if self.on_start else nullcontext():
                     self._llm = AsyncLLM.from_vllm_config(vllm_config, usage_context=UsageContext.LLM_CLASS)
             except (RuntimeError, ValueError, OSError, TypeError, NotImplementedError) as error:
@@ -179,6 +182,7 @@ class VLLMEngine:
         return bool(self._llm.errored)
 
     async def __aexit__(self, *exc: object) -> None:
+        gc.unfreeze()
         self.prompter.close()
         self._llm.shutdown(timeout=0)  # nothing is left to finish
         if self._log and exc[0] is None:
@@ -187,12 +191,35 @@ class VLLMEngine:
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
     ) -> Completion:
+        return await self._reply(messages, params, session, priority, None)
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        on_text: Callable[[str], None],
+        *,
+        session: str,
+        priority: int,
+    ) -> Completion:
+        """See `agentark.episode.Streaming`."""
+        return await self._reply(messages, params, session, priority, on_text)
+
+    async def _reply(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        session: str,
+        priority: int,
+        on_text: Callable[[str], None] | None,
+    ) -> Completion:
         from vllm import SamplingParams as VLLMSamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         start = time.perf_counter()
         prompt = await self.prompter.build(messages, params)
         first = list(prompt.choice_ids or ())  # decides alone
+        shown = Shown(on_text, prompt.thinking) if on_text is not None else None
         structured = None
         if params.choices and not first:
             structured = StructuredOutputsParams(choice=list(params.choices))
@@ -202,13 +229,14 @@ class VLLMEngine:
             temperature=params.temperature,
             max_tokens=1 if first else prompt.max_tokens,
             seed=params.seed if self.config.reproducible else None,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE if shown else RequestOutputKind.FINAL_ONLY,
             structured_outputs=structured,
             logit_bias=dict.fromkeys(first, SURE) if first else None,
             logprob_token_ids=first or None,
             **controls_of(params),
         )
-        result = await self._generate(prompt.token_ids, sampling, session, priority, params.adapter)
+        growing = shown if not params.choices else None  # a choice is told once it is known to be one
+        result = await self._generate(prompt.token_ids, sampling, session, priority, params.adapter, growing)
         reply = result.outputs[0]
         text, logprobs = reply.text, None
         if first and params.choices and reply.logprobs:
@@ -218,7 +246,7 @@ class VLLMEngine:
             logprobs = {
                 choice: reply.logprobs[0][token].logprob for choice, token in zip(params.choices, first, strict=True)
             }
-        return self.prompter.completion(
+        completion = self.prompter.completion(
             text,
             prompt,
             params,
@@ -229,9 +257,18 @@ class VLLMEngine:
             model=self.config.answering(params.adapter),
             seconds=time.perf_counter() - start,
         )
+        if shown is not None:
+            shown.end(completion.text)
+        return completion
 
     async def _generate(
-        self, token_ids: list[int], sampling: Any, session: str, priority: int, adapter: str | None
+        self,
+        token_ids: list[int],
+        sampling: Any,
+        session: str,
+        priority: int,
+        adapter: str | None,
+        shown: Shown | None,
     ) -> Any:
         """vLLM's finished reply, its errors as ours. A session sticks to one data-parallel rank (prefix cache)."""
         from vllm.exceptions import VLLMValidationError
@@ -250,6 +287,8 @@ class VLLMEngine:
                     data_parallel_rank=rank if self.config.data_parallel_size > 1 else None,
                 ):
                     result = output
+                    if shown is not None:
+                        shown(output.outputs[0].text)
         except TimeoutError:
             raise EngineFault(f"no reply within --model_timeout {self.config.timeout:g} s") from None
         except EngineDeadError:

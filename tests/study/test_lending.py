@@ -90,6 +90,14 @@ def test_a_training_in_between_has_the_machine_to_itself() -> None:
     assert [len(one.steps) for one in shared([steps[name] for name in light])] == [2]
 
 
+@pytest.mark.parametrize("change", ["team: [1=org/m]", "method_config: ['verifier_models=[org/m]']"])
+def test_a_team_of_models_has_the_machine_to_itself(change: str) -> None:
+    steps = steps_of("arith", f"teachers.debate.flags={{{change}}}")
+    names = [name for one in shared(steps) for name in one.steps]
+    assert not any("debate" in name for name in names)
+    assert ("inference majority of 5" in names) is False, "the debate is asked in between"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -1,6 +1,7 @@
 """The real vLLM engine on the small random model; one engine for the whole module."""
 
 import asyncio
+import gc
 import json
 import math
 from collections.abc import Iterator
@@ -64,6 +65,12 @@ def test_the_engine_and_its_model_are_one_process(served: Served) -> None:
     children = psutil.Process().children(recursive=True)
     engines = [child for child in children if "VLLM::" in "".join(child.cmdline())]
     assert len(engines) == 1, engines
+
+
+def test_what_vllm_imported_is_no_longer_looked_through_for_garbage(served: Served) -> None:
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 200_000
+    assert len(gc.get_objects()) < gc.get_freeze_count()
 
 
 def test_a_shared_prefix_is_served_from_the_cache(served: Served) -> None:
@@ -178,6 +185,20 @@ def test_a_prompt_that_cannot_fit_names_both_lengths(served: Served) -> None:
 def test_a_call_is_cut_to_what_the_context_leaves(served: Served) -> None:
     completion = served.chat(ask("word " * 900), max_tokens=4096)
     assert completion.max_tokens == CONTEXT - completion.prompt_tokens
+
+
+def test_a_reply_is_told_while_it_is_written(served: Served) -> None:
+    def streamed(params: SamplingParams) -> tuple[list[str], Completion]:
+        told: list[str] = []
+        call = served.engine.stream(ask("Hello"), params, told.append, session="s", priority=0)
+        return told, served.loop.run(call)
+
+    told, completion = streamed(SamplingParams(1.0, 24, seed=5))
+    assert completion.text == served.chat(ask("Hello"), temperature=1.0, max_tokens=24, seed=5).text
+    assert "".join(told) == completion.text
+    assert len(told) > 3
+    told, completion = streamed(SamplingParams(0.0, 4, choices=("yes", "no")))
+    assert told == [completion.text]
 
 
 def test_many_calls_at_once(served: Served) -> None:
