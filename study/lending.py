@@ -26,7 +26,7 @@ from study.step import Watch, asked_to_end, ending, failure, last_lines, poll, s
 
 MODEL_FLAGS = {
     *("--model_name", "--model_name_or_path", "--model", "--distiller"),
-    *("--pretrain", "--prm", "--verifier_models"),
+    *("--pretrain", "--prm", "--verifier_models", "--team"),
 }
 """Flags that name a model which a step loads."""
 ASKING = [PROGRAMS[name] for name in ("inference", "label", "select")]
@@ -72,6 +72,8 @@ def _engine(step: PlannedStep) -> tuple[str, ...] | None:
     asks = step.program in ASKING or (len(step.program) == 2 and step.program[1].startswith("eval."))
     if len(models) != 1 or not asks or "--use_vllm" not in flags or flags.keys() & ALONE:
         return None
+    if any(text.startswith("verifier_models") for text in flags.get("--method_config", ())):
+        return None  # more models beside this one
     known = engine_flags()
     words = (word for name, texts in sorted(flags.items()) if name in known for word in (name, *texts))
     return ("--model_name", *flags[models[0]], *words)

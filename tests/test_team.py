@@ -1,14 +1,16 @@
 """inference.py with a team, on engines that say which of them was asked."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 from fakes import ScriptedEngine
 from msgspec import structs
+from stub_server import StubServer
 
 import inference
 from agentark import summary
@@ -23,6 +26,7 @@ from agentark.engines.choose import Choice
 from agentark.records import expand, read_records
 from agentark.runner import replay
 from agentark.types import Completion, Message, Record, SamplingParams, UserError
+from eval.report.samples import detail
 from methods import load_method
 
 KINDS = ("vllm", "hf")
@@ -152,12 +156,7 @@ def test_adapters_share_an_engine_in_vllm_and_have_one_each_in_transformers(
     vllm, hf = Models("vllm"), Models("hf")
     assert run(vllm, *words) == run(hf, *words, "--overwrite") == 0
     assert sorted(vllm.made) == [("org/a", ("x", "y"), 2), ("org/main", ("x",), 2)]
-    assert sorted(hf.made) == [
-        ("org/a", (), 1),
-        ("org/a", ("x",), 1),
-        ("org/a", ("y",), 1),
-        ("org/main", ("x",), 1),
-    ]
+    assert sorted(hf.made) == [("org/a", (), 4), ("org/a", ("x",), 4), ("org/a", ("y",), 4), ("org/main", ("x",), 4)]
 
 
 def test_a_generator_whom_nobody_asks_is_not_started(run: Callable[..., int], tmp_path: Path) -> None:
@@ -282,6 +281,65 @@ def test_wrong_teams_are_one_line_before_anything_is_written(
         run(Models(kind), "--team", *words)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "results").exists()
+
+
+# ---------------------------------------------------------------- served models
+
+
+@contextlib.contextmanager
+def serving(*servers: StubServer) -> Iterator[None]:
+    """Stand-in servers, in a thread with a loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def there(call: Coroutine[Any, Any, Any]) -> None:
+        asyncio.run_coroutine_threadsafe(call, loop).result(30)
+
+    for server in servers:
+        there(server.__aenter__())
+    try:
+        yield
+    finally:
+        for server in servers:
+            there(server.kill())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_served_members_and_what_the_report_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.chdir(tmp_path)
+    a, b = StubServer(model="a"), StubServer(model="b", tokenizes=False)
+    (tmp_path / "team.yaml").write_text(
+        "agent_1: {model: served-a, temperature: 0.2}\nagent_2: {model: served-b, top_p: 0.9, stop: ['###']}\n"
+        "aggregator: {model: served-b, temperature: 0.0, enable_thinking: false}\n"
+    )
+    argv = ["--method_name", "llm_debate", "--test_dataset_name", "GSMSymbolic", "--model_name", "served-a"]
+    argv += ["--model_api_config", "endpoints.yaml", "--output_path", "r.jsonl", "--team", "team.yaml"]
+    with serving(a, b):
+        endpoints = {f"served-{one.model}": {"model_name": one.model, "model_url": one.url} for one in (a, b)}
+        (tmp_path / "endpoints.yaml").write_text(json.dumps(endpoints))
+        assert inference.main([*argv, "--max_samples", "1"]) == 0
+        asked = a.chats + b.chats
+        assert inference.main([*argv, "--max_samples", "2"]) == 0
+        assert a.chats + b.chats == asked + 7
+    assert {
+        (body["temperature"], body.get("top_p"), "stop" in body, "chat_template_kwargs" in body) for body in b.seen
+    } == {
+        (0.5, 0.9, True, False),
+        (0.0, None, False, True),
+    }
+    record = next(read_records(tmp_path / "r.jsonl"))
+    assert record.models == ("main", "served-a", "served-b")
+    shown = {(turn["agent"], turn["model"]) for turn in detail(record, None, None, None)["turns"]}
+    assert shown == {
+        ("agent_1", "served-a"),
+        ("agent_2", "served-b"),
+        ("agent_3", "served-a"),
+        ("aggregator", "served-b"),
+    }
 
 
 # ---------------------------------------------------------------- a process that is killed

@@ -170,7 +170,9 @@ def other_engine_args(args: argparse.Namespace, model_name: str) -> argparse.Nam
     file = args.model_api_config or DEFAULT_FILE
     served = file.is_file() and model_name in read_endpoints(file)
     elsewhere = {"use_vllm": False, "use_modal_batch": False, "launch": None, "num_replicas": 1, "ray_address": None}
-    changed = elsewhere if served else {"model_api_config": None}
+    changed: dict[str, Any] = (
+        {**elsewhere, "engine_args": []} if served else {"model_api_config": None, "extra_body": []}
+    )
     return argparse.Namespace(**{**vars(args), "lora_path": None, **changed})
 
 

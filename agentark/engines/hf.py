@@ -211,7 +211,7 @@ class HFEngine:
         rows = max(1, int(self.capacity * self._share))
         settings = ContinuousBatchingConfig(
             block_size=BLOCK,
-            max_memory_percent=CACHE_SHARE[device] * self._share,
+            max_memory_percent=CACHE_SHARE[device] * self._share / self.config.sharing,
             max_batch_tokens=max(rows, int(STEP_TOKENS[device] * self._share)),
             max_requests_per_batch=rows,
             max_blocks_per_request=0,  # block tables need flash-attn,

@@ -197,9 +197,9 @@ class Recruited:
 
     def _make(self, model: _Model, group: Sequence[str | None], lock: RunLock) -> Engine:
         adapters = {name: model.adapters[name] for name in group if name is not None}
-        sharing = max(1, sum(one.choice.kind == "vllm" for one in self._loaded()))
         choice = model.choice
-        if adapters or sharing > 1:
+        sharing = sum(len(one.groups()) for one in self._loaded() if one.choice.kind == choice.kind)
+        if adapters or (sharing > 1 and choice.kind is not None):
             given = Namespace(**{**vars(model.args), "adapters": adapters, "sharing": sharing})
             choice = self._choose(given, model.name)
         runs = self._sampling()[model.key(group[0])]

@@ -51,6 +51,8 @@ class LocalConfig(Config):
     """Folder of a PEFT adapter."""
     adapters: dict[str, Path] = Field(default_factory=dict)
     """Name -> folder of those that calls ask for; nobody asks for `lora_path`, which is there for all others."""
+    sharing: int = Field(1, ge=1)
+    """Engines of the run, all of this kind; they share what memory there is for keys and values."""
     enable_thinking: bool | None = None
     """None: the template's own default."""
     chat_template: bool = True

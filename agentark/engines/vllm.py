@@ -2,6 +2,7 @@
 
 import asyncio
 import difflib
+import gc
 import importlib.metadata
 import importlib.util
 import itertools
@@ -65,8 +66,6 @@ class VLLMConfig(LocalConfig):
     """Per-request seeds: slower (disables fast samplers), and logits may still vary with batch composition."""
     max_concurrency: int | None = None
     """Calls in flight; None: what vLLM schedules at once."""
-    sharing: int = Field(1, ge=1)
-    """vLLM engines of the run, which share what memory there is for keys and values."""
     quiet: bool = True
     """Keep the engine's own log lines in a file that is shown when it fails."""
     engine_args: dict[str, Any] = Field(default_factory=dict)
@@ -98,7 +97,23 @@ class VLLMEngine:
     async def __aenter__(self) -> "VLLMEngine":
         with starting("vLLM") as phase:
             self._start(phase)
+            try:
+                await self._load_adapters()
+            except BaseException:
+                await self.__aexit__(*sys.exc_info())
+                raise
         return self
+
+    async def _load_adapters(self) -> None:
+        """vLLM would load an adapter at its first call, and fail all calls if it is one of another model."""
+        for request in self._loras.values():
+            try:
+                await self._llm.add_lora(request)
+            except Exception as error:  # whatever the engine process tells, as a plain Exception
+                cause = " ".join(str(error).split())
+                raise UserError(
+                    f"vLLM cannot serve {self.config.model} with {request.lora_path}: {cause:.300}"
+                ) from error
 
     def _start(self, phase: Callable[[str], None]) -> None:
         phase("importing")
@@ -148,6 +163,7 @@ class VLLMEngine:
                     vllm_config.cache_config.kv_cache_memory_bytes //= config.sharing
                 if on_cpu and not computed:  # no OpenMP threads yet that a fork would lack; saves a second import
                     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+                gc.freeze()  # what is imported stays: no collection looks through it again, here or after the fork
                 with self.on_start() if self.on_start else nullcontext():
                     self._llm = AsyncLLM.from_vllm_config(vllm_config, usage_context=UsageContext.LLM_CLASS)
             except (RuntimeError, ValueError, OSError, TypeError, NotImplementedError) as error:
@@ -160,7 +176,13 @@ class VLLMEngine:
             self._llm.get_tokenizer(), self.context_length, config.enable_thinking, config.chat_template
         )
 
+    @property
+    def dead(self) -> bool:
+        """Whether its process has died."""
+        return bool(self._llm.errored)
+
     async def __aexit__(self, *exc: object) -> None:
+        gc.unfreeze()
         self.prompter.close()
         self._llm.shutdown(timeout=0)  # nothing is left to finish
         if self._log and exc[0] is None:

@@ -59,14 +59,19 @@ def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
 
 def runs(args: Namespace, rest: Sequence[str], dataset: str) -> dict[Path, list[str]]:
     """Results file -> the flags of its run. Raises UserError for a method that is unknown or not for this dataset."""
-    flags: dict[Path, list[str]] = {}
-    greedy = ["--model_temperature", "0"]
-    votes = ["--method_config", f"parallel_num={args.parallel_num or 16}"]
-    named = [("vanilla", "vanilla_greedy", greedy), ("vanilla", "vanilla", []), (VOTING, VOTING, votes)]
-    members = ["--team", *args.team] if args.team else []
-    named += [(method, method, members) for method in args.methods or ["llm_debate"]]
-    for method, name, more in named:
+    methods = args.methods or ["llm_debate"]
+    for method in methods:
         running.check_method(method, dataset)
+    team = ["--team", *args.team] if args.team else []
+    votes = ["--method_config", f"parallel_num={args.parallel_num or 16}"]
+    named = []
+    for number, member in enumerate(running.members(args.team or [], methods, dataset), 1):
+        end = f"_{number}" if number > 1 else ""
+        named += [("vanilla", f"vanilla_greedy{end}", [*member, "--model_temperature", "0"])]
+        named += [("vanilla", f"vanilla{end}", member), (VOTING, f"{VOTING}{end}", [*member, *votes])]
+    named += [(method, method, team) for method in methods]
+    flags: dict[Path, list[str]] = {}
+    for method, name, more in named:
         path = args.output_dir / dataset / f"{name}_infer.jsonl"
         flags[path] = [
             *("--method_name", method, "--test_dataset_name", dataset, "--max_samples", str(args.max_samples or 64)),

@@ -4,8 +4,9 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
+from typing import Any
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, field
 
 from agentark import config
 from agentark.evaluation import INDEPENDENT
@@ -13,6 +14,7 @@ from agentark.files import json_if_there, manifest_of, sessions_of
 from agentark.labels import LabelledSolution, LabelRow, answered, answering, by_round
 from agentark.records import stored_records
 from agentark.tasks import TASKS, get_task
+from agentark.team import EVERYBODY, family
 from agentark.types import Record, Turn, UserError
 from distill.select.choose import CONFIG, Question, SelectConfig, Yielded
 from distill.select.trajectories import trajectories
@@ -72,12 +74,14 @@ class Course(Struct, kw_only=True):
     method: str
     model: str
     """As recorded."""
-    greedy: bool | None
-    """Whether its replies were sampled at temperature 0; None: unknown."""
+    temperature: float | None
+    """Of the run; None: unknown."""
     command: str | None
     """That made it."""
     yielded: Yielded
     asked: dict[str, Asked] = field(default_factory=dict)
+    greedy: set[str] = field(default_factory=set)
+    """The members that answered at temperature 0."""
     debate: Debate = field(default_factory=Debate)
     errors: int = 0
 
@@ -115,6 +119,8 @@ class Course(Struct, kw_only=True):
         members: dict[str, list[bool]] = {}
         for turn, verdict in zip(first, right, strict=True):
             members.setdefault(turn.completion.model, []).append(verdict)
+            if _temperature(record, turn, self.temperature) == 0:
+                self.greedy.add(turn.completion.model)
         self.asked[record.id] = Asked(
             right=seen.final is True,
             spent=spent(played),
@@ -127,6 +133,13 @@ class Course(Struct, kw_only=True):
         if self.method != VOTING:
             question = Question(record.sample(), trajectories(record, row or ruled(record, seen)))
             self.yielded.add(question, settings)
+
+
+def _temperature(record: Record, turn: Turn, otherwise: float | None) -> Any:
+    """Of a turn: as the run's team says of its agent, its role or everybody; otherwise as the run does."""
+    team = {} if record.team is UNSET else record.team
+    said = (team.get(name, {}).get("temperature") for name in (turn.agent, family(turn.role), EVERYBODY))
+    return next((temperature for temperature in said if temperature is not None), otherwise)
 
 
 def prefixes(asked: Asked) -> list[Tokens]:
@@ -176,7 +189,7 @@ def opened(path: Path, dataset: str, method: str, model: str, yielded: Yielded) 
         dataset=dataset,
         method=method,
         model=model,
-        greedy=temperature == 0 if isinstance(temperature, int | float) else None,
+        temperature=temperature if isinstance(temperature, int | float) else None,
         command=next((str(one["command"]) for one in reversed(sessions) if "command" in one), None),
         yielded=yielded,
     )

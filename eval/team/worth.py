@@ -17,12 +17,15 @@ from agentark import config, stats
 from agentark.config import ROOT, Config
 from agentark.types import UserError, digest
 from distill.select.choose import K_MAX, Yielded
-from eval.team.course import Asked, Course, Tokens, mean_tokens, prefixes
+from eval.team import running
+from eval.team.course import VOTING, Asked, Course, Tokens, mean_tokens, prefixes
 
 THRESHOLDS = ROOT / "configs" / "eval" / "team.yaml"
 Verdict = Literal["worth_distilling", "distil_the_vote", "nothing_to_distil", "cannot_tell"]
 """See eval/team/verdict.py."""
 BEST, VOTE, TEAM = "best member", "vote", "team"
+DECIDED = ("__method_name", "__method_config", "__method_config_name", "__output_path")
+"""Flags of a team's run that a vote sets itself."""
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -202,7 +205,7 @@ def measure(team: Course, others: Sequence[Course], thresholds: Thresholds) -> W
         yielded=team.yielded,
         equal=equal,
         notes=_notes(team, others, fitting, len(ids)),
-        missing=[] if equal else [_voting_command(team, used, vote)],
+        missing=[] if equal else _voting_commands(team, used, vote),
     )
 
 
@@ -223,10 +226,10 @@ def alone(team: Course, singles: Sequence[Course]) -> list[Candidate]:
         kind = "" if one.method == "vanilla" else f", {one.method}"
         right = {id: float(asked.right) for id, asked in one.asked.items()}
         costs = {id: asked.spent for id, asked in one.asked.items()}
-        name = f"{one.members[0]}{kind}, {'greedy' if one.greedy else 'sampled'}"
+        greedy = one.members[0] in one.greedy
+        name = f"{one.members[0]}{kind}, {'greedy' if greedy else 'sampled'}"
         name += f" ({one.path})" * any(other.name == name for other in found)
-        found.append(Candidate(name=name, greedy=one.greedy is True, right=right, spent=costs))
-    how, greedy = "greedy" if team.greedy else "sampled", team.greedy is True
+        found.append(Candidate(name=name, greedy=greedy, right=right, spent=costs))
     used = {id: _answer(asked) for id, asked in team.asked.items()}
     first = {member: _shares(team, member) for member in team.members}
     whole = {member: shares for member, shares in first.items() if len(shares) == len(used)}
@@ -235,7 +238,8 @@ def alone(team: Course, singles: Sequence[Course]) -> list[Candidate]:
             " or ".join(first): {id: sum(one.members.values()) / len(one.members) for id, one in team.asked.items()}
         }
     for member, shares in whole.items():
-        name = f"{member}, {how}"
+        greedy = member in team.greedy
+        name = f"{member}, {'greedy' if greedy else 'sampled'}"
         if not any(one.name == name for one in found):
             found.append(Candidate(name=f"{name}, in round 1", greedy=greedy, right=shares, spent=used))
     return found
@@ -342,19 +346,25 @@ def _notes(team: Course, others: Sequence[Course], fitting: Sequence[Course], n:
     return notes
 
 
-def _voting_command(team: Course, used: Tokens, vote: Vote) -> str:
-    """The command that makes as many votes as the team's tokens buy."""
+def _voting_commands(team: Course, used: Tokens, vote: Vote) -> list[str]:
+    """The commands that make as many votes as the team's tokens buy, one for each member."""
     replies = max(2, round(used.total / max(1.0, vote.curve[0][1].total)))
     made = team.command or f"python inference.py --test_dataset_name {team.dataset} --model_name {team.model}"
-    kept, keep = list[str](), True
+    kept, members = list[str](), list[str]()
+    into = kept
     for word in shlex.split(made):
         if word.startswith("--"):
             name = word.partition("=")[0].replace("-", "_")
-            keep = name not in ("__method_name", "__method_config", "__method_config_name", "__output_path", "__team")
-        if keep:
-            kept.append(word)
-    output = team.path.with_name("self_consistency_infer.jsonl")
-    if output.exists():  # with fewer replies
-        output = team.path.with_name(f"self_consistency_{replies}_infer.jsonl")
-    flags = ("--method_name", "self_consistency", "--method_config", f"parallel_num={replies}")
-    return shlex.join([*kept, *flags, "--output_path", str(output)])
+            into = members if name == "__team" else [] if name in DECIDED else kept
+        into.append(word)
+    words = members[1:]
+    known = words and ("=" in words[0] or Path(words[0]).is_file())
+    commands = []
+    for number, member in enumerate(running.members(words if known else [], [team.method], team.dataset), 1):
+        name = VOTING + (f"_{number}" if number > 1 else "")
+        output = team.path.with_name(f"{name}_infer.jsonl")
+        if output.exists():  # with fewer replies
+            output = team.path.with_name(f"{name}_of_{replies}_infer.jsonl")
+        flags = ("--method_name", VOTING, *member, "--method_config", f"parallel_num={replies}")
+        commands.append(shlex.join([*kept, *flags, "--output_path", str(output)]))
+    return commands

@@ -90,6 +90,14 @@ def test_a_training_in_between_has_the_machine_to_itself() -> None:
     assert [len(one.steps) for one in shared([steps[name] for name in light])] == [2]
 
 
+@pytest.mark.parametrize("change", ["team: [1=org/m]", "method_config: ['verifier_models=[org/m]']"])
+def test_a_team_of_models_has_the_machine_to_itself(change: str) -> None:
+    steps = steps_of("arith", f"teachers.debate.flags={{{change}}}")
+    names = [name for one in shared(steps) for name in one.steps]
+    assert not any("debate" in name for name in names)
+    assert ("inference majority of 5" in names) is False, "the debate is asked in between"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -260,6 +268,19 @@ def test_an_engine_that_died_is_started_again_for_the_next_step(folder: Path) ->
         one.end_after(steps[2])
         assert not engines(folder)
     assert told[1] == f"the engine of {folder}/m has ended (signal SIGKILL): starting it again"
+
+
+def test_an_engine_whose_model_dies_between_steps_is_started_again(folder: Path) -> None:
+    told: list[str] = []
+    steps = asking(folder)
+    with lender(folder, told) as one:
+        one.start_for(steps[0])
+        (folder / "m" / "dead").write_text("")
+        until(lambda: not engines(folder))
+        (folder / "m" / "dead").unlink()
+        assert one.start_for(steps[1]) > 0
+    assert told[1] == f"the engine of {folder}/m has ended (exit code 1): starting it again"
+    assert "died while nobody asked it" in (folder / "logs" / "engine.log").read_text()
 
 
 def test_an_engine_that_dies_under_a_step_stops_the_study_which_goes_on_later(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The real vLLM engine on the small random model; one engine for the whole module."""
 
 import asyncio
+import gc
 import json
 import math
 from collections.abc import Iterator
@@ -64,6 +65,12 @@ def test_the_engine_and_its_model_are_one_process(served: Served) -> None:
     children = psutil.Process().children(recursive=True)
     engines = [child for child in children if "VLLM::" in "".join(child.cmdline())]
     assert len(engines) == 1, engines
+
+
+def test_what_vllm_imported_is_no_longer_looked_through_for_garbage(served: Served) -> None:
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 200_000
+    assert len(gc.get_objects()) < gc.get_freeze_count()
 
 
 def test_a_shared_prefix_is_served_from_the_cache(served: Served) -> None:
@@ -240,6 +247,25 @@ def test_a_lora_adapter_answers_as_peft_says(served: Served, small_model: Path, 
     assert asyncio.run(said()).choice_logprobs == pytest.approx(expected, abs=1e-2)
     assert plain is not None
     assert abs(plain["true"] - expected["true"]) > 0.1
+
+
+@pytest.mark.slow
+def test_an_adapter_of_another_model_is_one_line_before_the_first_call(small_model: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    adapted(small_model, tmp_path / "adapter")
+    weights = tmp_path / "adapter/adapter_model.safetensors"
+    save_file({name: torch.cat([one, one], -1) for name, one in load_file(weights).items()}, weights)
+
+    async def start() -> None:
+        adapters = {"x": tmp_path / "adapter"}
+        async with VLLMEngine(VLLMConfig(model=str(small_model), served_name="small", adapters=adapters)):
+            pass
+
+    with pytest.raises(UserError, match=r"vLLM cannot serve .* with .*/adapter: ") as raised:
+        asyncio.run(start())
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
