@@ -13,8 +13,8 @@ from agentark import answers, cli
 from agentark.files import json_if_there, json_of, write_atomically, writing
 from agentark.records import now
 from agentark.run_folder import aside, check_replaceable, entries, set_aside
+from agentark.trajectories import CLASSES
 from agentark.types import Record, UserError
-from distill.select.trajectories import CLASSES
 from eval.report import charts, export, overview, pages, training
 from eval.report.debate import STATES, Debate, Sampled, look, state
 from eval.report.files import MARKER, Origin
