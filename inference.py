@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
                         **job.identity(args, task, loaded, label, defaults),
                         "code_execution": args.allow_code_execution or None,  # None: as before there was this flag
                     },
-                    samples=samples,
+                    samples=job.with_decoys(samples, loaded, method, args.seed),
                     order=[sample.id for sample in loaded.samples],
                     method=method,
                     info=info,

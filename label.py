@@ -18,7 +18,7 @@ from agentark import answers, calibration, cli
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.engines.endpoints import endpoints_of
 from agentark.episode import Defaults
-from agentark.job import Job, run_job
+from agentark.job import Job, adapter, run_job
 from agentark.jsonl import Stored
 from agentark.judge import LabelConfig, Labeller, label_row, load_prompts
 from agentark.labels import Answered, answered, read_labels, summary
@@ -123,6 +123,7 @@ def main(argv: list[str] | None = None, choose_engine: Callable[[Namespace], Cho
         "dataset": task.name,
         "input": source.manifest.get("config_hash") or source.sha256,
         "prompts": digest(prompts.model_dump()),
+        "adapter": None if args.rules_only else adapter(args),  # None: as before it was named
     }
     failed = run_job(
         Job(

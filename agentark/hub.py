@@ -11,6 +11,8 @@ from agentark.files import json_of
 from agentark.quiet import hide_loading_bars
 from agentark.types import UserError
 
+LARGEST_RANK = 1 << 16
+"""No adapter's rank is larger; beyond the width of any layer."""
 TIMEOUT = 5.0
 """Seconds the hub may take to say that it is there; a machine without network must not wait for retries."""
 
@@ -132,8 +134,6 @@ def check_weights(name: str, flag: str) -> None:
     Raises:
         UserError: there are none, a shard is missing, or a file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     folder = Path(name)
     if not folder.is_dir():
         return
@@ -147,10 +147,37 @@ def check_weights(name: str, flag: str) -> None:
     if missing := sorted(shard.name for shard in shards if not shard.is_file()):
         raise UserError(f"{flag} {name}: its weights are not there ({missing[0]} is missing)")
     for file in sorted({*shards, *filter(Path.is_file, folder.glob("*.safetensors"))}):
-        try:
-            safe_open(file, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{flag} {name}: {file.name} is damaged ({error})") from None
+        _check_safetensors(file, f"{flag} {name}")
+
+
+def _check_safetensors(file: Path, where: str) -> None:
+    """Raises UserError where the header doesn't fit the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        safe_open(file, framework="np")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{where}: {file.name} is damaged ({error})") from None
+
+
+def check_adapter(folder: Path) -> int:
+    """The rank of the PEFT adapter in the folder that --lora_path names.
+
+    Raises:
+        UserError: no such folder, no rank, no safetensors (a pickle is never loaded), or a damaged file.
+    """
+    where = f"--lora_path {folder!s:.200}"
+    if not folder.is_dir():
+        raise UserError(f"{where}: no such folder")
+    if not (config := folder / "adapter_config.json").is_file():
+        raise UserError(f"{where}: no adapter_config.json in it")
+    rank = json_of(config).get("r")
+    if not isinstance(rank, int) or not 1 <= rank <= LARGEST_RANK:
+        raise UserError(f"{config}: r = {rank!r:.60}: must be the adapter's rank, from 1 to {LARGEST_RANK}")
+    if not (weights := folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"{where}: no {weights.name} in it")
+    _check_safetensors(weights, where)
+    return rank
 
 
 def model_config(name: str, flag: str) -> Any:

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from agentark import cli, config
 from agentark.episode import Defaults, Episode
@@ -19,8 +19,8 @@ from agentark.lock import RunLock
 from agentark.progress import Progress
 from agentark.records import Store, now
 from agentark.runner import Row, Runner, end_killed, note_totals
-from agentark.tasks import Loaded, Task
-from agentark.types import Engine, Method, MethodInfo, Sample, UserError
+from agentark.tasks import Loaded, Task, data_folder
+from agentark.types import Engine, Method, MethodInfo, Sample, UserError, digest
 from agentark.workers import run_in_workers, workers_for
 
 
@@ -124,7 +124,7 @@ def add_sample_flags(parser: _ActionsContainer) -> None:
     """The flags that choose samples of a dataset."""
     parser.add_argument("--task_config", nargs="+", default=[], metavar="KEY=VALUE", help="options of the dataset")
     parser.add_argument("--split", help="default: the dataset's evaluation split")
-    parser.add_argument("--data_dir", type=Path, help="folder with the dataset's file, instead of the hub")
+    parser.add_argument("--data_dir", type=data_folder, help="folder with the dataset's file, instead of the hub")
     parser.add_argument("--start", type=cli.integer(0), default=0, help="first sample")
     parser.add_argument("--end", type=cli.integer(1), help="one past the last sample")
     parser.add_argument("--max_samples", type=cli.integer(1), help="the most samples to run")
@@ -150,6 +150,34 @@ def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
     return loaded, samples
 
 
+def adapter(args: Namespace) -> str | None:
+    """Name of the model's adapter, as recorded."""
+    return args.lora_path.resolve().name if args.lora_path else None
+
+
+def with_decoys(samples: Sequence[Sample], loaded: Loaded, method: Method, seed: int) -> Sequence[Sample]:
+    """The samples, each with another question of its dataset where the method wants them (`wants_decoys`).
+
+    The whole dataset stands in a circle drawn from the seed, and each question brings the next one that is not the
+    same, so a sample's decoy does not depend on which samples are asked for.
+
+    Raises:
+        UserError: the dataset has a single question.
+    """
+    if not getattr(method, "wants_decoys", False):
+        return samples
+    circle = sorted(loaded.samples, key=lambda sample: digest((seed, "decoy", sample.id)))
+    prompts = [sample.prompt for sample in circle]
+    decoys = {}
+    for index, sample in enumerate(circle):
+        following = (prompts[(index + step) % len(prompts)] for step in range(1, len(prompts)))
+        decoy = next((prompt for prompt in following if prompt != prompts[index]), None)
+        if decoy is None:
+            raise UserError(f"{loaded.origin}: has a single question, and the method shows each sample another one")
+        decoys[sample.id] = decoy
+    return [structs.replace(sample, decoy=decoys.get(sample.id, prompts[0])) for sample in samples]
+
+
 def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: Defaults) -> dict[str, Any]:
     """All that decides the rows of any run over a dataset.
 
@@ -161,7 +189,7 @@ def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: 
         "task_options": task_options(args, task).model_dump(),
         "split": loaded.split,
         "model": model,
-        "adapter": args.lora_path.resolve().name if args.lora_path else None,
+        "adapter": adapter(args),
         "temperature": defaults.temperature,
         "max_tokens": defaults.max_tokens,
         "seed": defaults.seed,

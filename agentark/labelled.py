@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, overload
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, structs
 
 from agentark.files import file_sha256, json_of, manifest_of, sessions_of
 from agentark.jsonl import Stored
@@ -193,8 +193,9 @@ def merge(sources: Sequence[Labelled], flag: str = "--input") -> Iterator[Questi
         question: Question | None = None
         for _, place, source in same:
             record, row = source.pairs[place]
-            question = question or Question(record.sample(), [])
-            if question.sample != record.sample():
+            sample = structs.replace(record.sample(), decoy=UNSET)  # which question stood beside it is no matter
+            question = question or Question(sample, [])
+            if question.sample != sample:
                 raise UserError(f"{flag} {source.labels}: {id} is another question than in the other inputs")
             question.trajectories.extend(trajectories(record, row))
         assert question is not None

@@ -109,16 +109,22 @@ def answered(record: Record, all_rounds: bool) -> Answered:
     """The question and solutions of a record.
 
     Args:
-        all_rounds: also the answers of earlier rounds: turns in the role of a solution's turn. The aggregate (the
-            last solution) does not count for that when its role is one that no other solution has.
+        all_rounds: also the answers of earlier rounds; see `answering`.
     """
     turns = {turn.id: turn for turn in record.trajectory}
     solutions = tuple(_candidate(turns[one.turn], one) for one in record.solutions)
-    before: tuple[Candidate, ...] = ()
-    if all_rounds:
-        roles = {turns[one.turn].role for one in record.solutions[:-1] or record.solutions}
-        before = tuple(_candidate(turn) for turn in record.trajectory if turn.role in roles)
+    before = tuple(map(_candidate, answering(record))) if all_rounds else ()
     return Answered(**record.fields(), solutions=solutions, answers=before)
+
+
+def answering(record: Record) -> list[Turn]:
+    """The agents' answers in all rounds: turns in the role of a solution's turn.
+
+    The aggregate (the last solution) does not count when its role is one that no other solution has.
+    """
+    turns = {turn.id: turn for turn in record.trajectory}
+    roles = {turns[one.turn].role for one in record.solutions[:-1] or record.solutions}
+    return [turn for turn in record.trajectory if turn.role in roles]
 
 
 def _candidate(turn: Turn, solution: Solution | None = None) -> Candidate:

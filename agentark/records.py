@@ -201,8 +201,9 @@ def encoded(row: Any) -> bytes:
     """
     if isinstance(row, bytes):
         return row
-    fields = {name: getattr(row, name) for name in _LAYOUT} if isinstance(row, Record) else row
-    return msgspec.json.encode(fields) + b"\n"
+    if isinstance(row, Record):
+        row = {name: value for name in _LAYOUT if (value := getattr(row, name)) is not msgspec.UNSET}
+    return msgspec.json.encode(row) + b"\n"
 
 
 class AppendLog:

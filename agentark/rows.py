@@ -306,8 +306,10 @@ def _candidates(where: str, row: Row) -> list[Candidate]:
         if "is_correct" in solution and own != verdict:
             raise UserError(f"{where}: solution {number} is {own!r} in 'is_correct', {verdict!r} in 'labels'")
         steps = _verdicts(where, solution.get("step_labels"), f"'step_labels' of solution {number}")
-        id, answer, aggregate = solution.get("id", number), solution.get("answer"), solution.get("agent") in AGGREGATORS
-        candidates.append(Candidate(id, solution["text"], answer, verdict, aggregate, step_labels=steps))
+        given = {name: solution[name] for name in ("id", "text", "answer") if name in solution}
+        aggregate = solution.get("agent") in [*AGGREGATORS]  # what is no text may not be in a set
+        checked = {"id": number, **given, "verdict": verdict, "aggregate": aggregate, "step_labels": steps}
+        candidates.append(_converted(f"{where}: solution {number}", checked, Candidate))
     return candidates
 
 

@@ -203,6 +203,22 @@ def paired(a: Sequence[float], b: Sequence[float], *, seed: int = 0) -> Paired:
     )
 
 
+def paired_interval(differences: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
+    """Interval of the mean of paired differences in [-1, 1]: of some width even where no question differs.
+
+    Two questions are added to the n there are: half of one for each way in which two systems can be right or wrong.
+
+    Args:
+        differences: shape (N,).
+
+    Source: Agresti and Min 2005, section 3.
+    """
+    n, z = len(differences) + 2, NormalDist().inv_cdf((1 + level) / 2)
+    total, squares = math.fsum(differences), math.fsum(each * each for each in differences) + 1
+    half = z * math.sqrt(squares - total * total / n) / n
+    return max(-1.0, total / n - half), min(1.0, total / n + half)
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Two-sided p of McNemar's exact test.
 

@@ -26,7 +26,7 @@ from graphlib import TopologicalSorter
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 SCHEMA = 1
 """Version of the record layout; every version has one reader and one golden file, kept for ever."""
@@ -209,6 +209,8 @@ class Sample(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Code tasks: programs that grade a solution, each run after preamble and solution; one that raises fails it."""
     visible_tests: tuple[str, ...] | None = None
     """Code tasks: tests of the same form that the question itself shows; a method may run these and no others."""
+    decoy: str | UnsetType = UNSET
+    """Another question of the dataset, as the user would put it; there where the method asks for one (`DECOYS`)."""
 
     def parts(self, with_document: bool = True) -> tuple[Part, ...]:
         """The task as the user would put it: document, question, answer format."""

@@ -9,10 +9,8 @@ cost no more. Difference and p are paired, question by question.
 """
 
 import asyncio
-import subprocess
-import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +18,15 @@ import msgspec
 from msgspec import Struct, structs
 
 from agentark import answers, cli, evaluation, stats, summary
-from agentark.config import ROOT
 from agentark.files import replacing, write_atomically
 from agentark.records import now, read_records
 from agentark.tasks import Task, get_task
 from agentark.types import Record, Solution, UserError
-from methods import check_kind, load_method
+from eval.team import course, running
+from eval.team.course import VOTING, mean_tokens, spent
+from eval.team.running import Run, child
 
 COMPARED = ("vanilla", "cot", "llm_debate", "dylan", "mav")
-VOTING = "self_consistency"
-OURS = {"--method_name", "--test_dataset_name", "--output_path", "--method_config", "--method_config_name"}
-"""Flags of inference.py that differ from run to run."""
-Run = Callable[[Sequence[str]], int]
-"""inference.py with these flags; returns its exit code."""
 
 
 class Point(Struct, frozen=True, kw_only=True):
@@ -86,20 +80,15 @@ def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
         "--output_dir", type=cli.output_folder, default=Path("outputs/cost_fair"), help="table, plot and results"
     )
     args, rest = parser.parse_some(argv)
-    for flag in OURS & set(rest):
-        raise UserError(f"{flag}: is set by this comparison, run by run")
+    running.check_rest(rest)
     return args, rest
-
-
-def child(flags: Sequence[str]) -> int:
-    return subprocess.run([sys.executable, str(ROOT / "inference.py"), *flags], check=False).returncode
 
 
 def runs(args: Namespace, rest: Sequence[str], dataset: str) -> dict[str, list[str]]:
     """Method -> the flags of its run. Raises UserError for a method that is unknown or not for this dataset."""
     flags = {}
     for method in dict.fromkeys((VOTING, *args.methods)):
-        check_kind(load_method(method, dataset=dataset)[0], method, dataset, get_task(dataset).kind)
+        running.check_method(method, dataset)
         flags[method] = [
             *("--method_name", method, "--test_dataset_name", dataset, "--max_samples", str(args.max_samples)),
             *("--output_path", str(args.output_dir / dataset / f"{method}_infer.jsonl"), *rest),
@@ -120,15 +109,12 @@ def read(path: Path, task: Task) -> Scored:
 
 def means(records: Sequence[Record], candidates: int | None = None) -> dict[str, float]:
     """Mean costs of a question: of whole episodes, or of its first `candidates` replies."""
-    done = []
+    used = []
     for record in records:
         kept = {solution.turn for solution in record.solutions[:candidates]}
-        done += [turn.completion for turn in record.trajectory if candidates is None or turn.id in kept]
-    return {
-        "calls": len(done) / len(records),
-        "prompt_tokens": sum(completion.prompt_tokens for completion in done) / len(records),
-        "completion_tokens": sum(completion.completion_tokens for completion in done) / len(records),
-    }
+        used.append(spent(turn for turn in record.trajectory if candidates is None or turn.id in kept))
+    mean = mean_tokens(used)
+    return {"calls": mean.calls, "prompt_tokens": mean.prompt, "completion_tokens": mean.completion}
 
 
 def votes(records: Sequence[Record], task: Task, parallel_num: int) -> list[list[float]]:
@@ -139,14 +125,13 @@ def votes(records: Sequence[Record], task: Task, parallel_num: int) -> list[list
 
     graded = evaluation.grade_accuracy(task, evaluation.Attempts(records, candidates))
     right = [[next(graded).figures[task.metric] or 0.0 for _ in candidates(record)] for record in records]
+    given = [[solution.answer for solution in candidates(record)] for record in records]
 
-    async def voted(k: int) -> list[float]:
-        firsts = ([solution.answer for solution in candidates(record)[:k]] for record in records)
-        kinds = (record.answer_type for record in records)
-        winners = await asyncio.gather(*map(answers.majority, firsts, kinds))
-        return [scores[winner or 0] for scores, winner in zip(right, winners, strict=True)]
+    async def voted() -> list[list[float]]:
+        kinds = [record.answer_type for record in records]
+        return await asyncio.gather(*map(course.votes, given, right, kinds))
 
-    return [asyncio.run(voted(k)) for k in range(1, parallel_num + 1)]
+    return [list(of_k) for of_k in zip(*asyncio.run(voted()), strict=True)]
 
 
 def compare(args: Namespace, dataset: str, methods: Sequence[str]) -> tuple[list[Point], list[Point]]:
@@ -166,18 +151,18 @@ def compare(args: Namespace, dataset: str, methods: Sequence[str]) -> tuple[list
     def cost(used: Mapping[str, float]) -> float:
         return used["completion_tokens"] + (used["prompt_tokens"] if args.cost == "total" else 0.0)
 
-    spent = [means(voters, k) for k in range(1, args.parallel_num + 1)]
-    curve = [point(VOTING, correct, used) for correct, used in zip(voted, spent, strict=True)]
+    costs = [means(voters, k) for k in range(1, args.parallel_num + 1)]
+    curve = [point(VOTING, correct, used) for correct, used in zip(voted, costs, strict=True)]
     points = []
     for method, results in scored.items():
         records, correct = [results.records[key] for key in shared], [results.correct[key] for key in shared]
         used, unread = means(records), sum(record.parse_failures for record in records)
         more: dict[str, Any] = {"seconds": results.seconds, "parse_failures": unread}
         if method != VOTING:
-            k = max((k for k, other in enumerate(spent, 1) if cost(other) <= cost(used)), default=1)
+            k = max((k for k, other in enumerate(costs, 1) if cost(other) <= cost(used)), default=1)
             beside = stats.paired(voted[k - 1], correct)
             more |= {"votes": k, "voting": beside.mean_a, "difference": beside.difference, "p": beside.p}
-            more |= {"low": beside.low, "high": beside.high, "beyond": cost(used) > cost(spent[-1])}
+            more |= {"low": beside.low, "high": beside.high, "beyond": cost(used) > cost(costs[-1])}
         points.append(point(method, correct, used, **more))
     return points, curve
 
@@ -247,14 +232,10 @@ def plot(points: Sequence[Point], curve: Sequence[Point], path: Path, cost: str)
 
 def main(argv: list[str] | None = None, run: Run = child) -> int:
     args, rest = parse(argv)
-    for dataset in args.dataset_name:
-        if get_task(dataset).metric != "accuracy":
-            raise UserError(f"--dataset_name {dataset}: is reported in {get_task(dataset).metric}, nothing to vote on")
+    running.check_votable(args.dataset_name)
     plans = {dataset: runs(args, rest, dataset) for dataset in dict.fromkeys(args.dataset_name)}
-    for flags in (flags for plan in plans.values() for flags in plan.values()):
-        code = run(flags)
-        if code not in (0, 1):  # 1: some rows carry an error; those questions are left out for every method
-            return code
+    if code := running.all_of([plan.values() for plan in plans.values()], run):
+        return code
     try:
         compared = [compare(args, dataset, list(plan)) for dataset, plan in plans.items()]
     finally:

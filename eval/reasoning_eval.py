@@ -17,7 +17,7 @@ from agentark import cli, contamination, evaluation, reasoning
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.episode import Defaults
 from agentark.evaluation import METRICS_SCHEMA
-from agentark.job import Job, run_job
+from agentark.job import Job, adapter, run_job
 from agentark.progress import Progress
 from agentark.reasoning import Items, Likelihood, Rubric, RubricJudge
 from agentark.records import now, read_records
@@ -70,15 +70,21 @@ def likelihoods(args: Namespace, items: Items) -> list[Likelihood]:
 
 
 def judged(
-    args: Namespace, rubric: Rubric, items: Items, path: Path, source: Source, choose: Callable[..., Choice]
+    args: Namespace, rubric: Rubric, items: Items, path: Path, source: Source, judge: Choice
 ) -> tuple[dict[str, Record], int]:
     """The judge's records by id, and how many calls failed."""
-    label, make_engine = choose(args, args.judge_model, "--judge_model")
+    label, make_engine = judge
     samples = list(reasoning.to_judge(items))
     failed = run_job(
         Job(
             path=path,
-            identity={"judge": label, "rubric": rubric.model_dump(), "input": source.sha256, "seed": args.seed},
+            identity={
+                "judge": label,
+                "adapter": adapter(args),  # None: as before it was named
+                "rubric": rubric.model_dump(),
+                "input": source.sha256,
+                "seed": args.seed,
+            },
             samples=samples,
             order=[sample.id for sample in samples],
             method=RubricJudge(rubric),
@@ -95,6 +101,8 @@ def judged(
 def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     args = parse(argv)
     task = get_task(args.dataset_name)
+    rubric = reasoning.load_rubric(args.rubric)
+    judge = choose_engine(args, args.judge_model, "--judge_model") if args.judge_model is not None else None
     source = read_source(args.input_file, task)
     records = source.records[: args.max_samples]
     items = reasoning.items_of(records, args.solutions)
@@ -122,10 +130,9 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
         }
         for row, one in zip(rows, found, strict=True):
             row |= {"state": one.state, "nll": one.nll, "tokens": one.tokens}
-    if args.judge_model is not None:
-        rubric = reasoning.load_rubric(args.rubric)
+    if judge is not None:
         judge_path = folder / f"{prefix}judge.jsonl"
-        verdicts, failed = judged(args, rubric, items, judge_path, source, choose_engine)
+        verdicts, failed = judged(args, rubric, items, judge_path, source, judge)
         scores, counts = reasoning.marks(verdicts, rubric, items, args.seed)
         figures |= scores
         report |= {"judge": args.judge_model, "rubric": args.rubric.name, "marks": counts}

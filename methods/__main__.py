@@ -38,7 +38,7 @@ def facts(name: str) -> list[str]:
     cls = method_class(name)
     names = sources()[METHODS[name].partition("@")[0]]
     chosen = VARIANTS.get(names[0], {})
-    config = load_method(name)[1].config
+    config = values(name)
     others = list(dict.fromkeys([*names[1:], *chosen.values()]))
     return [
         _entry("paper", about(cls).partition("\n")[0]),
@@ -48,6 +48,12 @@ def facts(name: str) -> list[str]:
         _entry("keys", " ".join(f"{key}={_short(value)}" for key, value in config.items()) or "none"),
         *(_entry(label, text) for label, text in _paragraphs(inspect.getdoc(cls) or "")),
     ]
+
+
+def values(name: str) -> dict[str, Any]:
+    """The configuration of a registered name, with the keys that a record leaves out."""
+    fields = method_class(name).Config.model_fields
+    return {key: field.default for key, field in fields.items()} | load_method(name)[1].config
 
 
 def _variants(others: list[str], chosen: dict[str, str]) -> str:
@@ -93,7 +99,7 @@ def _configs_in(annotation: Any) -> list[type[BaseModel]]:
 def show(name: str) -> str:
     """All there is to say about one method."""
     cls = method_class(name)
-    listed = keys(cls.Config, load_method(name)[1].config) or ["    none"]
+    listed = keys(cls.Config, values(name)) or ["    none"]
     return "\n".join([name, *facts(name)[1:], "", about(cls), "", f"config keys ({default_config(name)}):", *listed])
 
 

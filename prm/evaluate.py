@@ -27,6 +27,7 @@ from agentark.files import check_file, json_in, write_atomically
 from agentark.rows import Question, questions
 from agentark.stats import mean_and_se
 from agentark.steps import one_step
+from agentark.tasks import data_folder
 from agentark.types import UserError
 from prm.figures import THRESHOLD, f1
 from prm.score import AGGREGATES, Scorer, best, fitting_steps
@@ -228,7 +229,7 @@ def parse(argv: list[str] | None) -> Any:
     parser = cli.Parser(prog="prm.evaluate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--prm", type=Path, required=True, help="folder of a reward model")
     parser.add_argument("--benchmark", nargs="+", choices=list(BENCHMARKS), default=[], help="which benchmarks")
-    parser.add_argument("--data_dir", type=Path, help="folder with the benchmarks' files, instead of the hub")
+    parser.add_argument("--data_dir", type=data_folder, help="folder with the benchmarks' files, instead of the hub")
     parser.add_argument("--input", type=Path, help="labelled file, for best of n and the probes")
     parser.add_argument("--max_probes", type=cli.integer(1), default=200, help="most solutions to spoil")
     parser.add_argument("--seed", type=cli.integer(0), default=0)

@@ -14,18 +14,21 @@ import shutil
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from agentark import cli
 from agentark.config import ROOT, nearest
 from agentark.lock import RunLock
 from agentark.types import UserError
+from study.lending import Lender
 from study.plan import STAGES, Plan, PlannedStep
 from study.recipe import load
 from study.state import Memory, Status
 from study.step import run as run_step
 from study.step import shown, slug
+
+ENGINE_LOG = "engine.log"
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -118,26 +121,32 @@ def run(steps: Sequence[PlannedStep], chosen: Sequence[PlannedStep], memory: Mem
     """
     view = View(steps)
     ran = []
-    for step in chosen:
-        status = memory.status(step)
-        if status.kind == "done":
-            view.say(step, f"done, in {clock(memory.steps[step.name].seconds)}")
-            continue
-        for path in step.inputs:
-            if not (ROOT / path).exists():
-                maker = f"; run {step.sources[path]!r} first, which makes it" if path in step.sources else ""
-                raise UserError(f"{step.name}: {path} is missing{maker}")
-        view.say(step, status.text)
-        for origin, target in memory.begin(step, status):
-            view.detail(f"{_below(origin)} is now {_below(target)}")
-        view.detail(shown(step.command))
-        try:
-            seconds = run_step(step, memory.folder / "logs" / f"{slug(step.name)}.log", lock, view.watch)
-        finally:
-            view.clear()
-        memory.finish(step, seconds)
-        view.say(step, clock(seconds))
-        ran.append(step.name)
+    logs = memory.folder / "logs"
+    ahead = [step for step, status in statuses(chosen, memory) if status.kind != "done"]
+    with Lender(ahead, logs / ENGINE_LOG, lock, view.detail, view.watch) as lender:
+        for step in chosen:
+            status = memory.status(step)
+            if status.kind == "done":
+                view.say(step, f"done, in {clock(memory.steps[step.name].seconds)}")
+                continue
+            for path in step.inputs:
+                if not (ROOT / path).exists():
+                    maker = f"; run {step.sources[path]!r} first, which makes it" if path in step.sources else ""
+                    raise UserError(f"{step.name}: {path} is missing{maker}")
+            view.say(step, status.text)
+            for origin, target in memory.begin(step, status):
+                view.detail(f"{_below(origin)} is now {_below(target)}")
+            view.detail(shown(step.command))
+            try:
+                seconds = lender.start_for(step)
+                environment = lender.environment(step)
+                seconds += run_step(step, logs / f"{slug(step.name)}.log", lock, view.watch, environment)
+            finally:
+                view.clear()
+            lender.end_after(step)
+            memory.finish(step, seconds)
+            view.say(step, clock(seconds))
+            ran.append(step.name)
     return ran
 
 
@@ -149,17 +158,24 @@ def stale(steps: Iterable[PlannedStep], chosen: Sequence[PlannedStep], memory: M
     return [f"warning: {name} is left out though it is {status.text}" for name, status in statuses if status.why]
 
 
-def commands(steps: Iterable[PlannedStep], memory: Memory) -> list[str]:
-    """The commands `run` would start, as lines for a shell; finished steps are comments."""
+def statuses(steps: Iterable[PlannedStep], memory: Memory) -> Iterator[tuple[PlannedStep, Status]]:
+    """Each step, and the status that it will have when its turn comes."""
     ahead: dict[str, Status] = {}
-    lines = []
     for step in steps:
         status = memory.status(step, ahead)
+        if status.kind != "done":
+            ahead[step.name] = status
+        yield step, status
+
+
+def commands(steps: Iterable[PlannedStep], memory: Memory) -> list[str]:
+    """The commands `run` would start, as lines for a shell; finished steps are comments."""
+    lines = []
+    for step, status in statuses(steps, memory):
         lines.append(f"# {step.name} ({status.text})")
         if status.kind == "done":
             lines.append(f"# {shown(step.command)}")
             continue
-        ahead[step.name] = status
         for origin, target in memory.to_move(step, status):
             lines.append(shlex.join(["mkdir", "-p", _below(target.parent)]))
             lines.append(shlex.join(["mv", _below(origin), _below(target)]))

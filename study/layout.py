@@ -41,7 +41,12 @@ class Layout:
         """The systems, in the order of the table."""
         study = self.study
         measured = [name for name, teacher in study.teachers.items() if teacher.measured]
-        return [BASE, *measured, *study.students, *study.policies]
+        return [BASE, *measured, *self.students, *study.policies]
+
+    @property
+    def students(self) -> list[str]:
+        """The students that are trained."""
+        return [name for name, student in self.study.students.items() if student.trained]
 
     @property
     def teachers(self) -> list[str]:
@@ -51,7 +56,8 @@ class Layout:
     def _check(self) -> None:
         study = self.study
         rows = [BASE, *study.teachers, *study.students, *study.policies]
-        for kind, names in (("system", rows), ("test", [*study.tests]), ("reward model", [*study.prms])):
+        named = {"system": rows, "test": [*study.tests], "reward model": [*study.prms], "contrast": [*study.contrasts]}
+        for kind, names in named.items():
             for index, name in enumerate(names):
                 if not slug(name) or any(sign in name for sign in "/="):
                     raise UserError(f"{kind} {name!r}: a name has letters or digits, and neither / nor =")
@@ -73,12 +79,16 @@ class Layout:
             known(f"pools.{name}", tests, study.tests)
         for name, student in study.students.items():
             known(f"students.{name}.teachers", student.teachers or [], self.teachers)
+            known(f"students.{name}.match", student.match, [*study.students][: [*study.students].index(name)])
         for name, reward in study.prms.items():
             known(f"prms.{name}.teacher", [reward.teacher] if reward.teacher else [], self.teachers)
         for name, policy in study.policies.items():
-            known(f"policies.{name}.start", [policy.start], [BASE, *study.students])
+            known(f"policies.{name}.start", [policy.start], [BASE, *self.students])
             known(f"policies.{name}.prm", [policy.prm] if policy.prm else [], study.prms)
             known(f"policies.{name}.teacher", [policy.teacher] if policy.teacher else [], self.teachers)
+
+        for name, pair in study.contrasts.items():
+            known(f"contrasts.{name}", pair, self.rows)
 
     def at(self, *parts: str) -> str:
         return str(self.folder.joinpath(*parts))
@@ -89,6 +99,9 @@ class Layout:
 
     def labels(self, teacher: str) -> str:
         return self.at("train", f"{slug(teacher)}_labels.jsonl")
+
+    def training_set(self, student: str) -> str:
+        return self.at("sets", f"{slug(student)}.jsonl")
 
     def model_of(self, row: str) -> str:
         """The model of a system: its folder, or the name of the base model."""

@@ -35,7 +35,7 @@ READ_FROM = {
     *("--input", "--input_file", "--model_name", "--model", "--model_name_or_path", "--pretrain", "--distiller"),
     *("--reward_pretrain", "--prompt_data", "--eval_data", "--data_dir", "--eval_data_dir", "--train_data_path"),
     *("--eval_data_path", "--contamination", "--trajectories", "--config", "--two_stage_config", "--prm"),
-    *("--deepspeed", "--lora_path", "--verifier_models"),
+    *("--deepspeed", "--lora_path", "--verifier_models", "--match"),
 }  # fmt: skip
 """Flags that may name a file or folder."""
 
@@ -128,19 +128,26 @@ class Plan(Layout):
             self._add("model", "", "model", flags, self.study.make_model, outputs=[self.study.model])
 
     def _baselines(self) -> None:
-        for test, questions in self.study.tests.items():
-            self._evaluate("baselines", BASE, test)
-            for name, teacher in self.study.teachers.items():
-                if not teacher.measured:
-                    continue
-                output = self.at("eval", slug(test), f"{slug(name)}_infer.jsonl")
-                self._infer("baselines", f"{name} on {test}", teacher, questions, output)
-                graded = self.graded(name, test)
-                self._add(
-                    "baselines", f"{name} on {test}, graded", ["-m", self.grader(test)],
-                    {"input_file": output, "dataset_name": questions.dataset, "seed": self.study.seed}, questions.flags,
-                    outputs=[graded, graded.replace("per_sample.jsonl", "metrics.json")], rewrites=True,
-                )  # fmt: skip
+        """Systems of one model one after another: they share an engine (study/lending.py)."""
+        measured = {name: teacher for name, teacher in self.study.teachers.items() if teacher.measured}
+        models = {name: teacher.model or self.study.model for name, teacher in measured.items()}
+        for model in dict.fromkeys([self.study.model, *models.values()]):
+            for test in self.study.tests:
+                if model == self.study.model:
+                    self._evaluate("baselines", BASE, test)
+                for name, teacher in measured.items():
+                    if models[name] == model:
+                        self._measure(name, teacher, test)
+
+    def _measure(self, name: str, teacher: Teacher, test: str) -> None:
+        questions, graded = self.study.tests[test], self.graded(name, test)
+        output = self.at("eval", slug(test), f"{slug(name)}_infer.jsonl")
+        self._infer("baselines", f"{name} on {test}", teacher, questions, output)
+        self._add(
+            "baselines", f"{name} on {test}, graded", ["-m", self.grader(test)],
+            {"input_file": output, "dataset_name": questions.dataset, "seed": self.study.seed}, questions.flags,
+            outputs=[graded, graded.replace("per_sample.jsonl", "metrics.json")], rewrites=True,
+        )  # fmt: skip
 
     def _infer(self, stage: str, what: str, teacher: Teacher, questions: Questions, output: str) -> None:
         study = self.study
@@ -188,11 +195,12 @@ class Plan(Layout):
             if test.clear
         ]
         for name, student in study.students.items():
-            teachers, output = student.teachers or self.teachers, self.at("sets", f"{slug(name)}.jsonl")
+            teachers, output = student.teachers or self.teachers, self.training_set(name)
             flags: Flags = {
                 "input": [self.labels(teacher) for teacher in teachers],
                 "output": output,
                 "contamination": clear or None,
+                "match": [self.training_set(other) for other in student.match] or None,
             }
             chosen = study.select | student.select
             engine = study.engine if chosen.get("distiller") is not None else {}
@@ -200,11 +208,11 @@ class Plan(Layout):
             self._add(
                 "select", name, "select", flags, engine, chosen, outputs=[output], more=more, restarts=True,
             )  # fmt: skip
-        for name, student in study.students.items():
-            flags = {"model_name_or_path": study.model, "train_data_path": self.at("sets", f"{slug(name)}.jsonl")}
+        for name in self.students:
+            flags = {"model_name_or_path": study.model, "train_data_path": self.training_set(name)}
             flags |= {"output_dir": self.model_of(name), "seed": study.seed}
             self._add(
-                "sft", name, "sft", flags, study.sft.flags, student.sft, outputs=[self.model_of(name)],
+                "sft", name, "sft", flags, study.sft.flags, study.students[name].sft, outputs=[self.model_of(name)],
                 launcher=study.sft.launcher,
             )  # fmt: skip
 
@@ -244,18 +252,19 @@ class Plan(Layout):
 
     def _results(self) -> None:
         study = self.study
-        for row in (*study.students, *study.policies):
+        for row in (*self.students, *study.policies):
             for test in study.tests:
                 self._evaluate("evaluate", row, test)
         rows = {f"{test}/{row}": self.graded(row, test) for test in study.tests for row in self.rows}
         flags: Flags = {"rows": [f"{row}={path}" for row, path in rows.items()], "output": self.at("table")}
         flags["pool"] = [f"{name}={','.join(tests)}" for name, tests in study.pools.items()] or None
+        flags["contrast"] = [f"{name}={'/'.join(pair)}" for name, pair in study.contrasts.items()] or None
         flags["study"] = self.at(STATE)
         outputs = [self.at(f"table.{kind}") for kind in ("md", "json")]
         self._add(
             "table", "", "table", flags, {"seed": study.seed}, outputs=outputs, more=rows.values(), rewrites=True,
         )  # fmt: skip
-        folders = {"train": True, "sets": study.students, "students": study.students or study.policies}
+        folders = {"train": True, "sets": study.students, "students": self.students or study.policies}
         folders |= {"prm": study.prms, "eval": True}
         results: list[Value] = [self.at(name) for name, there in folders.items() if there]
         self._add(

@@ -10,7 +10,7 @@ values. Each script defines its own flags; a test parses every command of every 
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -77,6 +77,10 @@ class Student(Config):
     """The teachers of these trajectories; default: all teachers with train: true."""
     select: Flags
     """Flags of distill.select."""
+    match: list[str] = Field([])
+    """Students above it with whose sets its own is matched: as many solutions of the same questions, and tokens."""
+    trained: bool = True
+    """False: only its set is made, for others to be matched with."""
     sft: Flags = Field({})
     """Flags of distill.sft that override those of all students."""
 
@@ -140,6 +144,8 @@ class Study(Config):
     policies: dict[str, Policy] = Field({})
     grpo: Stage = Stage()
     """Flags of openrlhf.cli.train_grpo for all policies."""
+    contrasts: dict[str, Annotated[list[str], Field(min_length=2, max_length=2)]] = Field({})
+    """Differences of two systems, first minus second, e.g. {interaction: [debate, independent]}."""
     evaluate: Stage = Stage()
     """Flags of the evaluation of base, students and policies."""
     report: Stage = Stage()

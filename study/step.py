@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from msgspec import Struct
 
@@ -30,6 +31,7 @@ GRACE_SECONDS = 60.0
 TAIL_LINES = 12
 """Lines of the log in the message of a failure."""
 TAIL_BYTES = 1 << 16
+Watch = Callable[[float, str], None]
 
 
 class Step(Struct, frozen=True):
@@ -57,7 +59,11 @@ def shown(command: Sequence[str]) -> str:
 
 
 def run(
-    step: Step, log: Path, lock: RunLock, watch: Callable[[float, str], None] = lambda seconds, line: None
+    step: Step,
+    log: Path,
+    lock: RunLock,
+    watch: Watch = lambda seconds, line: None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> float:
     """Run a step to its end.
 
@@ -65,6 +71,7 @@ def run(
         log: file to which its output is appended.
         lock: lock of the study, which records the child.
         watch: called now and then with the seconds so far and the last line of the output.
+        environment: variables for the step alone.
 
     Returns:
         The seconds it took.
@@ -73,45 +80,56 @@ def run(
         RunError: the step failed; the message names the command, the log and its last lines.
         KeyboardInterrupt: SIGINT or SIGTERM came; the child has ended.
     """
-    started = time.perf_counter()
+    began = time.perf_counter()
+    with asked_to_end() as asked:
+        child, begin = started(step.command, log, environment)
+        lock.note_engine()
+        while (code := poll(child)) is None:
+            if asked:
+                _end(child, asked)
+                raise KeyboardInterrupt
+            watch(time.perf_counter() - began, "".join(last_lines(log, begin, 1)))
+    if code != 0:
+        raise failure(step.name, step.command, code, log, begin)
+    return time.perf_counter() - began
+
+
+def started(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], stdin: int = subprocess.DEVNULL
+) -> tuple["subprocess.Popen[bytes]", int]:
+    """A command as a child process. Returns it, and where its part of the log begins."""
     with writing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab", buffering=0) as stream, _asked_to_end() as asked:
+    with log.open("ab", buffering=0) as stream:
         with writing(log):
-            append_to(stream.fileno(), f"# {now()}  {shown(step.command)}\n".encode())
+            append_to(stream.fileno(), f"# {now()}  {shown(command)}\n".encode())
         begin = stream.tell()
         child = subprocess.Popen(
-            [sys.executable, *step.command],
+            [sys.executable, *command],
             cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            stdin=stdin,
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a terminal's Ctrl-C reaches only us
         )
-        lock.note_engine()
-        while (code := _poll(child)) is None:
-            if asked:
-                _end(child, asked)
-                raise KeyboardInterrupt
-            watch(time.perf_counter() - started, "".join(last_lines(log, begin, 1)))
-    if code != 0:
-        tail = last_lines(log, begin, TAIL_LINES)
-        how = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
-        raise RunError(
-            "\n".join(
-                [
-                    f"{step.name} ended with {how} ({log}): {''.join(tail[-1:])[:300]}",
-                    f"    {shown(step.command)}",
-                    *(f"    | {line}" for line in tail),
-                ]
-            )
-        )
-    return time.perf_counter() - started
+    return child, begin
+
+
+def failure(name: str, command: Sequence[str], code: int, log: Path, begin: int) -> RunError:
+    """The error of a command that ended with this exit code."""
+    tail = last_lines(log, begin, TAIL_LINES)
+    first = f"{name} ended with {ending(code)} ({log}): {''.join(tail[-1:])[:300]}"
+    return RunError("\n".join([first, f"    {shown(command)}", *(f"    | {line}" for line in tail)]))
+
+
+def ending(code: int) -> str:
+    """An exit code in words."""
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
 
 @contextmanager
-def _asked_to_end() -> Iterator[list[int]]:
+def asked_to_end() -> Iterator[list[int]]:
     """The signals received so far."""
     asked: list[int] = []
     before = {
@@ -124,7 +142,7 @@ def _asked_to_end() -> Iterator[list[int]]:
             signal.signal(name, handler)
 
 
-def _poll(child: subprocess.Popen[bytes]) -> int | None:
+def poll(child: subprocess.Popen[bytes]) -> int | None:
     with suppress(subprocess.TimeoutExpired):
         return child.wait(POLL_SECONDS)
     return None
@@ -135,7 +153,7 @@ def _end(child: subprocess.Popen[bytes], asked: list[int]) -> None:
     child.send_signal(signal.SIGINT)
     deadline = time.monotonic() + GRACE_SECONDS
     patience = len(asked)
-    while _poll(child) is None and time.monotonic() < deadline and len(asked) == patience:
+    while poll(child) is None and time.monotonic() < deadline and len(asked) == patience:
         pass
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)  # also processes it left behind

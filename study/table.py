@@ -4,8 +4,9 @@
         held-out/base=outputs/.../per_sample.jsonl held-out/debate=outputs/.../per_sample.jsonl
 
 Writes <output>.md and <output>.json. Every set of questions has a table, and so has every pool of sets (`--pool
-both=held-out,other`), whose questions are compared together; the other systems are compared with the first. With
-`--study outputs/study/study.json` the table also says how long answers and training took.
+both=held-out,other`), whose questions are compared together; the other systems are compared with the first. `--contrast
+interaction=debate/independent` adds the difference of two systems. With `--study outputs/study/study.json` the table
+also says how long answers and training took.
 """
 
 # ruff: noqa: T201 -- an entry script: it prints the table
@@ -53,6 +54,21 @@ class Cell(Struct, frozen=True, kw_only=True):
     """Wall time of its training; None if it is unknown or the system was not trained."""
 
 
+class Contrast(Struct, frozen=True, kw_only=True):
+    """One system minus another, on the questions both have."""
+
+    systems: tuple[str, str]
+    n: int
+    difference: float
+    low: float
+    high: float
+    """95% bootstrap interval."""
+    p: float
+    """Two-sided, paired."""
+    p_holm: float
+    """Adjusted for the contrasts of this table."""
+
+
 class Table(Struct, frozen=True, kw_only=True):
     """All systems on a set of questions, or on several pooled sets."""
 
@@ -61,6 +77,7 @@ class Table(Struct, frozen=True, kw_only=True):
     files: dict[str, list[str]]
     """System -> its per_sample.jsonl for each set."""
     rows: dict[str, Cell]
+    contrasts: dict[str, Contrast] = {}
 
 
 def tokens(graded: Path) -> int:
@@ -75,13 +92,17 @@ def report(graded: Path) -> dict[str, Any]:
 
 
 def make(
-    sets: Mapping[str, Mapping[str, Path]], seconds: Mapping[str, float] = MappingProxyType({}), seed: int = 0
+    sets: Mapping[str, Mapping[str, Path]],
+    seconds: Mapping[str, float] = MappingProxyType({}),
+    seed: int = 0,
+    contrasts: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> Table:
     """The table of a set, or of several sets whose questions are compared together.
 
     Args:
         sets: set -> system -> its per_sample.jsonl; the other systems are compared with the first.
         seconds: step of the study -> its duration.
+        contrasts: name -> (system, the one it is compared with).
 
     Raises:
         UserError: a file is not an evaluation, or systems have different metrics or questions.
@@ -124,7 +145,26 @@ def make(
         cells[name] = structs.replace(cells[name], p_holm=p)
     files = {name: [str(of[name]) for of in sets.values()] for name in names}
     about = report(next(iter(sets.values()))[first])
-    return Table(dataset=str(about["dataset"]), metric=metric, files=files, rows=cells)
+    compared = _contrasts(contrasts, figures, seed)
+    return Table(dataset=str(about["dataset"]), metric=metric, files=files, rows=cells, contrasts=compared)
+
+
+def _contrasts(
+    named: Mapping[str, tuple[str, str]], figures: Mapping[str, Mapping[tuple[str, str], float]], seed: int
+) -> dict[str, Contrast]:
+    found = {}
+    for name, (system, other) in named.items():
+        shared = sorted(figures[system].keys() & figures[other].keys())
+        values = ([figures[of][key] for key in shared] for of in (other, system))
+        found[name] = stats.paired(*values, seed=seed)
+    adjusted = stats.holm([paired.p for paired in found.values()])
+    return {
+        name: Contrast(
+            systems=named[name], n=paired.n, difference=paired.difference, low=paired.low, high=paired.high,
+            p=paired.p, p_holm=p,
+        )
+        for (name, paired), p in zip(found.items(), adjusted, strict=True)
+    }  # fmt: skip
 
 
 def _spent(seconds: Mapping[str, float], steps: Iterable[str]) -> float | None:
@@ -150,6 +190,7 @@ def markdown(tables: Mapping[str, Table]) -> str:
             lines.append(
                 f"| {system} | {n} | {percent(cell.value, cell.se)} | {against} | {p} | {cell.tokens:.0f} | {times} |"
             )
+        lines += _contrast_lines(table.contrasts)
         parts.append("\n".join(lines))
     parts.append(
         "± is one standard error; p is two-sided, paired on the same questions (McNemar's exact test where answers are "
@@ -157,6 +198,17 @@ def markdown(tables: Mapping[str, Table]) -> str:
         "written, all agents together; seconds are wall time, with the engine's start."
     )
     return "\n\n".join(parts)
+
+
+def _contrast_lines(contrasts: Mapping[str, Contrast]) -> list[str]:
+    if not contrasts:
+        return []
+    head = f"| contrast | systems | n | points [95%] | p | p (Holm, of {len(contrasts)}) |"
+    lines = ["", head, "|---|---|--:|--:|--:|--:|"]
+    for name, one in contrasts.items():
+        points = f"{100 * one.difference:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+        lines.append(f"| {name} | {' − '.join(one.systems)} | {one.n} | {points} | {one.p:.2g} | {one.p_holm:.2g} |")
+    return lines
 
 
 def percent(value: float, se: float | None) -> str:
@@ -199,6 +251,28 @@ def parse_pools(words: Sequence[str], sets: Mapping[str, Mapping[str, Path]]) ->
     return pools
 
 
+def parse_contrasts(words: Sequence[str], sets: Mapping[str, Mapping[str, Path]]) -> dict[str, tuple[str, str]]:
+    """Contrast -> (system, the one it is compared with), from words `contrast=system/other`.
+
+    Raises:
+        UserError: a word of another form, a name that is there twice, or a system that some set lacks.
+    """
+    contrasts: dict[str, tuple[str, str]] = {}
+    for word in words:
+        name, _, pair = word.partition("=")
+        system, slash, other = pair.partition("/")
+        if not (name and system and slash and other):
+            raise UserError(f"--contrast {word!r}: expected contrast=system/other")
+        for rows in sets.values():
+            for one in (system, other):
+                if one not in rows:
+                    raise UserError(f"--contrast {word!r}: no system {one!r} ({nearest(one, rows)})")
+        if name in contrasts:
+            raise UserError(f"--contrast {word!r}: {name} is there twice")
+        contrasts[name] = (system, other)
+    return contrasts
+
+
 def read_seconds(path: Path | None) -> dict[str, float]:
     """Step -> its duration, from a study.json."""
     if path is None:
@@ -215,6 +289,7 @@ def main(argv: list[str] | None = None) -> int:
         "--rows", nargs="+", required=True, metavar="SET/SYSTEM=FILE", help="per_sample.jsonl of a system on a set"
     )
     parser.add_argument("--pool", nargs="+", default=[], metavar="POOL=SET,SET", help="also pool these sets")
+    parser.add_argument("--contrast", nargs="+", default=[], metavar="NAME=SYSTEM/OTHER", help="a difference to add")
     parser.add_argument("--study", type=Path, help="study.json, for the durations")
     parser.add_argument("--output", type=Path, required=True, help="path of the files, without .md and .json")
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the paired test")
@@ -224,7 +299,10 @@ def main(argv: list[str] | None = None) -> int:
         check_file(path, f"--output {args.output}: {path.name}")
     sets, seconds = parse_rows(args.rows), read_seconds(args.study)
     pools = {name: [name] for name in sets} | parse_pools(args.pool, sets)
-    tables = {name: make({key: sets[key] for key in keys}, seconds, args.seed) for name, keys in pools.items()}
+    contrasts = parse_contrasts(args.contrast, sets)
+    tables = {
+        name: make({key: sets[key] for key in keys}, seconds, args.seed, contrasts) for name, keys in pools.items()
+    }
     text = markdown(tables)
     about = {"tables": tables, "written": now(), "command": cli.command_line(), "versions": cli.provenance()}
     encoded = msgspec.json.format(msgspec.json.encode(about), indent=2)

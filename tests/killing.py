@@ -148,14 +148,19 @@ def same_when_killed(
         command: `{out}` stands for its output folder.
         server: counts the calls; None: the command makes none.
         cap: calls that the command has in flight at most.
-        pace: longest time between two kills, as a share of the time of an undisturbed run.
+        pace: longest time from a start to its kill, as a share of the time of an undisturbed run.
         seed: of the moments; told where something fails.
     """
     draw, server = random.Random(seed), server or StubServer()
     whole = folder / "whole"
     began, since = time.monotonic(), len(server.seen)
-    finished(start(command, whole), whole)
+    process = start(command, whole)
+    while process.poll() is None and not any(whole.iterdir()):
+        time.sleep(0.005)
+    idle = time.monotonic() - began  # imports: a kill in them finds nothing to harm
+    finished(process, whole)
     length = time.monotonic() - began
+    span = idle, max(idle, pace * length)
     wanted = content(whole)
     needed = Counter(map(number, asked(server, since)))
     kills = runs = more = 0
@@ -168,7 +173,7 @@ def same_when_killed(
             since = len(server.seen)
             process = start(command, out)
             sessions.append(process.pid)
-            if kills < moments and wait_or_end(process, draw, pace * length, server, needed.total()):
+            if kills < moments and wait_or_end(process, draw, span, server, needed.total()):
                 process.send_signal(signal.SIGKILL)
                 process.wait()
                 time.sleep(5 * LATENCY)  # for the requests that are on their way
@@ -189,16 +194,21 @@ def same_when_killed(
 
 
 def wait_or_end(
-    process: "subprocess.Popen[str]", draw: random.Random, longest: float, server: StubServer, needed: int
+    process: "subprocess.Popen[str]", draw: random.Random, span: tuple[float, float], server: StubServer, needed: int
 ) -> bool:
-    """Wait for a random moment, of its time (seconds) or its calls. Returns whether the command still runs then."""
+    """Wait for a random moment, of its time or its calls. Returns whether the command still runs then.
+
+    Args:
+        span: the earliest and the latest moment in time (seconds from the start).
+        needed: calls of an undisturbed run.
+    """
     if needed and draw.random() < 0.7:
         since, target = len(server.seen), draw.randrange(1, needed + 1)
         while process.poll() is None and len(asked(server, since)) < target:
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 2 * LATENCY))
     else:
-        end = time.monotonic() + draw.uniform(0, longest)
+        end = time.monotonic() + draw.uniform(*span)
         while process.poll() is None and time.monotonic() < end:
             time.sleep(0.005)
     return process.poll() is None

@@ -1,7 +1,16 @@
 """An adapter that changes what a model says."""
 
+import json
 from pathlib import Path
 from typing import Any
+
+
+def bare(folder: Path, rank: Any = 4) -> Path:
+    """An adapter without a weight in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    (folder / "adapter_model.safetensors").write_bytes(b"\2" + b"\0" * 7 + b"{}")
+    return folder
 
 
 def adapted(model: Path, folder: Path) -> Any:

@@ -5,18 +5,25 @@ import importlib
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from agentark import cli
+from agentark.engines.choose import adapter, endpoint_file
+from agentark.tasks import data_folder
 
 PARSERS = {
     "eval.cost_fair": "script_parsers:cost_fair",
+    "eval.team": "script_parsers:team",
     "prm/finetune2.py": "prm.settings:parse",
     "distill.sft": "distill.sft.flags:parse",
     "openrlhf.cli.train_grpo": "distill.grpo.cli:read",
 }
 """Scripts whose parser is not argparse alone."""
+
+PLACES = (adapter, endpoint_file, data_folder)
+"""Types of flags that name what is there when the command runs, not when it is parsed here."""
 
 
 class Parsed(BaseException):
@@ -30,6 +37,16 @@ def cost_fair(flags: list[str]) -> None:
     args, rest = cost_fair.parse(flags)
     for dataset in args.dataset_name:
         for run in cost_fair.runs(args, rest, dataset).values():
+            parsed("inference.py", run)
+
+
+def team(flags: list[str]) -> None:
+    """The same, or results files."""
+    from eval.team import __main__ as entry
+
+    args, rest = entry.parse(flags)
+    for dataset in args.dataset_name:
+        for run in entry.runs(args, rest, dataset).values():
             parsed("inference.py", run)
 
 
@@ -55,6 +72,16 @@ def parsed(script: str, flags: Sequence[str]) -> Any:
     Raises:
         UserError: as the script would.
     """
+    plain_value = argparse.ArgumentParser._get_value
+
+    def value(self: Any, action: Any, text: str) -> Any:
+        return Path(text) if action.type in PLACES else plain_value(self, action, text)
+
+    with mock.patch.object(argparse.ArgumentParser, "_get_value", value):
+        return _parsed(script, flags)
+
+
+def _parsed(script: str, flags: Sequence[str]) -> Any:
     if script in PARSERS:
         module, _, name = PARSERS[script].partition(":")
         return getattr(importlib.import_module(module), name)(list(flags))

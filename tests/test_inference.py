@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from fakes import ScriptedEngine
+from lora_cases import bare
 
 import inference
 from agentark import cli
@@ -262,8 +263,11 @@ def test_verifiers_may_be_other_models(run: Run, tmp_path: Path, data_dir: Path)
     base = ["--method_name", "mav", "--test_dataset_name", "GSM8K", "--model_name", "org/model", "--max_samples", "2"]
     more = ["--data_dir", str(data_dir), "--use_vllm", "--model_api_config", str(tmp_path / "endpoints.yaml")]
     verifiers = ["--verifier_models", "org/served", "org/model", "org/other", "--method_config", "n_max_verifiers=3"]
-    assert inference.main([*base, *more, *verifiers, "--lora_path", str(tmp_path)], choose_engine=choose) == 0
-    assert asked == [("org/model", True, tmp_path), ("org/served", False, None), ("org/other", True, None)]
+    assert (
+        inference.main([*base, *more, *verifiers, "--lora_path", str(bare(tmp_path / "lora"))], choose_engine=choose)
+        == 0
+    )
+    assert asked == [("org/model", True, tmp_path / "lora"), ("org/served", False, None), ("org/other", True, None)]
     record = next(read_records(tmp_path / "results/GSM8K/org/model/mav_infer.jsonl"))
     assert record.models == ("main", "org/model", "org/other", "org/served")
     assert record.method.config["verifier_models"] == ["org/served", "org/model", "org/other"]
@@ -448,3 +452,19 @@ def test_several_methods_share_one_engine(run: Run, tmp_path: Path, capsys: pyte
 def test_flags_of_one_method_are_refused_for_several(run: Run, flags: list[str], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         run("--method_name", "cot", "vanilla", *flags, method_name=None)
+
+
+def test_a_run_against_unrelated_peers_can_grow_and_be_labelled(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    assert run("--method_config", "peers=unrelated", output_path=path, max_samples=2) == 0
+    before = path.read_bytes()
+    assert run("--method_config", "peers=unrelated", output_path=path, max_samples=4) == 0
+    assert path.read_bytes().startswith(before)
+    records = list(read_records(path))
+    queries = {record.query for record in records}
+    decoys = {str(record.decoy) for record in records}
+    assert len(decoys) == 4
+    assert not any(decoy.startswith(query) for decoy in decoys for query in queries)  # of the 1,319, not of these four
+    assert all(record.method.config["peers"] == "unrelated" for record in records)
+    with pytest.raises(UserError, match="holds results of another configuration"):
+        run("--method_config", "peers=none", output_path=path)

@@ -169,11 +169,11 @@ def test_killed_twenty_times(name: str, world: World, tmp_path: Path) -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_training_killed_twenty_times(name: str, world: World, small_model: Path, tmp_path: Path) -> None:
-    killed(TRAINED[name](world, small_model), name, world, tmp_path, 8 if name == "grpo" else MANY)
+    killed(TRAINED[name](world, small_model), name, world, tmp_path, MANY)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_a_study_killed_ten_times(world: World, tmp_path: Path) -> None:
-    """Ten, since a run takes minutes; about all of them in one run."""
-    killed(world.smoke(), "study", world, tmp_path, 10, pace=0.2)
+def test_a_study_killed_twenty_times(world: World, tmp_path: Path) -> None:
+    """Most of them in one run, which takes minutes."""
+    killed(world.smoke(), "study", world, tmp_path, MANY, pace=0.2)

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 from fakes import ScriptedEngine
 from label_cases import debate, judge, write
+from lora_cases import bare
 
 import inference
 import label
+from agentark import calibration
 from agentark.engines.choose import Choice
 from agentark.labels import LabelRow, read_labels
 from agentark.records import JournalEntry, index
@@ -29,6 +31,13 @@ from agentark.types import EngineFault, RunError, UserError, digest
 DRIVER = Path(__file__).parent / "scripted_label.py"
 RIGHT, WRONG, ODD = "So it is \\boxed{7}.", "So it is \\boxed{8}.", "seven RIGHT"
 Run = Callable[..., int]
+
+
+class Away(ScriptedEngine):
+    """A judge that cannot be reached."""
+
+    async def __aenter__(self) -> "Away":
+        raise UserError("no endpoint of org/judge after 3 tries: refused")
 
 
 @pytest.fixture
@@ -208,10 +217,6 @@ def test_a_dead_judge_is_exit_1_with_everything_kept(run: Run, infer: Path) -> N
 
 
 def test_a_judge_that_cannot_be_reached_writes_nothing(run: Run, infer: Path) -> None:
-    class Away(ScriptedEngine):
-        async def __aenter__(self) -> "Away":
-            raise UserError("no endpoint of org/judge after 3 tries: refused")
-
     with pytest.raises(UserError, match="no endpoint of org/judge"):
         run(engine=Away())
     assert [one.name for one in infer.parent.iterdir()] == [infer.name]
@@ -305,6 +310,46 @@ def test_calibration_writes_a_card(run: Run, infer: Path, capsys: pytest.Capture
     printed = capsys.readouterr().out
     assert text in printed
     assert "rule and judge disagree on 3 of the 8 both looked at" in printed
+
+
+@pytest.mark.parametrize("unwritten", ["card.json", "card.md"])
+def test_a_run_killed_before_its_card_is_ended_by_the_same_command(
+    unwritten: str, run: Run, infer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--calibrate", output=infer.with_name("whole.jsonl"), engine=judge(["RIGHT", "Solution"])) == 0
+    path, write_atomically = labelled(infer), calibration.write_atomically
+
+    def killed(file: Path, content: bytes) -> None:
+        if file.name.endswith(unwritten):
+            raise KeyboardInterrupt
+        write_atomically(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calibration, "write_atomically", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run("--calibrate", engine=judge(["RIGHT", "Solution"]))
+    assert not path.with_name(f"{path.name}.{unwritten}").exists()
+    before = path.read_bytes()
+    assert run("--calibrate", engine=Away()) == 0
+    assert path.read_bytes() == before
+    for name in ("card.json", "card.md"):
+        other = infer.with_name(f"whole.jsonl.{name}").read_text().replace("whole.jsonl", path.name)
+        assert path.with_name(f"{path.name}.{name}").read_text() == other
+    assert "**This judge is poor." in capsys.readouterr().out
+
+
+def test_an_adapter_is_looked_at_when_nothing_is_left_to_do(run: Run, infer: Path, tmp_path: Path) -> None:
+    assert run(lora_path=bare(tmp_path / "adapter")) == 0
+    assert run(lora_path=tmp_path / "adapter", engine=Away()) == 0
+    before = labelled(infer).read_bytes()
+    for more in ((), ("--rules_only", "--output", str(tmp_path / "rules.jsonl"))):
+        with pytest.raises(UserError, match=r"^--lora_path .*missing: no such folder$"):
+            run(*more, lora_path=tmp_path / "missing")
+    for other in (bare(tmp_path / "other"), None):
+        with pytest.raises(UserError, match="adapter was 'adapter', now"):
+            run(lora_path=other)
+    assert labelled(infer).read_bytes() == before
+    assert not (tmp_path / "rules.jsonl").exists()
 
 
 @pytest.mark.parametrize("dataset", ["GSM8K", "MATH-500", "QMSum", "HotpotQA", "MMLU"])

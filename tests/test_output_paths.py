@@ -40,6 +40,7 @@ FOLDERS = {
     "eval.code_eval": ["--output_dir", *ASKED],
     "eval.reasoning_eval": ["--output_dir", "--input_file", "a", *ASKED],
     "eval.cost_fair": ["--output_dir", "--dataset_name", "GSM8K", "--model_name", "a/b"],
+    "eval.team": ["--output_dir", "--dataset_name", "GSM8K", "--model_name", "a/b"],
     "eval.report": ["--output", "--results", "a"],
     "study.tiny_model": ["--output"],
 }

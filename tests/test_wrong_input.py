@@ -356,6 +356,7 @@ FILES: dict[str, Callable[[Script, argparse.Action, Mapping[str, str]], Iterator
     "rows": rows, "optional rows": optional_rows, "yaml": yaml, "endpoints": endpoints, "data": data,
     "benchmarks": benchmarks, "results": results, "output file": output_file, "output folder": output_folder,
     "object": objects, "sets": sets, "marked file": marked,
+    "folder": lambda script, action, world: (place for place in _places(world) if place[0] != "a folder"),
 }  # fmt: skip
 
 

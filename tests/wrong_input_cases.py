@@ -29,7 +29,7 @@ CPU_SECONDS = 5.0
 """Most that a wrong value may cost."""
 KINDS: Mapping[str, str] = {
     **dict.fromkeys(("input", "input_file", "trajectories", "contamination", "files", "a", "b"), "rows"),
-    **dict.fromkeys(("records", "fit", "validate", "train_data_path", "prompt_data", "labelled"), "rows"),
+    **dict.fromkeys(("records", "fit", "validate", "train_data_path", "prompt_data", "labelled", "match"), "rows"),
     **dict.fromkeys(("eval_data_path", "eval_data"), "optional rows"),
     **dict.fromkeys(("model_api_config",), "endpoints"),
     **dict.fromkeys(("config", "rubric", "two_stage_config", "hardware"), "yaml"),
@@ -86,23 +86,25 @@ class Script:
         return f"{self.name}:{','.join(self.only)}" if self.only else self.name
 
 
-ENGINE = ("model_api_config", "lora_path", "max_model_len", "max_concurrency", "model_timeout")
+GRADED = {**dict.fromkeys(("model_name_or_path", "task_config", "output_dir"), ""), "data_dir": "folder"}
+"""Flags of an evaluation's run that are not looked at where a file is graded."""
+TEAM_RUNS = ("dataset_name", "methods", "parallel_num", "max_samples")
 TRAINER = ("transformers:Trainer.train",)
 ASKED = "--data_dir {data} --max_samples 2"
 SCRIPTS = (
     Script("inference.py", f"--method_name llm_debate --test_dataset_name GSM8K --model_name {{model}} {ASKED} "
-           "--result_dir {out}", kinds={"model_name": "", "lora_path": ""}),
+           "--result_dir {out}", kinds={"model_name": ""}),
     Script("inference.py", f"--method_name mav --test_dataset_name GSM8K --model_name {{model}} {ASKED} "
            "--output_path {out}/mav.jsonl", only=("verifier_models", "method_config", "output_path")),
     Script("inference.py", f"--method_name cot --test_dataset_name GSM8K --model_name {{model}} {ASKED} "
            "--output_path {out}/cot.jsonl --debug --model_max_tokens 1", only=("query", "model_name"),
            engine=True),
     Script("label.py", "--input {results} --dataset_name GSM8K --rules_only --output {out}/labels.jsonl",
-           kinds={"model": "", "model_api_config": "", "lora_path": ""}),
+           kinds={"model": ""}),
     Script("label.py", "--input {results} --dataset_name GSM8K --model {model} --no_use_vllm --output {out}/l.jsonl",
            only=("model", "lora_path"), engine=True),
     Script("distill.select", "--input {labels} --strategy rsft --output {out}/set.jsonl --overwrite",
-           kinds=dict.fromkeys(("distiller", "push_to_hub", "model_api_config", "lora_path"), "")),
+           kinds=dict.fromkeys(("distiller", "push_to_hub"), "")),
     Script("distill.sft", "--model_name_or_path {model} --train_data_path {set} --output_dir {out}/sft --use_cpu True "
            "--max_steps 1", stops=TRAINER, kinds={"eval_data_dir": "", "eval_config": ""}, parse_only=True),
     Script("distill.sft", "--model_name_or_path {model} --train_data_path {set} --output_dir {out}/sft_eval "
@@ -131,25 +133,29 @@ SCRIPTS = (
            "--output {out}/evaluation_2.json", only=("data_dir",), kinds={"data_dir": "benchmarks"}),
     Script("prm.serve", "--prm {prm}", stops=("aiohttp.web:run_app",)),
     Script("eval.math_eval", "--input_file {results} --dataset_name GSM8K",
-           kinds=dict.fromkeys(("model_name_or_path", *ENGINE, "data_dir", "task_config", "output_dir"), "")),
+           kinds=GRADED),
     Script("eval.math_eval", f"--model_name_or_path {{model}} --dataset_name GSM8K {ASKED} --output_dir {{out}}/math",
            only=("model_api_config", "max_model_len", "model_timeout", "data_dir", "task_config", "output_dir",
                  "num_samples", "split")),
     Script("eval.choice_eval", "--input_file {choices} --dataset_name MMLU",
-           kinds=dict.fromkeys(("model_name_or_path", *ENGINE, "data_dir", "task_config", "output_dir"), "")),
+           kinds=GRADED),
     Script("eval.short_answer_eval", "--input_file {texts} --dataset_name HotpotQA --bertscore_model none",
-           kinds=dict.fromkeys(("model_name_or_path", *ENGINE, "data_dir", "task_config", "output_dir"), "")),
+           kinds=GRADED),
     Script("eval.code_eval", "--input_file {programs} --dataset_name HumanEval --allow_code_execution",
            stops=("eval.code_eval:grade",),
-           kinds=dict.fromkeys(("model_name_or_path", *ENGINE, "data_dir", "task_config", "output_dir"), "")),
+           kinds=GRADED),
     Script("eval.reasoning_eval", "--input_file {results} --dataset_name GSM8K --model_name_or_path {model} "
            "--device cpu --output_dir {out}/reasoning --max_samples 1",
-           kinds={"judge_model": "", "rubric": "", "model_api_config": "", "lora_path": ""}),
+           kinds={"judge_model": ""}),
     Script("eval.reasoning_eval", "--input_file {results} --dataset_name GSM8K --judge_model {model} "
-           "--output_dir {out}/judged --max_samples 1", only=("judge_model", "rubric"), engine=True),
+           "--output_dir {out}/judged --max_samples 1", only=("judge_model",), engine=True),
     Script("eval.compare", "--a {graded} --b {graded}"),
     Script("eval.cost_fair", "--dataset_name GSM8K --output_dir {out}/fair --model_name {model} --data_dir {data}",
            kinds={"output_dir": ""}),
+    Script("eval.team", "--output_dir {out}/team {results}",
+           kinds={"thresholds": "yaml", **dict.fromkeys(TEAM_RUNS, "")}),
+    Script("eval.team", "--dataset_name GSM8K --output_dir {out}/team --model_name {model} --data_dir {data}",
+           only=TEAM_RUNS),
     Script("eval.report", "--results {small} --output {out}/report"),
     Script("study", "--config configs/studies/smoke.yaml --set folder={out}/study", stops=("study.__main__:run",)),
     Script("study.table", "--rows held-out/base={graded} held-out/other={graded} --output {out}/table"),

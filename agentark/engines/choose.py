@@ -9,6 +9,7 @@ from agentark.cli import Parser, integer, number, resolve_model
 from agentark.config import ConfigT, build, parse_overrides
 from agentark.engines import engine_class
 from agentark.engines.endpoints import DEFAULT_FILE, endpoints_of, read_endpoints
+from agentark.hub import check_adapter
 from agentark.lock import RunLock
 from agentark.types import Engine, UserError
 
@@ -36,13 +37,32 @@ def add_engine_flags(parser: Parser) -> None:
     group.add_argument("--gpu_memory_utilization", type=number(0.05, 1.0), default=0.9, help="share of GPU memory")
     group.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float16", "float32"], help="weights")
     group.add_argument("--engine_args", nargs="+", default=[], metavar="KEY=VALUE", help="more of vLLM's own arguments")
-    group.add_argument("--lora_path", type=Path, help="folder of a PEFT adapter")
+    group.add_argument("--lora_path", type=adapter, help="folder of a PEFT adapter")
     group.add_argument("--model_timeout", type=number(1), help="seconds one call may take")
-    group.add_argument("--model_api_config", type=Path, help="file of model endpoints")
+    group.add_argument("--model_api_config", type=endpoint_file, help="file of model endpoints")
     group.add_argument("--enable_thinking", action="store_true", default=None, help="turn thinking on")
     group.add_argument("--no_enable_thinking", action="store_false", dest="enable_thinking", help="turn it off")
     group.add_argument("--reproducible", action="store_true", help="seed requests (slower: agentark/engines/README.md)")
     parser.set_defaults(chat_template=True)  # scripts for base models have a flag for it
+
+
+def engine_flags() -> frozenset[str]:
+    """All of them, as they are written."""
+    parser = Parser(add_help=False)
+    add_engine_flags(parser)
+    return frozenset(option for action in parser._actions for option in action.option_strings)
+
+
+def adapter(text: str) -> Path:
+    """An argparse type: a PEFT adapter, looked at even where nothing is left to do. Raises UserError."""
+    check_adapter(Path(text))
+    return Path(text)
+
+
+def endpoint_file(text: str) -> Path:
+    """An argparse type: an endpoint file, looked at even where no model is asked. Raises UserError."""
+    read_endpoints(Path(text))
+    return Path(text)
 
 
 class Choice(NamedTuple):
@@ -78,8 +98,6 @@ def choose_engine(args: argparse.Namespace, model_name: str, flag: str = "--mode
                 f"--lora_path {args.lora_path}: a served adapter is a model of its own in the endpoint file"
             )
         return _choice("openai", args, model_name, model=model_name, endpoints=endpoints)
-    if args.lora_path is not None and not args.lora_path.is_dir():
-        raise UserError(f"--lora_path {args.lora_path}: no such folder")
     model, label = resolve_model(model_name, flag)
     if args.use_vllm:
         more = parse_overrides(args.engine_args, "--engine_args")
@@ -88,10 +106,14 @@ def choose_engine(args: argparse.Namespace, model_name: str, flag: str = "--mode
 
 
 def _choice(name: str, args: argparse.Namespace, label: str, **settings: Any) -> Choice:
-    """An engine of the registry, imported here and not before."""
+    """An engine of the registry, imported here and not before; vLLM is borrowed where a study lends it."""
     engine = engine_class(name)
     config = _settings(args, engine.Config, **settings)
-    return Choice(label, lambda lock: engine(config, lock.engine_start) if name == "vllm" else engine(config))
+    if name == "vllm":
+        from agentark.engines.lent import borrowed
+
+        return Choice(label, lambda lock: borrowed(config) or engine(config, lock.engine_start))
+    return Choice(label, lambda lock: engine(config))
 
 
 def _launched(args: argparse.Namespace, model_name: str, flag: str) -> Choice:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from agentark.engines.hf_batching import Row, RowSampler, attend
 from agentark.engines.prompt import LocalConfig, Prompt, Prompter
-from agentark.hub import pretrained
+from agentark.hub import check_adapter, pretrained
 from agentark.progress import starting
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
@@ -259,8 +259,7 @@ class HFEngine:
 
 def _adapted(model: Any, folder: Path) -> Any:
     """The model with a PEFT adapter merged into its weights."""
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(f"--lora_path {folder}: no adapter_model.safetensors in it")
+    check_adapter(folder)
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()

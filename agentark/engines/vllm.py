@@ -19,7 +19,7 @@ from pydantic import Field
 
 from agentark import quiet
 from agentark.engines.prompt import LocalConfig, Prompter
-from agentark.files import json_of
+from agentark.hub import check_adapter
 from agentark.progress import starting
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
@@ -124,7 +124,8 @@ class VLLMEngine:
             arguments |= {"max_num_seqs": max(CPU_CAPACITY, self.capacity), "block_size": CPU_BLOCK}
         self._lora = None
         if config.lora_path is not None:
-            arguments |= {"enable_lora": True, "max_lora_rank": _lora_rank(config.lora_path)}
+            rank = check_adapter(config.lora_path)  # vLLM must be told an upper bound, 16 by default
+            arguments |= {"enable_lora": True, "max_lora_rank": max(8, 1 << (rank - 1).bit_length())}
             self._lora = LoRARequest("adapter", 1, str(config.lora_path))
         check_more(config.engine_args, known=AsyncEngineArgs.__dataclass_fields__, ours=arguments)
         arguments |= config.engine_args
@@ -305,14 +306,3 @@ def root_cause(log: Path | None, error: Exception) -> str:
     if "memory" in cause.lower() or "KV cache" in cause:
         cause += " -- it does not fit: lower --max_model_len, raise --gpu_memory_utilization or --tensor_parallel_size"
     return cause + where
-
-
-def _lora_rank(folder: Path) -> int:
-    """Rank of a PEFT adapter (vLLM must be told an upper bound, 16 by default)."""
-    try:
-        rank = int(json_of(folder / "adapter_config.json")["r"])
-    except (UserError, ValueError, TypeError, KeyError):
-        raise UserError(f"--lora_path {folder}: no adapter_config.json with a rank `r`") from None
-    if not (folder / "adapter_model.safetensors").is_file():  # vLLM would read a pickle instead
-        raise UserError(f"--lora_path {folder}: no adapter_model.safetensors in it")
-    return max(8, 1 << (rank - 1).bit_length())

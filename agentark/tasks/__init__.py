@@ -3,7 +3,7 @@
 import importlib
 
 from agentark.config import lookup
-from agentark.tasks.base import Loaded, Task
+from agentark.tasks.base import Loaded, Task, data_folder
 
 TASKS = {
     "GSM8K": "agentark.tasks.gsm8k:TASK",
@@ -28,7 +28,7 @@ TASKS = {
 }
 """Name -> `module:attribute`, imported when asked for."""
 
-__all__ = ["TASKS", "Loaded", "Task", "get_task"]
+__all__ = ["TASKS", "Loaded", "Task", "data_folder", "get_task"]
 
 
 def get_task(name: str) -> Task:

@@ -166,8 +166,8 @@ class Task(Struct, frozen=True, kw_only=True):
         if split not in self.splits:
             raise UserError(f"{self.name} has no split {split!r} ({nearest(split, self.splits)})")
         options = self.options() if options is None else options
-        if data_dir is not None and not data_dir.is_dir():
-            raise UserError(f"--data_dir {data_dir}: not a folder")
+        if data_dir is not None:
+            data_folder(data_dir)
         sha256 = None
         if self.generate is not None:
             origin, generated = self.generate(options)
@@ -287,6 +287,13 @@ class Task(Struct, frozen=True, kw_only=True):
             return None if answer is None else metrics.f1(answer.value, references)
         reply = (answers.visible(text) or "").strip()
         return metrics.rouge(reply, references)["rougeL"] if reply else None
+
+
+def data_folder(path: str | Path) -> Path:
+    """An argparse type: a folder with datasets' files. Raises UserError."""
+    if not Path(path).is_dir():
+        raise UserError(f"--data_dir {path!s:.200}: not a folder")
+    return Path(path)
 
 
 def string(row: Row, *keys: str) -> str:

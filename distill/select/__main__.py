@@ -41,6 +41,9 @@ def parse(argv: list[str] | None = None) -> Namespace:
     )
     parser.add_argument("--distiller", help="DA with --diversity llm: the model that picks")
     parser.add_argument("--contamination", type=Path, nargs="+", default=[], help="evaluation files to avoid")
+    parser.add_argument(
+        "--match", type=Path, nargs="+", default=[], metavar="SET", help="keep only what these sets have, too"
+    )
     parser.add_argument("--config", type=Path, default=CONFIG, help="settings of the selection")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of that file")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing training set")

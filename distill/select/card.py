@@ -67,6 +67,7 @@ def manifest(
         "licence": sources[0].task.licence,
         **{flag: getattr(args, flag) for flag in FLAGS},
         "contamination": [str(path) for path in args.contamination],
+        "match": matched(args),
         "config": settings.model_dump(mode="json"),
         "sources": [
             {
@@ -89,11 +90,22 @@ def manifest(
     }
 
 
+def matched(args: Namespace) -> list[dict[str, str]] | None:
+    """The sets of --match as the manifest names them; None: there are none, as before there was this flag."""
+    for path in args.match:
+        if not path.is_file():
+            raise UserError(f"--match {path}: no such file")
+        if path.resolve() == args.output.resolve():
+            raise UserError(f"--match {path}: is the set of --output itself")
+    return [{"set": str(path), "sha256": file_sha256(path)} for path in args.match] or None
+
+
 def check_output(args: Namespace, settings: Config) -> None:
     """Raises UserError where `--output` holds a set of other settings that may not be replaced."""
     if not args.output.exists() or args.overwrite:
         return
     asked = {"config": settings.model_dump(mode="json"), **{flag: getattr(args, flag) for flag in FLAGS}}
+    asked["match"] = matched(args)
     if (before := json_if_there(manifest_of(args.output))) and (changed := changes(before, asked, asked)):
         raise UserError(f"--output {args.output}: exists ({changed:.300}); use --overwrite to replace it")
 
@@ -153,6 +165,16 @@ def report(counts: Mapping[str, Any], args: Namespace) -> str:
         *[f"of the rest: {listed(counts['thinking'])}"] * bool(counts["thinking"]),
         f"{counts['rows']} rows of {counts['questions_chosen']} questions: {listed(counts['chosen_paths'])}",
     ]
+    if (matched := counts.get("matched")) is not None:
+        lines.append(
+            f"matched: {matched['rows']} rows of {matched['questions']} questions, {matched['tokens']} tokens beside "
+            f"{' and '.join(map(str, matched['tokens_of_others']))}; dropped: {listed(matched['dropped'])}"
+        )
+        if any(rows > matched["rows"] for rows in matched["rows_of_others"]):
+            lines.append(
+                f"the other sets have {' and '.join(map(str, matched['rows_of_others']))} rows: select them with "
+                "--match, too, before you compare students"
+            )
     if "questions_with_fewer_than_k" in counts:
         per = listed({f"{number}:": count for number, count in counts["trajectories_per_question"].items()})
         lines.append(

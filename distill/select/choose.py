@@ -18,11 +18,11 @@ from agentark.config import ROOT, Config
 from agentark.contamination import EvaluationQuestions
 from agentark.engines.choose import Choice, choose_engine
 from agentark.episode import Defaults
-from agentark.job import Job, run_job
+from agentark.job import Job, adapter, run_job
 from agentark.labelled import Question
 from agentark.trajectories import AGGREGATE, CLASSES, Trajectory, preferred
 from agentark.types import MethodInfo, Sample, UserError
-from distill.select import diversity, targets
+from distill.select import diversity, match, targets
 from distill.select.duplicates import distinct
 
 CONFIG = ROOT / "configs" / "distill" / "select.yaml"
@@ -158,7 +158,7 @@ def ask_distiller(
     failed = run_job(
         Job(
             path=path,
-            identity={"distiller": label, "k": args.k, "seed": 0},
+            identity={"distiller": label, "k": args.k, "seed": 0, "adapter": adapter(args)},
             samples=asked,
             order=[question.id for question in asked],
             method=diversity.Distiller(args.k),
@@ -173,6 +173,36 @@ def ask_distiller(
     ids = {question.id for question in asked}
     latest = {row.id: row for row in jsonl.decoded(path, diversity.PickRow, "a pick of the distiller")}
     return {id: row.picks for id, row in latest.items() if row.error is None and id in ids}, failed
+
+
+class Yielded(Struct, kw_only=True):
+    """What selection would make of some questions with its default flags, and without questions to avoid."""
+
+    min_correct: int
+    k: int
+    """Most rows of a question in DA."""
+    questions: int = 0
+    enough: int = 0
+    """Questions with at least `min_correct` right agents."""
+    corrective: int = 0
+    """Of these, questions that leave the path of an agent that was wrong and became right."""
+    rsft: int = 0
+    """Rows of a set for R-SFT: one for each question that leaves a solution."""
+    da: int = 0
+    """Rows of a set for DA."""
+
+    def add(self, question: Question, settings: SelectConfig) -> None:
+        self.questions += 1
+        if question.correct < self.min_correct:
+            return
+        self.enough += 1
+        flags = Namespace(trace="single", thinking="strip")
+        passed = usable_targets(question, flags, settings, Counter(), Counter())
+        texts = [target.text for target in passed]
+        kept = distinct(texts, settings.near_duplicate, settings.shingle)
+        self.corrective += any(target.trajectory.kind == "corrective" for target in passed)
+        self.rsft += bool(passed)
+        self.da += len(diversity.farthest(diversity.tfidf_distances([texts[index] for index in kept]), self.k))
 
 
 # ---------------------------------------------------------------- the whole
@@ -194,6 +224,8 @@ class Tally(Struct):
     """Trajectories chosen -> questions."""
     chosen: Counter[str] = field(default_factory=Counter)
     """Class of the path -> rows."""
+    matched: dict[str, Any] | None = None
+    """What --match has kept and dropped."""
 
     def left_out(self) -> Counter[str]:
         return self.dropped + Counter({"near-duplicate": self.alike or 0})
@@ -218,7 +250,7 @@ class Tally(Struct):
         if args.strategy == "da":
             fewer = sum(count for size, count in self.sizes.items() if 0 < size < args.k)
             counts["questions_with_fewer_than_k"] = fewer
-        return counts
+        return counts if self.matched is None else counts | {"matched": self.matched}
 
 
 def select(
@@ -245,6 +277,8 @@ def select(
         chosen = _farthest(usable, args, settings)
     else:
         chosen = ((question, passed[:1]) for question, passed in usable)
+    if args.match and not failed:
+        chosen = _matched(chosen, args, settings, tally)
     for question, picked in chosen:
         tally.sizes[len(picked)] += 1
         for target in picked:
@@ -310,9 +344,31 @@ def _farthest(
         yield question, [passed[index] for index in picks]
 
 
+def _matched(
+    chosen: Iterable[tuple[Question, list[Target]]], args: Namespace, settings: SelectConfig, tally: Tally
+) -> Iterable[tuple[Question, list[Target]]]:
+    """Of the chosen targets those that the sets of `--match` leave; nothing where nothing was chosen."""
+    every = list(chosen)
+    texts = {
+        question.sample.id: [_target_text(question.sample, one, args) for one in picked] for question, picked in every
+    }
+    if not any(texts.values()):
+        return every
+    kept, tally.matched = match.kept_of(texts, args.match, settings.seed)
+    return [
+        (question, picked[: kept.get(question.sample.id, 0)])
+        for question, picked in every
+        if question.sample.id in kept or not picked
+    ]
+
+
+def _target_text(sample: Sample, target: Target, args: Namespace) -> str:
+    return targets.answer_only(sample) if args.target == "answer" else target.text
+
+
 def _row(sample: Sample, target: Target, args: Namespace) -> Row:
     trajectory = target.trajectory
-    text = targets.answer_only(sample) if args.target == "answer" else target.text
+    text = _target_text(sample, target, args)
     return Row(
         id=sample.id,
         prompt=[{"role": "user", "content": sample.prompt}],  # as inference asks a single model (vanilla)

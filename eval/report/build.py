@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ from agentark.run_folder import aside, check_replaceable, entries, set_aside
 from agentark.trajectories import CLASSES
 from agentark.types import Record, UserError
 from eval.report import charts, export, overview, pages, training
-from eval.report.debate import STATES, Debate, Sampled, look, state
 from eval.report.files import MARKER, Origin
 from eval.report.overview import Costs, Row
 from eval.report.paper import load_paper
 from eval.report.samples import CORRECTIVE, CORRUPTED, TRUNCATED, VOTE_ENOUGH, VOTE_LOST, Writer, detail
 from eval.report.study import Run, Study, read
 from eval.report.training import Curves, Scored
+from eval.team.course import Course, opened, selection, votable
+from eval.team.debate import STATES, Debate, Sampled, look, state
+from eval.team.show import left
+from eval.team.worth import Thresholds, Worth, judged, load_thresholds, measure
 
 WRITTEN = (MARKER, "*.html", "*.csv", "tables.md", "assets", "samples", ".*")
 """Files and folders of a report."""
@@ -59,6 +62,7 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
     _claim(output)
     costs: dict[int, Costs] = {}
     debates: dict[int, Debate] = {}
+    courses, thresholds = dict[int, Course](), load_thresholds()
     scored: list[Scored] = []
     folder = output / "samples"
     folder.mkdir()
@@ -66,7 +70,9 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
     try:
         for run in study.runs:
             try:
-                costs[run.number], debates[run.number], figures = _read_run(run, writer)
+                courses[run.number] = opened(run.path, run.dataset, run.method, run.model, thresholds.yielded())
+                costs[run.number], figures = _read_run(run, courses[run.number], writer)
+                debates[run.number] = courses[run.number].debate
                 scored += [figures] if figures else []
             except UserError as error:
                 study.problems.append(str(error))
@@ -82,7 +88,7 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
         output,
         {
             "index.html": _overview(study, rows, exports),
-            "debate.html": _debate(study, debates),
+            "debate.html": _debate(study, debates, _worths(study, courses, thresholds)),
             "prm.html": {"groups": [_prm(study, curves, scored)]},
             "rl.html": {"groups": [_curves("rl", curves), _curves("sft", curves)]},
             "samples.html": {},
@@ -125,9 +131,9 @@ def _about(run: Run) -> dict[str, Any]:
 # ---------------------------------------------------------------- one pass over a run
 
 
-def _read_run(run: Run, writer: Writer) -> tuple[Costs, Debate, Scored | None]:
+def _read_run(run: Run, course: Course, writer: Writer) -> tuple[Costs, Scored | None]:
     """Read every record once: its costs, its verdicts, its place on the samples page."""
-    costs, debate = Costs(), Debate()
+    costs, settings = Costs(), selection() if votable(run.dataset) else None
     labels, grades = run.label_rows(), run.grades()
     steps = training.read_scores(run)
     judged: list[tuple[Sequence[float], bool | None]] = []
@@ -136,12 +142,12 @@ def _read_run(run: Run, writer: Writer) -> tuple[Costs, Debate, Scored | None]:
         seen = look(record, row, grade) if record.error is None and record.solutions else None
         costs.add(record)
         if seen is not None:
-            debate.add(record, seen)
+            course.add(record, seen, row, settings)
         verdicts = {solution.id: solution.verdict for solution in row.solutions} if row else {}
         judged += [(scored.scores, verdicts.get(scored.solution, scored.verdict)) for scored in scores]
         verdict = state(seen.final) if seen else "error"
         writer.add(run.number, record, detail(record, row, seen, grade, scores), verdict, _flags(record, seen))
-    return costs, debate, training.score_figures(run.name, [run.origin], judged)
+    return costs, training.score_figures(run.name, [run.origin], judged)
 
 
 def _flags(record: Record, seen: Sampled | None) -> int:
@@ -180,7 +186,30 @@ def _overview(study: Study, rows: Sequence[Row], exports: Sequence[str]) -> dict
     }
 
 
-def _debate(study: Study, debates: Mapping[int, Debate]) -> dict[str, Any]:
+def _worths(study: Study, courses: Mapping[int, Course], thresholds: Thresholds) -> dict[int, Worth]:
+    """Number of a run -> the worth of its team, beside the other runs of its questions as `eval.team` compares them."""
+    worths: dict[int, Worth] = {}
+    for setting in dict.fromkeys((run.dataset, run.setting) for run in study.runs):
+        numbers = [run.number for run in study.runs if (run.dataset, run.setting) == setting]
+        own = {number: courses[number] for number in numbers if number in courses and courses[number].asked}
+        teams = {number: team for number, team in own.items() if team.kind == "team" and team.debate.is_debate}
+        measured = [measure(team, _beside(team, own.values()), thresholds) for team in teams.values()]
+        worths |= zip(teams, judged(measured, thresholds), strict=True)
+    return worths
+
+
+def _beside(team: Course, courses: Iterable[Course]) -> list[Course]:
+    """The files of single answers and votes by its members that leave at least half of its questions in common."""
+    common, chosen = set(team.asked), list[Course]()
+    for course in courses:
+        if course.kind == "team" or not set(course.members) <= set(team.members):
+            continue
+        if 2 * len(left := common & course.asked.keys()) >= len(team.asked):
+            common, chosen = left, [*chosen, course]
+    return chosen
+
+
+def _debate(study: Study, debates: Mapping[int, Debate], worths: Mapping[int, Worth]) -> dict[str, Any]:
     shown = []
     for run in study.runs:
         debate = debates.get(run.number)
@@ -194,6 +223,8 @@ def _debate(study: Study, debates: Mapping[int, Debate]) -> dict[str, Any]:
                 "key": key,
                 "name": run.name,
                 "debate": debate,
+                "worth": worths.get(run.number),
+                "left": left(worths[run.number]) if run.number in worths else "",
                 "judged_by": f"the labels in {run.labels.name}, and rules where these leave out earlier rounds"
                 if run.labels
                 else "rules, where they can tell (nobody has labelled this run)",

@@ -7,10 +7,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from eval.report.debate import STATES, Debate
 from eval.report.files import Origin
 from eval.report.overview import Row, names
 from eval.report.training import GUARD, PANELS, SE, Curves, Scored
+from eval.team.debate import STATES, Debate
 
 COLOURS = tuple(f"var(--series-{number})" for number in range(1, 8))
 DASHES = ("solid", "dash", "dot", "dashdot")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from agentark.files import writing
-from eval.report.debate import Debate
 from eval.report.overview import Row
 from eval.report.samples import VERDICTS, Writer
 from eval.report.study import Run, Study
 from eval.report.training import Curves
+from eval.team.debate import Debate
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet would run a cell that begins like this."""

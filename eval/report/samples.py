@@ -26,7 +26,7 @@ from agentark.labels import LabelledSolution, LabelRow
 from agentark.records import natural
 from agentark.steps import reply_spans
 from agentark.types import Message, Record, Turn
-from eval.report.debate import Sampled
+from eval.team.debate import Sampled
 
 CHUNK = 512 * 1024
 """Bytes after which a chunk is closed: read and parsed in a few milliseconds."""

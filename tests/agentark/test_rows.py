@@ -222,6 +222,27 @@ def test_step_labels_are_refused_by_scoring_as_by_training(
             readers[name](tmp_path / "a.jsonl")
 
 
+@pytest.mark.parametrize(("key", "value"), [("answer", {"a": 1}), ("answer", 7), ("id", [1]), ("id", "1")])
+def test_solutions_are_refused_by_scoring_as_by_training(
+    readers: Readers, tmp_path: Path, key: str, value: Any
+) -> None:
+    row = published_labels("a")
+    row["solutions"][1][key] = value
+    (tmp_path / "a.jsonl").write_bytes(content(row))
+    for name in ("scored", "trained"):
+        with pytest.raises(UserError, match=rf"row 1: solution 2: Expected .* at `\$\.{key}`"):
+            readers[name](tmp_path / "a.jsonl")
+
+
+def test_an_agent_of_no_name_aggregates_nothing(tmp_path: Path) -> None:
+    row = published_labels("a")
+    for solution, agent in zip(row["solutions"], ({"a": 1}, "judge"), strict=True):
+        solution["agent"] = agent
+    (tmp_path / "a.jsonl").write_bytes(content(row))
+    (question,) = rows.questions(tmp_path / "a.jsonl", "--x")
+    assert [candidate.aggregate for candidate in question.candidates] == [False, True]
+
+
 def test_a_held_out_file_with_a_mark(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + content(plain("1"), stepwise("2")))
     held = EvaluationQuestions([tmp_path / "a.jsonl"], 13)

@@ -16,6 +16,7 @@ from agentark.stats import (
     mcnemar,
     mean_and_se,
     paired,
+    paired_interval,
     ratio_and_se,
     sign_flip,
     wilson_interval,
@@ -186,3 +187,16 @@ def test_numbered_clusters_are_grouped_like_named_ones(pairs: list[tuple[int, fl
     assert mean_and_se(array("d", values), numbered) == mean_and_se(values, named)
     assert interval(array("d", values), numbered) == interval(values, named)
     assert bootstrap_interval(values, numbered, resamples=5) == bootstrap_interval(values, named, resamples=5)
+
+
+def test_a_paired_interval_has_a_width_where_nothing_differs() -> None:
+    """Agresti and Min by hand: 12 questions only b gets right, 4 only a, of 100; half a question more in each cell."""
+    low, high = paired_interval([1.0] * 12 + [-1.0] * 4 + [0.0] * 84)
+    mean = (12.5 - 4.5) / 102
+    half = 1.959964 * math.sqrt(12.5 + 4.5 - (12.5 - 4.5) ** 2 / 102) / 102
+    assert (low, high) == (pytest.approx(mean - half), pytest.approx(mean + half))
+    low, high = paired_interval([0.0] * 300)
+    assert 0 < high < 0.01
+    assert low == -high
+    assert paired_interval([0.0] * 3)[1] > 0.3
+    assert paired_interval([1.0]) == (pytest.approx(1 / 3 - 1.959964 * math.sqrt(2 - 1 / 3) / 3), 1.0)

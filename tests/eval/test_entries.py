@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from fakes import ScriptedEngine
+from lora_cases import bare
 
 import inference
 from agentark import cli
@@ -464,13 +465,28 @@ def test_a_judge_marks_by_the_rubric(data_dir: Path) -> None:
     assert {session for session, _, _ in again.seen} == {"GSM8K/test/3#4"}
 
 
-def test_bad_input_of_reasoning(data_dir: Path, tmp_path: Path) -> None:
+def test_bad_input_of_reasoning(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = infer(data_dir, "GSM8K", n=1)
     base = ["--input_file", str(path), "--dataset_name", "GSM8K"]
     assert "give --model_name_or_path" in refused(*base, module=reasoning_eval)
     (tmp_path / "r.yaml").write_text("system: a\ncriteria: {b: {asks: c, anchors: {1: d}}}\n")
     argv = [*base, "--judge_model", "a/b", "--rubric", str(tmp_path / "r.yaml")]
     assert "anchors are needed for 1, 3 and 5" in refused(*argv, module=reasoning_eval)
+    monkeypatch.setattr(reasoning_eval, "likelihoods", None)  # refused before anything is scored
+    argv = [*base, "--model_name_or_path", "a/b", "--rubric", str(tmp_path / "r.yaml")]
+    assert "anchors are needed for 1, 3 and 5" in refused(*argv, module=reasoning_eval)
+    argv = [*base, "--model_name_or_path", "a/b", "--judge_model", "a/b/c"]
+    assert "--judge_model a/b/c: neither a folder nor a hub id" in refused(*argv, module=reasoning_eval)
+
+
+def test_flags_that_name_a_place_are_looked_at_when_they_are_not_used(data_dir: Path, tmp_path: Path) -> None:
+    base = ["--dataset_name", "GSM8K", "--data_dir", str(data_dir), "--max_samples", "1"]
+    finished = [*base, "--model_name_or_path", "org/m", "--lora_path", str(bare(tmp_path / "adapter"))]
+    assert math_eval.main(finished, choose_engine=choose_with()) == 0
+    graded = ["--dataset_name", "GSM8K", "--input_file", str(infer(data_dir, "GSM8K", n=1))]
+    for argv in (finished, graded):
+        for flag in ("--lora_path", "--model_api_config", "--data_dir"):
+            assert f"{tmp_path}/none: " in refused(*argv, flag, f"{tmp_path}/none")
 
 
 # ---------------------------------------------------------------- modules

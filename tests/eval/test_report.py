@@ -18,11 +18,12 @@ from agentark.types import Message, Part, UserError
 from eval import math_eval
 from eval.report import __main__ as entry
 from eval.report import charts, export, overview, pages, samples, training
-from eval.report.debate import Debate, look
 from eval.report.files import MARKER
 from eval.report.paper import load_paper
 from eval.report.students import Student, read_students
 from eval.report.study import read
+from eval.team import __main__ as team
+from eval.team.debate import Debate, look
 
 R, W, N = "It is \\boxed{7}.", "It is \\boxed{8}.", "no idea"
 
@@ -95,6 +96,22 @@ def test_one_agent_alone_has_no_vote_and_importance_is_summed() -> None:
     chart = charts.importance("x", "x", added(*scored), [])
     assert chart is not None
     assert dict(zip(chart.data[0]["y"], chart.data[0]["x"], strict=True)) == {"agent_1": 1.0, "agent_2": 1.0}
+
+
+def test_the_debate_page_says_of_a_team_what_eval_team_says(tmp_path: Path) -> None:
+    data, results = report_cases.dataset(tmp_path / "data", 12), tmp_path / "results"
+    runs = [("vanilla", 4, ()), ("self_consistency", 5, ("--method_config", "parallel_num=40")), ("llm_debate", 4, ())]
+    files = [str(report_cases.infer(data, results, method, right, *more)) for method, right, more in runs]
+    assert team.main([*files, "--output_dir", str(tmp_path / "team")]) == 0
+    assert entry.main(["--results", str(results / "GSM8K"), "--output", str(tmp_path / "report")]) == 0
+    (worth,) = json.loads((tmp_path / "team" / "team.json").read_text())["teams"]
+    page = (tmp_path / "report" / "debate.html").read_text()
+    assert f"Verdict: {worth['words']}." in page
+    assert page.count("(python -m eval.team)") == 1
+    for line in worth["rows"]:
+        assert f"<td>{line['name']}</td><td>{line['who']}</td>" in page
+    for gap in worth["gaps"]:
+        assert f'<td>{gap["of"]} − {gap["over"]}</td><td class="n">{100 * gap["difference"]:+.1f}</td>' in page
 
 
 # ---------------------------------------------------------------- overview

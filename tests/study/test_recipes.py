@@ -327,3 +327,33 @@ def test_the_slurm_job_wants_a_recipe_and_slurm(tmp_path: Path) -> None:
         )
         assert done.returncode != 0
         assert expected in done.stderr
+
+
+def test_students_of_several_sources_are_matched_and_contrasted(tmp_path: Path) -> None:
+    recipe = ROOT / "configs" / "studies" / "interaction.yaml"
+    plan = Plan(load(recipe, [f"folder={tmp_path}"]))
+    steps = {step.name: step for step in plan.steps}
+    chosen = steps["select from debate"]
+    assert chosen.flags["--match"] == [f"{tmp_path}/sets/all_of_{name}.jsonl" for name in ("independent", "unrelated")]
+    assert {"select all of independent", "select all of unrelated"} <= set(chosen.after)
+    assert "sft from debate" in steps
+    assert "sft all of debate" not in steps
+    assert plan.rows == ["base", "debate", "independent", "unrelated", *(f"from {name}" for name in plan.teachers)]
+    assert steps["table"].flags["--contrast"] == [
+        "debate, not asking again=from debate/from independent",
+        "peers on this question=from debate/from unrelated",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("students.all of debate.match=[from debate]", "students.all of debate.match: no 'from debate'"),
+        ("contrasts.x=[from debate, all of debate]", "contrasts.x: no 'all of debate'"),
+        ("contrasts.x=[from debate]", "contrasts.x"),
+        ("policies.p={start: all of debate}", "policies.p.start: no 'all of debate'"),
+    ],
+)
+def test_what_is_not_trained_is_no_system(change: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=expected):
+        Plan(load(ROOT / "configs" / "studies" / "interaction.yaml", [f"folder={tmp_path}", change]))

@@ -110,3 +110,39 @@ def test_other_questions_are_not_compared(tmp_path: Path) -> None:
     one, two = graded(tmp_path / "a", [1.0], 1), graded(tmp_path / "b", [1.0], 1, first=1)
     with pytest.raises(UserError, match=r"DA .* and base .* were not asked the same questions"):
         study_table.make({"a": {"base": one, "DA": two}})
+
+
+def test_contrasts_are_paired_and_adjusted_among_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    right: dict[str, list[float | None]] = {
+        "base": [0.0] * 12,
+        "debate": [1.0] * 9 + [0.0] * 2 + [None],
+        "independent": [1.0] * 2 + [0.0] * 10,
+        "unrelated": [1.0] * 8 + [0.0] * 4,
+    }
+    rows = [f"held-out/{name}={graded(tmp_path / name, values, 4)}" for name, values in right.items()]
+    named = ["interaction=debate/independent", "same question=debate/unrelated"]
+    output = tmp_path / "table"
+    assert study_table.main(["--rows", *rows, "--contrast", *named, "--output", str(output)]) == 0
+    found = json.loads(output.with_name("table.json").read_bytes())["tables"]["held-out"]["contrasts"]
+    first, second = found["interaction"], found["same question"]
+    assert (first["systems"], first["n"], first["difference"]) == (["debate", "independent"], 11, pytest.approx(7 / 11))
+    assert first["low"] < first["difference"] < first["high"]
+    assert [first["p"], second["p"]] == [stats.mcnemar(0, 7), stats.mcnemar(0, 1)]
+    assert [first["p_holm"], second["p_holm"]] == stats.holm([first["p"], second["p"]])
+    printed = capsys.readouterr().out
+    assert "| contrast | systems | n | points [95%] | p | p (Holm, of 2) |" in printed
+    assert "| interaction | debate − independent | 11 | +63.6 [" in printed
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("a", "--contrast 'a': expected contrast=system/other"),
+        ("a=base", "--contrast 'a=base': expected contrast=system/other"),
+        ("a=base/debait", "--contrast 'a=base/debait': no system 'debait' .*did you mean debate"),
+    ],
+)
+def test_a_contrast_of_other_systems_is_refused(word: str, expected: str, tmp_path: Path) -> None:
+    rows = [f"held-out/{name}={graded(tmp_path / name, [1.0], 4)}" for name in ("base", "debate")]
+    with pytest.raises(UserError, match=expected):
+        study_table.main(["--rows", *rows, "--contrast", word, "--output", str(tmp_path / "table")])

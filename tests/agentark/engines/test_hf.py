@@ -420,7 +420,7 @@ def _softcapped(folder: Path) -> None:
         (_softcapped, {}, r"transformers cannot serve .*softcap"),
         (None, {"max_model_len": 8193}, r"--max_model_len 8193: the model's own is 8192"),
         (None, {"max_model_len": 100}, r"--max_model_len 100: too small"),
-        (None, {"lora_path": Path("/nowhere")}, r"--lora_path /nowhere: no adapter_model\.safetensors"),
+        (None, {"lora_path": Path("/nowhere")}, r"--lora_path /nowhere: no such folder"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(

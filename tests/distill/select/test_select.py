@@ -223,6 +223,12 @@ def test_a_failing_distiller_writes_no_set(labels: Path, tmp_path: Path, capsys:
     assert "the distiller failed on 3 questions" in capsys.readouterr().out
 
 
+def test_a_control_beside_the_debate_asks_the_same_questions(labels: Path, tmp_path: Path) -> None:
+    beside = [msgspec.structs.replace(record, decoy="Another question?") for record in records()]
+    assert run([labels, labelled(tmp_path / "control", beside)], tmp_path / "a.jsonl") == 0
+    assert not any("Another question?" in json.dumps(row) for row in chosen(tmp_path / "a.jsonl"))
+
+
 def test_several_inputs_add_up_in_any_order(labels: Path, tmp_path: Path) -> None:
     info = msgspec.structs.replace(records()[2].method, name="self_consistency")
     more = [

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from guarded import closed_without_key
+from lora_cases import bare
 
 from agentark import cli
 from agentark.engines.choose import add_engine_flags, choose_engine
@@ -229,12 +230,15 @@ BASE = ["--launch", "ray"]
         (["--engine_args", "max_num_seqs=2"], "--engine_args max_num_seqs=2: goes with --use_vllm"),
         (["--ray_address", "auto"], "--ray_address auto: goes with --launch ray"),
         ([*BASE, "--use_modal_batch"], "--use_modal_batch: does not go together with --launch ray"),
-        ([*BASE, "--lora_path", "a"], "--lora_path a: --launch ray serves no adapters"),
+        ([*BASE, "--lora_path", "adapter"], "--lora_path adapter: --launch ray serves no adapters"),
         ([*BASE, "--data_parallel_size", "2"], "--data_parallel_size 2: with --launch ray, use --num_replicas"),
         (["--launch", "roy"], "--launch: invalid choice: 'roy'"),
     ],
 )
-def test_flags_that_do_not_go_together(argv: list[str], expected: str) -> None:
+def test_flags_that_do_not_go_together(
+    argv: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bare(tmp_path / "adapter").parent)
     parser = cli.Parser()
     add_engine_flags(parser)
     with pytest.raises(UserError, match=expected):
