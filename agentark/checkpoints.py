@@ -3,6 +3,7 @@
 A checkpoint holds pickles (optimizer, random states). It is never loaded unless its manifest names the run.
 """
 
+import json
 import math
 import pickle
 import re
@@ -140,6 +141,13 @@ def chosen(asked: str | None, folder: Path, run: RunFolder, say: Callable[[str],
     if not is_own(path, run):
         raise UserError(f"--resume_from_checkpoint {asked}: {REASON}")
     return path
+
+
+def rewind(path: Path, step: int) -> None:
+    """Delete the lines of a file of figures that belong to steps after a checkpoint, from which a run continues."""
+    if path.is_file():
+        rows = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        write_atomically(path, b"".join(line for line in rows if json.loads(line)["step"] <= step))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentark import cli, contamination, jsonl
+from agentark import checkpoints, cli, contamination, jsonl
 from agentark.files import json_of, write_atomically
 from agentark.hub import context_length, model_config, pretrained
 from agentark.records import now
@@ -17,8 +17,6 @@ from distill.grpo.config import GRPOConfig, resolved
 from distill.grpo.questions import Prompt, fit, has_gold, questions, questions_of_prm, render
 from prm.steps import StepCodec, load_tokenizer
 
-STOPPED = 3
-"""Exit code of a run that crossed a bound of --stops."""
 FEW_VERIFIABLE = 0.1
 """A run with a smaller share of verifiable prompts gets a warning."""
 BESIDE = {
@@ -182,10 +180,7 @@ class Run(RunFolder):
     def rewind(self, step: int) -> None:
         """Delete metrics of steps after a checkpoint from which a run continues."""
         for path in (self.metrics, self.dev):
-            if path.is_file():
-                rows = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-                kept = [line for line in rows if json.loads(line)["step"] <= step]
-                write_atomically(path, b"".join(kept))
+            checkpoints.rewind(path, step)
 
     def close(self, inputs: Inputs, stopped: Sequence[str], figures: Mapping[str, Any]) -> None:
         """Write manifest.json: the run is done."""

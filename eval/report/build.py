@@ -90,7 +90,7 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
             "index.html": _overview(study, rows, exports),
             "debate.html": _debate(study, debates, _worths(study, courses, thresholds)),
             "prm.html": {"groups": [_prm(study, curves, scored)]},
-            "rl.html": {"groups": [_curves("rl", curves), _curves("sft", curves)]},
+            "rl.html": {"groups": [_curves(kind, curves) for kind in ("rl", "opd", "sft")]},
             "samples.html": {},
         },
         about | {"title": title, "commit": cli.provenance().get("commit")},
@@ -278,6 +278,7 @@ def _listed(counts: Any) -> str:
 GROUPS = {
     "prm": ("Process reward model", "No reward model was trained;", "python prm/finetune2.py --help"),
     "rl": ("RL", "No policy was trained with rewards;", "python -m openrlhf.cli.train_grpo --help"),
+    "opd": ("On-policy distillation", "No student was taught on its own samples;", "python -m distill.opd --help"),
     "sft": ("Fine-tuning", "No student was fine-tuned;", "python -m distill.sft --help"),
 }
 
