@@ -16,13 +16,15 @@ from pathlib import Path
 
 import agentark.cli as cli
 from agentark import answers, contamination, job, summary
-from agentark.engines.choose import Choice, add_engine_flags, choose_engine, other_engine_args
+from agentark.engines.choose import Choice, add_engine_flags, choose_engine
+from agentark.engines.members import Choose, Recruited
 from agentark.engines.shared import shared
-from agentark.episode import Defaults
 from agentark.lock import RunLock
 from agentark.records import read_records
+from agentark.sampling import add_sampling_flags
 from agentark.sandbox_engine import SandboxEngine
 from agentark.tasks import Loaded, Task, get_task
+from agentark.team import Teamed, check_names, read_team
 from agentark.types import SANDBOX, Engine, Method, MethodInfo, Sample, UserError
 from methods import METHODS, check_tasks, load_method, method_class
 
@@ -34,12 +36,15 @@ def parse(argv: list[str] | None = None) -> Namespace:
     )
     parser.add_argument("--test_dataset_name", required=True, help="dataset, e.g. GSM8K")
     parser.add_argument("--model_name", required=True, help="hub id, local folder, or an embedded model")
-    parser.add_argument("--model_temperature", type=cli.number(0, 10), default=0.5, help="sampling temperature")
+    add_sampling_flags(parser, "--model_temperature")
     parser.add_argument("--model_max_tokens", type=cli.integer(1), default=4096, help="new tokens per call, at most")
     parser.add_argument(
         "--method_config_name", help="a file of methods/<method>/configs (default: the one made for the dataset)"
     )
     parser.add_argument("--method_config", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of that file")
+    parser.add_argument(
+        "--team", nargs="+", default=[], metavar="FILE.yaml|NAME=MODEL[@ADAPTER]", help="models of agents or roles"
+    )
     parser.add_argument("--verifier_models", nargs="+", default=[], metavar="MODEL", help="models that verify (mav)")
     job.add_sample_flags(parser)
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the run")
@@ -56,7 +61,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     if len(args.method_name) > 1:
         if len(set(args.method_name)) < len(args.method_name):
             raise UserError(f"--method_name {' '.join(args.method_name)}: a method is named twice")
-        for flag in ("debug", "method_config", "method_config_name", "verifier_models", "output_path"):
+        for flag in ("debug", "method_config", "method_config_name", "verifier_models", "team", "output_path"):
             if getattr(args, flag):
                 raise UserError(f"--{flag}: goes with one --method_name, not with {len(args.method_name)}")
     if args.unsafe_no_isolation and not args.allow_code_execution:
@@ -86,19 +91,18 @@ def check_code(args: Namespace, method: Method, samples: Sequence[Sample]) -> No
             print(f"without --allow_code_execution: {text}")
 
 
-def other_engines(
-    args: Namespace, method: Method, main: Engine, lock: RunLock, choose_engine: Callable[..., Choice]
-) -> dict[str, Engine]:
-    """The other models of the run: those that the method names, and the sandbox."""
-    engines: dict[str, Engine] = {}
-    for name in dict.fromkeys(getattr(method, "other_models", ())):
-        if name == args.model_name:
-            engines[name] = main
-        else:
-            engines[name] = choose_engine(other_engine_args(args, name), name).make(lock)
-    if args.allow_code_execution:
-        engines[SANDBOX] = SandboxEngine(args.unsafe_no_isolation)
-    return engines
+def recruited(args: Namespace, method: Method, info: MethodInfo, choice: Choice, choose: Choose) -> Recruited:
+    """The models of a run: the generator, the team's and those that the method names."""
+    entries = read_team(args.team) if args.team else {}
+    agents = method.agents() if isinstance(method, Teamed) else {}
+    check_names(entries, info.name, agents)
+    return Recruited(args, choice, entries, agents, getattr(method, "other_models", ()), choose)
+
+
+def other_engines(args: Namespace, members: Recruited, main: Engine, lock: RunLock) -> dict[str, Engine]:
+    """The engines beside the generator's: those of the team and of the method, and the sandbox."""
+    sandbox = {SANDBOX: SandboxEngine(args.unsafe_no_isolation)} if args.allow_code_execution else {}
+    return {**members.others(main, lock), **sandbox}
 
 
 def select(args: Namespace, task: Task) -> tuple[Loaded, list[Sample]]:
@@ -119,14 +123,18 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
     for method, info in methods.values():
         check_tasks(method, info.name, loaded.samples)
         check_code(args, method, loaded.samples)
-    label, make_engine = choose_engine(args, args.model_name)
+    choice = choose_engine(args, args.model_name)
+    label = choice.label
+    members = {name: recruited(args, *made, choice, choose_engine) for name, made in methods.items()}
     scratch = tempfile.TemporaryDirectory() if args.debug else None
     folder = Path(scratch.name) if scratch is not None else args.result_dir / task.name / label
     paths = {name: (not scratch and args.output_path) or folder / f"{name}_infer.jsonl" for name in methods}
-    defaults = Defaults(args.model_temperature, args.model_max_tokens, args.seed)
     failed = 0
-    with shared(make_engine) if len(methods) > 1 else nullcontext(make_engine) as engine_of:
+    make = members[args.method_name[0]].make
+    with shared(make) if len(methods) > 1 else nullcontext(make) as engine_of:
         for name, (method, info) in methods.items():
+            team = members[name]
+            defaults = job.defaults_of(args, args.model_max_tokens, label, choice.model, team.team)
             failed += job.run_job(
                 job.Job(
                     path=paths[name],
@@ -134,6 +142,7 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
                         "method": info.name,
                         "method_config": info.config,
                         **job.identity(args, task, loaded, label, defaults),
+                        **team.identity,
                         "code_execution": args.allow_code_execution or None,  # None: as before there was this flag
                     },
                     samples=job.with_decoys(samples, loaded, method, args.seed),
@@ -143,8 +152,8 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
                     model=label,
                     make_engine=engine_of,
                     defaults=defaults,
-                    about=job.origin(loaded, contamination.of_model(args.model_name, args.lora_path)),
-                    others=partial(other_engines, args, method, choose_engine=choose_engine),
+                    about=job.origin(loaded, contamination.trained_on(*team.folders)),
+                    others=partial(other_engines, args, team),
                     overwrite=args.overwrite,
                 )
             )

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None, choose_engine: Callable[[Namespace], Cho
     source = read_source(args.input, task, "--input")
     questions, skipped = select(args, source)
     rules = Choice(RULES, lambda lock: NoEngine("a run without a judge has called one"))
-    judge, make_engine = rules if args.rules_only else choose_engine(args)
+    judge, make_engine, *_ = rules if args.rules_only else choose_engine(args)
     path = args.output or args.input.with_name(f"{args.input.stem}_labeled_by_{judge.replace('/', '_')}.jsonl")
     if path.resolve() == args.input.resolve():
         raise UserError(f"--output {path}: is the input")

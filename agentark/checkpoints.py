@@ -3,7 +3,6 @@
 A checkpoint holds pickles (optimizer, random states). It is never loaded unless its manifest names the run.
 """
 
-import json
 import math
 import pickle
 import re
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from agentark import jsonl
 from agentark.files import json_of, write_atomically
 from agentark.run_folder import MANIFEST, RunFolder
 from agentark.types import UserError, digest
@@ -28,6 +28,25 @@ REASON = "its manifest does not name this run, so its pickles are not loaded"
 def mark(folder: Path, run: RunFolder, **values: Any) -> None:
     """Write into a complete checkpoint whose it is."""
     write_atomically(folder / MANIFEST, msgspec.json.encode({RUN: digest(run.identity), **values}))
+
+
+class Logged(Struct):
+    """A line of a metrics file, as far as a continued run looks at it."""
+
+    step: int
+
+
+def rewind(path: Path, step: int) -> None:
+    """Delete the lines of a metrics file, if it is there, that a run going on after that step writes again.
+
+    Raises:
+        UserError: a line that no run wrote, except for a last one that was cut short.
+    """
+    if path.is_file():
+        decoder = msgspec.json.Decoder(Logged)
+        lines = [line for line in jsonl.lines(path) if line.content.endswith(b"\n")]
+        kept = [line.content for line in lines if line.decode(decoder, "a line of metrics").step <= step]
+        write_atomically(path, b"".join(kept))
 
 
 def is_own(folder: Path, run: RunFolder) -> bool:
@@ -141,13 +160,6 @@ def chosen(asked: str | None, folder: Path, run: RunFolder, say: Callable[[str],
     if not is_own(path, run):
         raise UserError(f"--resume_from_checkpoint {asked}: {REASON}")
     return path
-
-
-def rewind(path: Path, step: int) -> None:
-    """Delete the lines of a file of figures that belong to steps after a checkpoint, from which a run continues."""
-    if path.is_file():
-        rows = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        write_atomically(path, b"".join(line for line in rows if json.loads(line)["step"] <= step))
 
 
 @contextmanager

@@ -7,14 +7,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
-from agentark.records import JournalEntry, Store, layout_response, pack, turn_order, without_texts
+from agentark.journal import JournalEntry
+from agentark.records import Store, layout_response, pack, turn_order, without_texts
+from agentark.sampling import SHAPING
+from agentark.team import Route, Team
 from agentark.types import (
     SANDBOX,
     SCHEMA,
+    TEAM,
     Completion,
     Engine,
     Guarantee,
@@ -74,12 +78,60 @@ class Gate:
         self.in_flight -= 1
 
 
+@runtime_checkable
+class Streaming(Protocol):
+    """An engine that also tells a reply while it is written."""
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        on_text: Callable[[str], None],
+        *,
+        session: str,
+        priority: int,
+    ) -> Completion:
+        """Answer one call as `chat` does.
+
+        Args:
+            on_text: is given the reply in pieces, without thinking text; together they are the completion's `text`.
+                After the first piece the engine does not try again.
+        """
+        ...
+
+
 class Defaults(Struct, frozen=True):
     """Values of a call where the method gives none."""
 
     temperature: float
     max_tokens: int
     seed: int
+    controls: Mapping[str, Any] = {}
+    """Of `agentark.sampling.CONTROLS`, those that are set."""
+    team: Team | None = None
+    """Who answers whom, where that is not always the generator."""
+
+    def route(self, agent: str, role: str, model: str) -> Route:
+        """Who answers the calls of an agent in a role, where the method asks for `model`, and how."""
+        if self.team is not None and model != SANDBOX:
+            return self.team.route(agent, role, model)
+        controls = self.controls if model != SANDBOX else {}
+        return Route(model, None, {"temperature": self.temperature, "max_tokens": self.max_tokens, **controls}, {})
+
+
+def sampled(
+    route: Route, own: Mapping[str, Any], choices: tuple[str, ...] | None, schema: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """How a call is sampled, as fields of `SamplingParams`. A reply of a given form keeps it.
+
+    Args:
+        own: what the method says of it.
+    """
+    if choices is not None:
+        values = {**route.base, **route.named, **own}
+        return {name: values[name] for name in ("temperature", "max_tokens")}
+    values = {**route.base, **own, **route.named}
+    return values if schema is None else {name: value for name, value in values.items() if name not in SHAPING}
 
 
 @dataclass(eq=False)
@@ -103,7 +155,8 @@ class Episode:
         self.turns: dict[str, Turn] = {}
         self._started, self._clock = time.time(), time.perf_counter()
         self._calls: Counter[str] = Counter()
-        self._dialogues: dict[str, tuple[Message, ...]] = {}
+        self.dialogues: dict[str, tuple[Message, ...]] = {}
+        """Of every finished turn: all messages, its reply included."""
 
     @property
     def models(self) -> frozenset[str]:
@@ -127,18 +180,20 @@ class Episode:
         calls = self._calls[address]
         self._calls[address] += 1
         turn_id = f"{address}#{calls}" if calls else address
+        route = self.defaults.route(agent, role, model)
+        own = {"temperature": temperature, "max_tokens": max_tokens}
         params = SamplingParams(
-            temperature=self.defaults.temperature if temperature is None else temperature,
-            max_tokens=self.defaults.max_tokens if max_tokens is None else max_tokens,
-            seed=int(digest((self.defaults.seed, self.sample.id, turn_id))[:15], 16),
+            **sampled(route, {name: value for name, value in own.items() if value is not None}, choices, schema),
+            seed=self.seed(turn_id),
             choices=choices,
             choice_logprobs=choice_logprobs,
             schema=schema,
+            adapter=route.adapter,
         )
 
         async def call() -> Turn:
-            completion = await self._complete(messages, params, turn_id, model)
-            continues, new = pack(messages, self._dialogues)
+            completion = await self._complete(messages, params, turn_id, route.model)
+            continues, new = pack(messages, self.dialogues)
             turn = Turn(
                 id=turn_id,
                 agent=agent,
@@ -148,11 +203,19 @@ class Episode:
                 completion=completion,
                 continues=continues,
             )
-            self._dialogues[turn_id] = (*messages, message("assistant", turn))
-            self.turns[turn_id] = turn
+            self.keep(turn, messages)
             return turn
 
         return call()
+
+    def seed(self, turn_id: str) -> int:
+        """Of a call: it depends on the run's seed, the sample and the address."""
+        return int(digest((self.defaults.seed, self.sample.id, turn_id))[:15], 16)
+
+    def keep(self, turn: Turn, messages: Sequence[Message]) -> None:
+        """Add a finished turn. `messages`: all that were sent."""
+        self.dialogues[turn.id] = (*messages, message("assistant", turn))
+        self.turns[turn.id] = turn
 
     async def _complete(
         self, messages: Sequence[Message], params: SamplingParams, turn_id: str, model: str
@@ -169,23 +232,42 @@ class Episode:
             return entry.completion
         if model not in self.engines:
             raise SampleError(f"the call {turn_id} asks for the model {model!r}; this run has {sorted(self.engines)}")
-        engine, gate = self.engines[model]
-        await gate.acquire(self.order)
-        try:
-            completion = await engine.chat(messages, params, session=self.sample.id, priority=self.order)
-        finally:
-            gate.release()
+        completion = await self.ask(messages, params, model)
         if self.store is not None:
             self.store.add_call(JournalEntry(self.sample.id, turn_id, request, completion))
         if self.on_call is not None:
             self.on_call(completion, False)
         return completion
 
+    async def ask(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        model: str,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Completion:
+        """The engine's reply, once the gate lets the call pass.
+
+        Args:
+            on_text: is given the reply in pieces, by an engine that can; by others as a whole.
+        """
+        engine, gate = self.engines[model]
+        await gate.acquire(self.order)
+        try:
+            if on_text is not None and isinstance(engine, Streaming):
+                return await engine.stream(messages, params, on_text, session=self.sample.id, priority=self.order)
+            completion = await engine.chat(messages, params, session=self.sample.id, priority=self.order)
+        finally:
+            gate.release()
+        if on_text is not None:
+            on_text(completion.text)
+        return completion
+
     def token_stats(self) -> dict[str, TokenStats]:
-        """Token use so far, per model; the sandbox uses none."""
+        """Token use so far, per model; a sandbox and a team use none of their own."""
         stats: dict[str, TokenStats] = {}
         for turn in self.turns.values():
-            if turn.completion.model != SANDBOX:
+            if turn.completion.model not in (SANDBOX, TEAM):
                 stats.setdefault(turn.completion.model, TokenStats()).add(turn.completion)
         return dict(sorted(stats.items()))
 
@@ -217,6 +299,7 @@ class Episode:
             guarantee=guarantee,
             token_stats=self.token_stats(),
             models=tuple(sorted(self.engines)),
+            team=self.defaults.team.shown if self.defaults.team else UNSET,
             started=self._started,
             seconds=time.perf_counter() - self._clock,
             error=error,

@@ -57,7 +57,11 @@ def json_in(path: Path) -> Any:
         return value
 
     try:
-        return json.loads(content(path).removeprefix(BOM_UTF8), object_pairs_hook=unique)
+        raw = content(path).removeprefix(BOM_UTF8)
+        value = json.loads(raw, object_pairs_hook=unique)
+        if not raw.isascii() or b"\\ud" in raw.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        return value
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:

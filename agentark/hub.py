@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agentark.files import json_of
+from agentark.files import json_if_there, json_of
 from agentark.quiet import hide_loading_bars
 from agentark.types import UserError
 
@@ -103,6 +103,26 @@ def cached_file(repository: str, name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def model_file(model: str, name: str) -> Path | None:
+    """A small file of a model folder, or of a model on the hub; None where there is none, or the hub cannot tell.
+
+    Args:
+        model: folder or hub id.
+        name: the file in it.
+    """
+    if Path(model).is_dir():
+        return file if (file := Path(model) / name).is_file() else None
+    from huggingface_hub import constants, errors, hf_hub_download
+
+    try:
+        if (cached := cached_file(model, name)) is not None:
+            return cached
+        with asked_once(constants, "ENDPOINT"):
+            return Path(hf_hub_download(model, name))
+    except (OSError, ValueError, *errors.HfHubHTTPError.__bases__):
+        return None
+
+
 def download(repository: str, name: str, folder: Path, announce: Callable[[], None]) -> Path:
     """Download one file of a model repository into a folder; continues what an earlier try left there.
 
@@ -160,13 +180,13 @@ def _check_safetensors(file: Path, where: str) -> None:
         raise UserError(f"{where}: {file.name} is damaged ({error})") from None
 
 
-def check_adapter(folder: Path) -> int:
-    """The rank of the PEFT adapter in the folder that --lora_path names.
+def check_adapter(folder: Path, flag: str = "--lora_path") -> int:
+    """The rank of the PEFT adapter in the folder that `flag` names.
 
     Raises:
         UserError: no such folder, no rank, no safetensors (a pickle is never loaded), or a damaged file.
     """
-    where = f"--lora_path {folder!s:.200}"
+    where = f"{flag} {folder!s:.200}"
     if not folder.is_dir():
         raise UserError(f"{where}: no such folder")
     if not (config := folder / "adapter_config.json").is_file():
@@ -181,8 +201,23 @@ def check_adapter(folder: Path) -> int:
 
 
 def model_config(name: str, flag: str) -> Any:
-    """transformers' configuration of a model. Raises UserError when it cannot be loaded."""
-    return loaded("AutoConfig", name, flag)
+    """transformers' configuration of a model.
+
+    Raises:
+        UserError: it cannot be loaded, or has what transformers takes and nobody can use: a `text_config` that is none,
+            an end token that is no id.
+    """
+    from transformers import PretrainedConfig
+
+    config = loaded("AutoConfig", name, flag)
+    if not isinstance(config.get_text_config(), PretrainedConfig):
+        raise UserError(f"{flag} {name}: config.json: text_config must be an object, a model's configuration")
+    ends = json_if_there(Path(name) / "generation_config.json").get("eos_token_id")
+    if not all(end is None or isinstance(end, int) for end in (ends if isinstance(ends, list) else [ends])):
+        raise UserError(
+            f"{flag} {name}: generation_config.json: eos_token_id = {ends!r:.60}: must be a token's id or a list"
+        )
+    return config
 
 
 def context_length(config: Any) -> int | None:

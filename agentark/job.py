@@ -19,7 +19,9 @@ from agentark.lock import RunLock
 from agentark.progress import Progress
 from agentark.records import Store, now
 from agentark.runner import Row, Runner, end_killed, note_totals
+from agentark.sampling import sampling_of
 from agentark.tasks import Loaded, Task, data_folder
+from agentark.team import Team
 from agentark.types import Engine, Method, MethodInfo, Sample, UserError, digest
 from agentark.workers import run_in_workers, workers_for
 
@@ -178,6 +180,17 @@ def with_decoys(samples: Sequence[Sample], loaded: Loaded, method: Method, seed:
     return [structs.replace(sample, decoy=decoys.get(sample.id, prompts[0])) for sample in samples]
 
 
+def defaults_of(args: Namespace, max_tokens: int, name: str, model: str | None, team: Team | None = None) -> Defaults:
+    """How calls are sampled where nobody says otherwise.
+
+    Args:
+        name: of the generator in messages.
+        model: its folder or hub id; None: it is served.
+    """
+    controls = sampling_of(args, name, model)
+    return Defaults(controls.pop("temperature"), max_tokens, args.seed, controls, team)
+
+
 def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: Defaults) -> dict[str, Any]:
     """All that decides the rows of any run over a dataset.
 
@@ -194,6 +207,8 @@ def identity(args: Namespace, task: Task, loaded: Loaded, model: str, defaults: 
         "max_tokens": defaults.max_tokens,
         "seed": defaults.seed,
         "thinking": args.enable_thinking,
+        **defaults.controls,
+        **({"extra_body": sorted(args.extra_body)} if args.extra_body else {}),
     }
 
 

@@ -35,10 +35,10 @@ from agentark.files import (
     write_atomically,
     writing,
 )
+from agentark.journal import JournalEntry
 from agentark.jsonl import Line, Stored, decoded, latest, lines
 from agentark.types import (
     SCHEMA,
-    Completion,
     Message,
     Part,
     Record,
@@ -239,16 +239,6 @@ class AppendLog:
             os.close(self._descriptor)
 
 
-class JournalEntry(Struct, frozen=True, omit_defaults=True):
-    """One finished call."""
-
-    sample: str
-    turn: str
-    request: str | None
-    """Digest of messages and sampling parameters; a mismatch on replay is an error. None: not checked."""
-    completion: Completion
-
-
 TRIAL = "prepare/"
 """Comes before a sample's id where its calls serve the method's one decision for the run."""
 
@@ -370,6 +360,11 @@ class Store:
     def journalled(self, sample_id: str) -> dict[str, JournalEntry]:
         """Finished calls of a sample, by turn id; handed out once."""
         return self._journalled.pop(sample_id, {})
+
+    @property
+    def begun(self) -> list[str]:
+        """Samples with finished calls that are not handed out yet."""
+        return list(self._journalled)
 
     def noted(self, key: str) -> Any:
         """The value that `note` kept under this key, in this session or an earlier one; None: nothing."""

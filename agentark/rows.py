@@ -31,7 +31,7 @@ from agentark.records import check_schema, stored_records
 from agentark.steps import one_step
 from agentark.tasks import TASKS, Task, get_task
 from agentark.tasks.base import BadRow
-from agentark.types import SCHEMA, AnswerType, Record, Sample, UserError
+from agentark.types import SCHEMA, TEAM, AnswerType, Record, Sample, UserError
 
 Kind = Literal["results", "labels", "published", "published labels", "stepwise", "scores", "questions"]
 Row = Mapping[str, Any]
@@ -39,7 +39,7 @@ QUERY = ("query", "question", "problem", "prompt")
 """Where a row holds its question; the first that is a text counts."""
 ENDINGS = (".jsonl", ".json")
 """Endings of names that are files and not datasets on the hub."""
-AGGREGATORS = {"aggregator", "moderator", "judge", "extractor"}
+AGGREGATORS = {"aggregator", "moderator", "judge", "extractor", TEAM}
 """Agents who make the method's own answer from the solutions of others."""
 UNKNOWN = -100
 """Label of an unknown verdict; null means the same."""

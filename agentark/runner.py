@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from msgspec import Struct, structs, to_builtins
 
 from agentark.episode import Defaults, Episode, Gate
+from agentark.journal import JournalEntry
 from agentark.progress import Progress
-from agentark.records import TRIAL, JournalEntry, Store, read_records
+from agentark.records import TRIAL, Store, read_records
 from agentark.types import (
     REPAIR_ROLE,
     SANDBOX,
@@ -42,6 +43,8 @@ PREPARED = "prepared"
 
 TOTALS = "totals"
 """Key of the manifest: the method's figures over all records of the run."""
+
+WEAKEST_FIRST: tuple[Guarantee, ...] = ("engine", "seeded", "exact")
 
 MAX_FAULTS_IN_A_ROW = 10
 """A run stops after this many failed samples in a row, with none done in between."""
@@ -158,8 +161,13 @@ class Runner:
             error = self._boundary(raised)
         else:
             self._faults = 0
-        row = self.row(episode, self.info, self.model, self._models["main"][0].guarantee, outcome, error)
+        row = self.row(episode, self.info, self.model, self._guarantee(), outcome, error)
         return Made(row, error is None, len(episode.turns))
+
+    def _guarantee(self) -> Guarantee:
+        """The weakest of all models."""
+        given = {engine.guarantee for name, (engine, _) in self._models.items() if name != SANDBOX}
+        return next(one for one in WEAKEST_FIRST if one in given)
 
     def _boundary(self, raised: Exception) -> str:
         """The row's error text. Raises RunError when the run must stop."""
@@ -198,7 +206,7 @@ async def replay(record: Record, method: Method) -> Record:
     episode = Episode(record.sample(), 0, Defaults(0.0, 1, 0), models, journal, None)
     outcome = _with_decision(await method.run(record.sample(), episode), method)
     again = episode.record(record.method, record.model, record.guarantee, outcome, None)
-    return structs.replace(again, started=record.started, seconds=record.seconds)
+    return structs.replace(again, started=record.started, seconds=record.seconds, team=record.team)
 
 
 class NoEngine(Engine):

@@ -252,5 +252,5 @@ def sign_flip(differences: Sequence[float], *, resamples: int = 10_000, seed: in
     generator = np.random.default_rng(seed)
     hits = 1
     for _ in range(resamples):
-        hits += abs(float(np.where(generator.random(n) < 0.5, kept, -kept).sum())) >= reached
+        hits += bool(abs(np.where(generator.random(n) < 0.5, kept, -kept).sum()) >= reached)
     return hits / (resamples + 1)

@@ -25,7 +25,7 @@ from agentark.records import expand, stored_records
 from agentark.runner import PREPARED, TOTALS
 from agentark.stats import mean_and_se, wilson_interval
 from agentark.tasks import get_task
-from agentark.types import Record, TokenStats, UserError, merged
+from agentark.types import SANDBOX, Record, TokenStats, UserError, merged
 
 COLUMNS = (
     *("method", "n", "answered", "errors", "unparsed", "metric", "score"),
@@ -109,9 +109,14 @@ def totals_of(records: Sequence[Record]) -> Totals:
 
 def row(path: Path) -> dict[str, str]:
     """One results file as a row of the table. As in `eval`: an unanswered sample scores 0, an error is left out."""
+    return _row(path)[0]
+
+
+def _row(path: Path) -> tuple[dict[str, str], list[str]]:
+    """(`row`, a note on each of its models if there are several)."""
     records, _ = stored_records(path)
     if not records:
-        return dict.fromkeys(COLUMNS, "-") | {"method": path.stem, "n": "0"}
+        return dict.fromkeys(COLUMNS, "-") | {"method": path.stem, "n": "0"}, []
     first, totals = records[0], totals_of(records)
     task = get_task(first.source)
     shown = "-"
@@ -119,7 +124,7 @@ def row(path: Path) -> dict[str, str]:
         mean, error = mean_and_se(totals.done)
         shown = f"{mean:.3f}" + (f" ± {error:.3f}" if error is not None else "")
     spent, seconds = totals.all_spent(), totals.spans.busy_seconds()
-    return {
+    figures = {
         "method": first.method.name,
         "n": str(totals.n),
         "answered": str(totals.answered) if task.graded else "-",
@@ -134,13 +139,23 @@ def row(path: Path) -> dict[str, str]:
         "seconds": f"{seconds:.1f}",
         "tokens/s": f"{spent.completion_tokens / seconds:.1f}" if seconds else "-",
     }
+    notes = [
+        f"{model}: {one.num_llm_calls} calls, {one.prompt_tokens} prompt tokens, {one.completion_tokens} new"
+        for model, one in totals.spent.items()
+        if len(totals.spent) > 1
+    ]
+    return figures, notes
 
 
 def table(paths: Sequence[Path]) -> str:
     """The files as an aligned table, each path below it. Score: mean ± standard error over samples."""
-    rows = [row(path) for path in paths]
-    text = _aligned([list(COLUMNS), *([one[column] for column in COLUMNS] for one in rows)])
-    notes = [f"{path.stem}: {note}" for path in paths for note in run_notes(path)]
+    rows = [_row(path) for path in paths]
+    text = _aligned([list(COLUMNS), *([figures[column] for column in COLUMNS] for figures, _ in rows)])
+    notes = [
+        f"{path.stem}: {note}"
+        for path, (_, told) in zip(paths, rows, strict=True)
+        for note in [*told, *run_notes(path)]
+    ]
     return "\n".join([*text, *notes, *(f"written to {path}" for path in paths)])
 
 
@@ -260,11 +275,13 @@ def debate(record: Record, width: int = 100, fold: bool = False) -> str:
         return textwrap.indent("\n".join(lines), indent)
 
     out = [f"sample {record.id} | {record.method.name} | {record.model}", block(record.query)]
+    several = len({turn.completion.model for turn in record.trajectory} - {SANDBOX}) > 1
     for turn in record.trajectory:
         done = turn.completion
+        model = f"{done.model} | " if several else ""
         asked = "".join(sent.text for sent in expand(record, turn)[-1:])
         out += [
-            f"\n-- round {turn.round} | {turn.agent} | {turn.role} | {done.prompt_tokens} prompt tokens "
+            f"\n-- round {turn.round} | {turn.agent} | {turn.role} | {model}{done.prompt_tokens} prompt tokens "
             f"({done.cached_tokens if done.cached_tokens is not None else '?'} cached), "
             f"{done.completion_tokens} new, {done.finish_reason}",
             textwrap.indent(f"asked: {textwrap.shorten(asked, 3 * width, placeholder=' ...')}", indent),

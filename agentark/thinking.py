@@ -1,6 +1,7 @@
 """Marks between which models think aloud: one table, for the engines that cut thinking off and for the graders."""
 
 import re
+from collections.abc import Callable
 
 _MARKS = (
     (r"<think>", r"</think>"),
@@ -18,6 +19,8 @@ _MARKS = (
 """Patterns that open and close a thought."""
 _SIGNS = ("<", "THINK]", "◁", "analysis", "assistantfinal")
 """Every mark holds one of these: a text without them has none, which is quickly seen."""
+LONGEST_MARK = 128
+"""Characters of a mark at most."""
 _OPEN = re.compile("|".join(opens for opens, _ in _MARKS), re.S)
 _CLOSE = re.compile("|".join(closes for _, closes in _MARKS[:-1]) + rf"|(?<=\S){_MARKS[-1][1]}", re.S)
 _BEGINS = re.compile(rf"\s*(?:{_OPEN.pattern})", re.S)
@@ -60,3 +63,44 @@ def without_marks(text: str) -> str:
 def _last_close(text: str) -> int:
     """Where the last closing mark ends; 0 where there is none."""
     return max((mark.end() for mark in _CLOSE.finditer(text)), default=0)
+
+
+class Shown:
+    """Tells a reply while its raw text grows: without thinking, and only what `split_thinking` will leave.
+
+    A text that closes a thought it did not open, after words that were told already, is the one case in which more was
+    told than the reply holds.
+
+    Args:
+        on_text: is given each piece.
+        opened: the prompt itself ended in a mark that opens a thought.
+    """
+
+    def __init__(self, on_text: Callable[[str], None], opened: bool = False) -> None:
+        self._on_text = on_text
+        self._opened = opened
+        self._told = ""
+        self._seen = self._start = 0
+
+    def __call__(self, raw: str) -> None:
+        """The raw text so far."""
+        for mark in _CLOSE.finditer(raw, max(0, self._seen - LONGEST_MARK)):
+            self._start = mark.end()
+        self._seen = len(raw)
+        if not self._start and (self._opened or _BEGINS.match(raw) or self._may_begin(raw.lstrip())):
+            return
+        self._tell(raw[self._start :].strip())
+
+    def _may_begin(self, start: str) -> bool:
+        """Whether the first words may yet become a mark that opens a thought."""
+        like = start[:1] in ("<", "[", "◁") or start[:8] == "analysis"[: len(start)]
+        return not self._told and like and len(start) < LONGEST_MARK
+
+    def end(self, reply: str) -> None:
+        """The whole reply, as it is recorded."""
+        self._tell(reply)
+
+    def _tell(self, text: str) -> None:
+        if len(text) > len(self._told) and text.startswith(self._told):
+            self._on_text(text[len(self._told) :])
+            self._told = text

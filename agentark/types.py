@@ -81,13 +81,8 @@ class Message(Struct, frozen=True):
 
 def message(role: Role, *parts: "str | Part | Turn") -> Message:
     """Build a message from strings, marked parts and earlier turns (their replies, carried by reference)."""
-    return Message(role, tuple(_part(part) for part in parts))
-
-
-def _part(part: "str | Part | Turn") -> Part:
-    if isinstance(part, str):
-        return Part(part)
-    return part if isinstance(part, Part) else Part(part.text, ref=part.id)
+    texts = (Part(part) if isinstance(part, str) else part for part in parts)
+    return Message(role, tuple(part if isinstance(part, Part) else Part(part.text, ref=part.id) for part in texts))
 
 
 class SamplingParams(Struct, frozen=True, omit_defaults=True):
@@ -115,7 +110,7 @@ class SamplingParams(Struct, frozen=True, omit_defaults=True):
     enable_thinking: bool | None = None
     """The chat template's switch; None: as the engine was started."""
     adapter: str | None = None
-    """Folder of the PEFT adapter that answers; None: the one the engine was started with, if any."""
+    """Name of the PEFT adapter that answers; None: the one the engine was started with, if any."""
 
 
 class Completion(Struct, frozen=True, omit_defaults=True):
@@ -140,6 +135,8 @@ class Completion(Struct, frozen=True, omit_defaults=True):
     choice_logprobs: dict[str, float] | None = None
     """Per choice, the log-probability of its first token among all tokens (served models: among those that guidance
     leaves); None when not asked for, when the engine cannot tell, or when two choices begin with the same token."""
+    tool_calls: tuple[dict[str, str], ...] | None = None
+    """Tools that `text` calls, `name` and `arguments` (a JSON object) of each, where the call offered tools."""
 
 
 class Engine(Protocol):
@@ -270,6 +267,8 @@ class Turn(Struct, frozen=True, omit_defaults=True, kw_only=True):
     completion: Completion
     continues: str | None = None
     """Id of an earlier turn whose messages and reply come before `messages`."""
+    error: str | None = None
+    """Why the reply is not whole; its role is then one that no answer has."""
 
     @property
     def text(self) -> str:
@@ -302,8 +301,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 SANDBOX = "sandbox"
 """Name of the model that runs code (agentark/sandbox_engine.py)."""
-
-
+TEAM = "team"
+"""Who gives a recorded team's own answer (agentark/gateway), and the name of its model."""
 REPAIR_ROLE = "_repair"
 """How the role of a call ends that asks again for a reply that could not be read."""
 
@@ -423,6 +422,8 @@ class Record(Sample, frozen=True, kw_only=True, omit_defaults=False):
     info: dict[str, Any] = {}
     models: tuple[str, ...] = ("main",)
     """Models that the method could call (see Chat)."""
+    team: dict[str, dict[str, Any]] | UnsetType = UNSET
+    """Agent, role or `*` -> who answers and how it is sampled, where the run had a team (agentark/team.py)."""
     started: float = 0.0
     """Unix time at which the episode began."""
     seconds: float = 0.0

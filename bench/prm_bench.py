@@ -76,7 +76,7 @@ def run_arm(args: argparse.Namespace) -> dict[str, Any]:
 
     from prm import model, training
     from prm.settings import parse as parse_flags
-    from prm.trainer import METRICS, read_curves
+    from prm.trainer import METRICS
 
     Accelerator()  # its slow first import would otherwise count into the first epoch
     if find_spec("deepspeed") is not None:
@@ -112,7 +112,7 @@ def run_arm(args: argparse.Namespace) -> dict[str, Any]:
             "cache_features": args.arm == "cached", "disable_tqdm": True,
         }  # fmt: skip
         training.run(parse_flags(experiment.words(flags))[0], lambda line: None)
-        losses = [line["loss"] for line in read_curves(Path(folder) / "prm" / METRICS) if "loss" in line]
+        losses = [row["loss"] for _, row in jsonl.objects(Path(folder) / "prm" / METRICS, METRICS) if "loss" in row]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / (1 << 20)

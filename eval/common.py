@@ -20,11 +20,12 @@ from msgspec import structs
 from agentark import answers, cli, contamination, evaluation, job
 from agentark.config import build
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
-from agentark.episode import Defaults, gather
+from agentark.episode import gather
 from agentark.evaluation import INDEPENDENT, METRICS_SCHEMA, Attempt, Graded
 from agentark.figures import Tally
 from agentark.records import now
 from agentark.rows import Source, read_source
+from agentark.sampling import add_sampling_flags, saying
 from agentark.tasks import Task, get_task
 from agentark.types import Chat, Method, Outcome, Sample, UserError
 from methods import load_method
@@ -62,7 +63,7 @@ def new_parser(name: str, description: str | None) -> cli.Parser:
     parser.add_argument("--allow_contamination", action="store_true", help="score a model on its training questions")
     run = parser.add_argument_group(f"answers of a model (with {MODEL_FLAG})")
     run.add_argument("--output_dir", type=cli.output_folder, default=Path("outputs"), help="folder of all evaluations")
-    run.add_argument("--temperature", type=cli.number(0, 10), default=0.5, help="sampling temperature")
+    add_sampling_flags(run, "--temperature")
     run.add_argument("--max_tokens", type=cli.integer(1), default=4096, help="new tokens per answer, at most")
     run.add_argument("--num_samples", type=cli.integer(1, 1024), default=1, help="independent answers to each question")
     run.add_argument("--apply_chat_template", action="store_true", dest="chat_template", help="the default")
@@ -154,9 +155,11 @@ def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[...
         [sample.id for sample in samples], trained, args.model_name_or_path, args.allow_contamination
     )
     method, info = load_method("vanilla")
-    label, make_engine = choose_engine(args, args.model_name_or_path, MODEL_FLAG)
+    choice = choose_engine(args, args.model_name_or_path, MODEL_FLAG)
+    label = choice.label
     path = args.output_dir / task.name / label / name / RESULTS
-    defaults = Defaults(args.temperature, args.max_tokens, args.seed)
+    defaults = job.defaults_of(args, args.max_tokens, label, choice.model)
+    runs = {"temperature": defaults.temperature, **defaults.controls}
     identity = job.identity(args, task, loaded, label, defaults)
     failed = job.run_job(
         job.Job(
@@ -172,7 +175,7 @@ def generate(name: str, args: Namespace, task: Task, choose_engine: Callable[...
             method=Repeated(method, args.num_samples),
             info=info,
             model=label,
-            make_engine=make_engine,
+            make_engine=saying(choice.make, label, choice.model, runs),
             defaults=defaults,
             about=job.origin(loaded, trained),
             overwrite=args.overwrite,

@@ -22,8 +22,9 @@ from agentark.files import replacing, write_atomically
 from agentark.records import now, read_records
 from agentark.tasks import Task, get_task
 from agentark.types import Record, Solution, UserError
-from eval.team import course, running
+from eval.team import running
 from eval.team.course import VOTING, mean_tokens, spent
+from eval.team.debate import polled
 from eval.team.running import Run, child
 
 COMPARED = ("vanilla", "cot", "llm_debate", "dylan", "mav")
@@ -125,13 +126,12 @@ def votes(records: Sequence[Record], task: Task, parallel_num: int) -> list[list
 
     graded = evaluation.grade_accuracy(task, evaluation.Attempts(records, candidates))
     right = [[next(graded).figures[task.metric] or 0.0 for _ in candidates(record)] for record in records]
-    given = [[solution.answer for solution in candidates(record)] for record in records]
+    given = ([solution.answer for solution in candidates(record)] for record in records)
 
-    async def voted() -> list[list[float]]:
-        kinds = [record.answer_type for record in records]
-        return await asyncio.gather(*map(course.votes, given, right, kinds))
+    async def grouped() -> list[list[int | None]]:
+        return await asyncio.gather(*map(answers.group, given, (record.answer_type for record in records)))
 
-    return [list(of_k) for of_k in zip(*asyncio.run(voted()), strict=True)]
+    return [list(of_k) for of_k in zip(*map(polled, asyncio.run(grouped()), right), strict=True)]
 
 
 def compare(args: Namespace, dataset: str, methods: Sequence[str]) -> tuple[list[Point], list[Point]]:

@@ -73,7 +73,7 @@ def judged(
     args: Namespace, rubric: Rubric, items: Items, path: Path, source: Source, judge: Choice
 ) -> tuple[dict[str, Record], int]:
     """The judge's records by id, and how many calls failed."""
-    label, make_engine = judge
+    label, make_engine, *_ = judge
     samples = list(reasoning.to_judge(items))
     failed = run_job(
         Job(

@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from agentark import cli
+from agentark.team import Agents, Teamed
 from agentark.types import Kind, UserError
 from methods import METHODS, VARIANTS, configs_of, default_config, load_method, method_class
 
@@ -96,11 +97,22 @@ def _configs_in(annotation: Any) -> list[type[BaseModel]]:
     return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
 
 
+def speakers(agents: Agents) -> str:
+    """`agent_1 agent_2 (debater), aggregator (aggregator)`: the agents, with the roles they have."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for agent, roles in agents.items():
+        together.setdefault(tuple(roles), []).append(agent)
+    return ", ".join(f"{' '.join(names)} ({', '.join(roles)})" for roles, names in together.items())
+
+
 def show(name: str) -> str:
     """All there is to say about one method."""
     cls = method_class(name)
+    method, _ = load_method(name)
+    assert isinstance(method, Teamed)
+    known = [*facts(name)[1:], _entry("agents", speakers(method.agents()))]
     listed = keys(cls.Config, values(name)) or ["    none"]
-    return "\n".join([name, *facts(name)[1:], "", about(cls), "", f"config keys ({default_config(name)}):", *listed])
+    return "\n".join([name, *known, "", about(cls), "", f"config keys ({default_config(name)}):", *listed])
 
 
 def listing() -> str:

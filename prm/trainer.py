@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
-from agentark.files import append, write_atomically
+from agentark.checkpoints import rewind
+from agentark.files import append
 from prm import loss, model
 from prm.data import Item, collate
 from prm.features import Features
@@ -231,9 +232,8 @@ class Hooks(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Cut off the lines that a resumed run will write again."""
-        if state.is_world_process_zero and self.path.exists():
-            kept = [line for line in read_curves(self.path) if line["step"] <= state.global_step]
-            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        if state.is_world_process_zero:
+            rewind(self.path, state.global_step)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.sampler.epoch = int(state.epoch or 0)
@@ -256,14 +256,3 @@ def without_negative_times(figures: Mapping[str, Any]) -> dict[str, Any]:
     """transformers' figures, its times and rates at least 0: it goes by the wall clock, which may step back."""
     timed = ("_runtime", "_per_second")
     return {name: max(0.0, value) if name.endswith(timed) else value for name, value in figures.items()}
-
-
-def read_curves(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without a last line that was cut short."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except (ValueError, RecursionError):
-            break
-    return lines

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from agentark import checkpoints, cli
+from agentark import checkpoints, cli, jsonl
 from agentark.files import file_sha256, json_of, sessions_of, space_in, write_atomically
 from agentark.hub import context_length, model_config
 from agentark.records import now
@@ -23,7 +23,7 @@ from prm.figures import plot
 from prm.monitor import NanMonitor
 from prm.settings import Flags, PRMConfig, stage_settings
 from prm.steps import StepCodec, load_tokenizer
-from prm.trainer import METRICS, PRMTrainer, read_curves, without_negative_times
+from prm.trainer import METRICS, PRMTrainer, without_negative_times
 
 KIND = "process reward model"
 PLOT = "curves.png"
@@ -223,7 +223,7 @@ class Training:
         if find_spec("matplotlib") is None:
             tell(f"no {PLOT}: matplotlib is not installed")
         elif trainer.is_world_process_zero():
-            plot(read_curves(folder / METRICS), folder / PLOT)
+            plot([row for _, row in jsonl.objects(folder / METRICS, METRICS)], folder / PLOT)
         trainer.accelerator.wait_for_everyone()
         return figures
 

@@ -56,7 +56,7 @@ async def serve(engine: Any, socket: Path, ready: threading.Event) -> None:
     """Start the engine and lend it until this process is asked to end."""
     async with engine:
         ready.set()
-        await lend(engine, engine.config, socket)
+        await lend(engine, engine.config, socket, lambda: engine.dead)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,7 +26,7 @@ from study.step import Watch, asked_to_end, ending, failure, last_lines, poll, s
 
 MODEL_FLAGS = {
     *("--model_name", "--model_name_or_path", "--model", "--distiller"),
-    *("--pretrain", "--prm", "--verifier_models"),
+    *("--pretrain", "--prm", "--verifier_models", "--team"),
 }
 """Flags that name a model which a step loads."""
 ASKING = [PROGRAMS[name] for name in ("inference", "label", "select")]
@@ -34,6 +34,8 @@ ASKING = [PROGRAMS[name] for name in ("inference", "label", "select")]
 ALONE = {"--no_use_vllm", "--launch", "--use_modal_batch", "--no_apply_chat_template", "--debug", "--rules_only"}
 """Flags with which a step wants another engine than the study's, or none."""
 PROGRAM = ["-m", "study.engine"]
+SHORT = 70
+"""Characters of a folder for sockets, whose paths have 107 at most."""
 
 
 class Shared(Struct, frozen=True):
@@ -65,13 +67,16 @@ def shared(steps: Sequence[PlannedStep]) -> list[Shared]:
 
 def _engine(step: PlannedStep) -> tuple[str, ...] | None:
     """Flags of the vLLM engine that a step starts; None: it starts none, or one that cannot be lent."""
-    models = sorted(step.flags.keys() & MODEL_FLAGS)
+    flags = {f"--{name[2:].replace('-', '_')}": texts for name, texts in step.flags.items()}  # scripts take both
+    models = sorted(flags.keys() & MODEL_FLAGS)
     asks = step.program in ASKING or (len(step.program) == 2 and step.program[1].startswith("eval."))
-    if len(models) != 1 or not asks or "--use_vllm" not in step.flags or step.flags.keys() & ALONE:
+    if len(models) != 1 or not asks or "--use_vllm" not in flags or flags.keys() & ALONE:
         return None
+    if any(text.startswith("verifier_models") for text in flags.get("--method_config", ())):
+        return None  # more models beside this one
     known = engine_flags()
-    words = (word for name, texts in sorted(step.flags.items()) if name in known for word in (name, *texts))
-    return ("--model_name", *step.flags[models[0]], *words)
+    words = (word for name, texts in sorted(flags.items()) if name in known for word in (name, *texts))
+    return ("--model_name", *flags[models[0]], *words)
 
 
 class _Running(Struct, frozen=True):
@@ -137,7 +142,8 @@ class Lender:
 
     def _start(self, wanted: Shared) -> float:
         began = time.perf_counter()
-        socket = Path(tempfile.mkdtemp(prefix="agentark-engine-")) / "socket"  # its path must be short
+        folder = None if len(tempfile.gettempdir()) <= SHORT else "/tmp"
+        socket = Path(tempfile.mkdtemp(prefix="agentark-engine-", dir=folder)) / "socket"
         command = [*PROGRAM, "--socket", str(socket), *wanted.flags]
         with asked_to_end() as asked, self._lock.engine_start():
             process, begin = started(command, self._log, {}, subprocess.PIPE)

@@ -36,7 +36,7 @@ READ_FROM = {
     *("--input", "--input_file", "--model_name", "--model", "--model_name_or_path", "--pretrain", "--distiller"),
     *("--reward_pretrain", "--prompt_data", "--eval_data", "--data_dir", "--eval_data_dir", "--train_data_path"),
     *("--eval_data_path", "--contamination", "--trajectories", "--config", "--two_stage_config", "--prm"),
-    *("--deepspeed", "--lora_path", "--verifier_models", "--match", "--teacher"),
+    *("--deepspeed", "--lora_path", "--verifier_models", "--match", "--team", "--teacher"),
 }  # fmt: skip
 """Flags that may name a file or folder."""
 

@@ -14,6 +14,7 @@ from agentark.episode import Defaults, Episode
 from agentark.progress import Progress
 from agentark.records import Store, expand, read_records
 from agentark.runner import Runner, replay
+from agentark.team import Teamed, family
 from agentark.types import SANDBOX, AnswerType, Engine, Method, MethodInfo, Outcome, Record, Sample
 
 QUESTION = "If {x} = 3 and {0} = 4, what is {x} + {0}?\n\nEnd with \\boxed{}."
@@ -55,6 +56,15 @@ def program_question(**fields: Any) -> Sample:
         "visible_tests": ("assert double(1) == 2", "assert double(0) == 0"),
     }
     return question(**{**base, **fields})
+
+
+def check_agents(method: Method, record: Record) -> None:
+    """Every call is of an agent and a role that the method says it has."""
+    if isinstance(method, Teamed):
+        agents = method.agents()
+        for turn in record.trajectory:
+            if turn.completion.model != SANDBOX:
+                assert family(turn.role) in agents.get(turn.agent, ()), turn.id
 
 
 async def play(
@@ -126,6 +136,7 @@ async def play(
         store.close({})
         (record,) = read_records(Path(folder) / "a.jsonl")
     assert record.error is None, record.error
+    check_agents(method, record)
     again = msgspec.json.encode(await replay(record, method))
     assert again == msgspec.json.encode(record), "replaying a record must reproduce it byte for byte"
     seen = {turn.id: [(one.role, one.text) for one in expand(record, turn)] for turn in record.trajectory}

@@ -2,7 +2,7 @@
 
 The stand-in has a child, as vLLM has its engine. A model folder may hold files that say how it fares: `broken` (it
 never starts), `slow` (it starts for that many seconds), `dies` (it kills itself at a call, once: the file is removed),
-`deaf` (it does not notice that the study has ended).
+`deaf` (it does not notice that the study has ended), `dead` (its model has died while nobody asked).
 """
 
 import os
@@ -44,6 +44,10 @@ class Stub(ScriptedEngine):
             time.sleep(float((self._folder / "slow").read_text()))
         return self
 
+    @property
+    def dead(self) -> bool:
+        return (self._folder / "dead").exists()
+
     async def chat(self, messages: Any, params: SamplingParams, *, session: str, priority: int) -> Completion:
         if (self._folder / "dies").exists():
             (self._folder / "dies").unlink()
@@ -53,13 +57,13 @@ class Stub(ScriptedEngine):
 
 def choose_stub(args: Any, model_name: str) -> Choice:
     """The stand-in for the engine that the flags ask for."""
-    label, make = choose_engine(args, model_name)
+    chosen = choose_engine(args, model_name)
 
     def make_stub(lock: RunLock) -> Stub:
-        vllm: Any = make(lock)
+        vllm: Any = chosen.make(lock)
         return Stub(vllm.config)
 
-    return Choice(label, make_stub)
+    return chosen._replace(make=make_stub)
 
 
 def main() -> None:

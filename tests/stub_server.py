@@ -33,6 +33,7 @@ class StubServer:
         ok | 500 | 503 (Retry-After in seconds) | 429 (Retry-After or None) | quota | half | stall | slow (seconds)
         | empty | html | html500 | junk | wrong (a JSON value) | text (a reply) | finish (a finish_reason)
         | refuse (an error message, HTTP 400) | redirect (an address) | packed (a body in gzip)
+        | broken (off, after some events of a stream) | error (in a stream, after its words)
 
     Attributes:
         requests: how many came in, by path.
@@ -56,6 +57,10 @@ class StubServer:
     told_usage: Body | Callable[[Body], Body] | None = None
     """What it reports instead of its real figures; may depend on the request."""
     latency: float = 0.0
+    streams: bool = True
+    """Whether it streams where that is asked for."""
+    pause: float = 0.0
+    """Seconds between two events of a stream."""
     reply: Callable[[Body], str | Body] = boxed
     behaviours: list[Behaviour] = field(default_factory=list)
     always: Behaviour | None = None
@@ -177,7 +182,39 @@ class StubServer:
                 await asyncio.sleep(float(detail or 0))
             case "half":
                 return await self._half(request, body)
-        return self._answer(body, kind, detail)
+        answer = self._answer(body, kind, detail)
+        if body.get("stream") and self.streams and answer.status == 200:
+            return await self._stream(request, body, kind, json.loads(answer.text or ""))
+        return answer
+
+    async def _stream(self, request: web.Request, body: Body, kind: str, whole: Body) -> web.StreamResponse:
+        """The answer in events, a word each; `broken` closes the connection after the second, `error` tells of one."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        (choice,) = whole["choices"]
+        deltas: list[Body] = [{"role": "assistant", "content": ""}]
+        for name in ("reasoning_content", "content"):
+            words = (choice["message"].get(name) or "").split(" ")
+            deltas += [{name: word if index == 0 else f" {word}"} for index, word in enumerate(words)]
+        for index, delta in enumerate(deltas):
+            await self._event(response, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+            await asyncio.sleep(self.pause)
+            if index > 3 and kind == "broken" and request.transport is not None:
+                request.transport.close()
+                return response
+        if kind == "error":
+            await self._event(response, {"error": {"message": "out of memory"}})
+        else:
+            await self._event(response, {"choices": [{"delta": {}, "finish_reason": choice["finish_reason"]}]})
+            if body.get("stream_options", {}).get("include_usage"):
+                await self._event(response, {"choices": [], "usage": whole.get("usage")})
+            await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def _event(self, response: web.StreamResponse, event: Body) -> None:
+        line = b"data: " + json.dumps(event).encode() + b"\n\n"
+        for piece in (line[: len(line) // 2], line[len(line) // 2 :]):  # an event need not come in one piece
+            await response.write(piece)
 
     def _answer(self, body: Body, kind: str, detail: Any) -> web.Response:
         limit = body.get("max_completion_tokens" if self.newer_limit else "max_tokens")

@@ -21,7 +21,8 @@ from lora_cases import bare
 import inference
 from agentark import cli
 from agentark.engines.choose import Choice
-from agentark.records import JournalEntry, index, read_records
+from agentark.journal import JournalEntry
+from agentark.records import index, read_records
 from agentark.types import RunError, SampleError, UserError, digest
 
 DRIVER = Path(__file__).parent / "scripted_inference.py"

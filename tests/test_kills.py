@@ -112,10 +112,14 @@ class World:
         flags += ["--lr_scheduler", "constant", "--max_steps", "4", "--save_steps", "2", "--logging_steps", "1"]
         return ["-m", "openrlhf.cli.train_grpo", *flags, "--save_path", "{out}/policy"]
 
+    def taught(self, steps: int) -> list[str]:
+        return ["-m", "study.tiny_model", "--output", "{out}/taught", "--steps", str(steps)]
+
     def smoke(self) -> list[str]:
-        recipe = ["--config", "configs/studies/smoke.yaml", "--set", "folder={out}/smoke"]
-        model = ["model={out}/smoke/small-llama", "label.flags.model={out}/smoke/small-llama"]
-        return ["-m", "study", *recipe, *model]
+        """The smoke test, whose model is there: teaching it has no half to go on from."""
+        model = self.made("taught/config.json", self.taught(200)).parent
+        recipe = ["--config", "configs/studies/smoke.yaml", "--set", "folder={out}/smoke", "make_model=null"]
+        return ["-m", "study", *recipe, f"model={model}", f"label.flags.model={model}"]
 
 
 SERVED: dict[str, Callable[[World], list[str]]] = {
@@ -140,6 +144,7 @@ MORE: dict[str, Callable[[World], list[str]]] = {
 
 
 TRAINED: dict[str, Callable[[World, Path], list[str]]] = {
+    "model": lambda world, _: world.taught(20),
     "score": World.scoring,
     "sft": World.student,
     "opd": World.on_policy,

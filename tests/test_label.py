@@ -22,8 +22,9 @@ import inference
 import label
 from agentark import calibration
 from agentark.engines.choose import Choice
+from agentark.journal import JournalEntry
 from agentark.labels import LabelRow, read_labels
-from agentark.records import JournalEntry, index
+from agentark.records import index
 from agentark.rows import records
 from agentark.tasks import get_task
 from agentark.types import EngineFault, RunError, UserError, digest

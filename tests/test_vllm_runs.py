@@ -11,7 +11,8 @@ import msgspec
 import psutil
 import pytest
 
-from agentark.records import JournalEntry, expand, read_records
+from agentark.journal import JournalEntry
+from agentark.records import expand, read_records
 
 ROOT = Path(__file__).parents[1]
 

@@ -165,7 +165,7 @@ def _values(script: Script, action: argparse.Action, world: Mapping[str, str]) -
     elif kind == "model":
         yield from ((repr(value)[:40], value, True) for value in wrong.NAMES)
         yield from (
-            (what, str(path), "weights of" not in what and "manifest" not in what and "train_ids" not in what)
+            (what, str(path), not any(word in what for word in ("weights of", "manifest", "train_ids", "odd")))
             for what, path in _models(action.dest, world)
         )
     elif kind in FILES:

@@ -187,6 +187,12 @@ def model_folders(model: Path, folder: Path) -> Iterator[tuple[str, Path]]:
         "nested lists for a manifest": {"manifest.json": CONTENTS["nested lists"]},
         "a huge number in the manifest": {"manifest.json": CONTENTS["a huge number"]},
     }
+    config = json.loads((model / "config.json").read_bytes())
+    odd: dict[str, Any] = {"architectures": 3, "id2label": [3], "text_config": 3, "max_position_embeddings": "many"}
+    for key, value in {**odd, "num_labels": -1, "eos_token_id": -5}.items():
+        changes[f"an odd {key}"] = {"config.json": encoded({**config, key: value})}
+    for value in ([[1]], {"a": 1}, "x", -5):
+        changes[f"an odd end token {value}"] = {"generation_config.json": encoded({"eos_token_id": value})}
     for number, (name, files) in enumerate(changes.items()):
         yield name, _copy(model, folder / f"files_{number}", files)
     (folder / "nothing").mkdir()

@@ -37,6 +37,7 @@ def add_engine_flags(parser: Parser) -> None:
     group.add_argument("--gpu_memory_utilization", type=number(0.05, 1.0), default=0.9, help="share of GPU memory")
     group.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float16", "float32"], help="weights")
     group.add_argument("--engine_args", nargs="+", default=[], metavar="KEY=VALUE", help="more of vLLM's own arguments")
+    group.add_argument("--extra_body", nargs="+", default=[], metavar="KEY=VALUE", help="more that a server takes")
     group.add_argument("--lora_path", type=adapter, help="folder of a PEFT adapter")
     group.add_argument("--model_timeout", type=number(1), help="seconds one call may take")
     group.add_argument("--model_api_config", type=endpoint_file, help="file of model endpoints")
@@ -71,6 +72,10 @@ class Choice(NamedTuple):
     label: str
     """Name of the model in records and output paths."""
     make: Callable[[RunLock], Engine]
+    model: str | None = None
+    """Its folder or hub id, where its files are read here; None: it is served."""
+    kind: str | None = None
+    """Name of the engine that holds it here; None: it is served."""
 
 
 def choose_engine(args: argparse.Namespace, model_name: str, flag: str = "--model_name") -> Choice:
@@ -97,7 +102,12 @@ def choose_engine(args: argparse.Namespace, model_name: str, flag: str = "--mode
             raise UserError(
                 f"--lora_path {args.lora_path}: a served adapter is a model of its own in the endpoint file"
             )
-        return _choice("openai", args, model_name, model=model_name, endpoints=endpoints)
+        from agentark.engines.request import extra_body
+
+        more = extra_body(args.extra_body)
+        return _choice("openai", args, model_name, model=model_name, endpoints=endpoints, extra_body=more)
+    if args.extra_body:
+        raise UserError(f"--extra_body {args.extra_body[0]}: goes with a served model (--model_api_config)")
     model, label = resolve_model(model_name, flag)
     if args.use_vllm:
         more = parse_overrides(args.engine_args, "--engine_args")
@@ -109,11 +119,14 @@ def _choice(name: str, args: argparse.Namespace, label: str, **settings: Any) ->
     """An engine of the registry, imported here and not before; vLLM is borrowed where a study lends it."""
     engine = engine_class(name)
     config = _settings(args, engine.Config, **settings)
+    here = (settings["model"], name)
+    if name == "openai":
+        return Choice(label, lambda lock: engine(config))
     if name == "vllm":
         from agentark.engines.lent import borrowed
 
-        return Choice(label, lambda lock: borrowed(config) or engine(config, lock.engine_start))
-    return Choice(label, lambda lock: engine(config))
+        return Choice(label, lambda lock: borrowed(config) or engine(config, lock.engine_start), *here)
+    return Choice(label, lambda lock: engine(config), *here)
 
 
 def _launched(args: argparse.Namespace, model_name: str, flag: str) -> Choice:
@@ -125,14 +138,19 @@ def _launched(args: argparse.Namespace, model_name: str, flag: str) -> Choice:
         raise UserError(f"--no-apply_chat_template: {asked} serves with a chat API; use --use_vllm")
     if args.lora_path is not None:
         raise UserError(f"--lora_path {args.lora_path}: {asked} serves no adapters; use --use_vllm, or merge it")
+    if args.use_modal_batch and args.extra_body:
+        raise UserError(f"--extra_body {args.extra_body[0]}: does not go together with --use_modal_batch")
     if args.data_parallel_size > 1:
         raise UserError(f"--data_parallel_size {args.data_parallel_size}: with {asked}, use --num_replicas")
 
     from agentark.engines.launchers.base import EngineConfig, LaunchedEngine
     from agentark.engines.openai import OpenAIConfig
+    from agentark.engines.request import extra_body
+
+    more = extra_body(args.extra_body)
 
     def talking(label: str) -> EngineConfig:
-        return lambda endpoints: _settings(args, OpenAIConfig, model=label, endpoints=endpoints)
+        return lambda endpoints: _settings(args, OpenAIConfig, model=label, endpoints=endpoints, extra_body=more)
 
     if args.use_modal_batch:
         from agentark.engines.launchers.modal import ModalLauncher, read_config
@@ -143,7 +161,7 @@ def _launched(args: argparse.Namespace, model_name: str, flag: str) -> Choice:
 
     model, label = resolve_model(model_name, flag)
     ray = _settings(args, RayConfig, model=model, served_name=label)
-    return Choice(label, lambda lock: LaunchedEngine(RayLauncher(ray, talking(label), lock)))
+    return Choice(label, lambda lock: LaunchedEngine(RayLauncher(ray, talking(label), lock)), model)
 
 
 def other_engine_args(args: argparse.Namespace, model_name: str) -> argparse.Namespace:
@@ -152,7 +170,9 @@ def other_engine_args(args: argparse.Namespace, model_name: str) -> argparse.Nam
     file = args.model_api_config or DEFAULT_FILE
     served = file.is_file() and model_name in read_endpoints(file)
     elsewhere = {"use_vllm": False, "use_modal_batch": False, "launch": None, "num_replicas": 1, "ray_address": None}
-    changed = elsewhere if served else {"model_api_config": None}
+    changed: dict[str, Any] = (
+        {**elsewhere, "engine_args": []} if served else {"model_api_config": None, "extra_body": []}
+    )
     return argparse.Namespace(**{**vars(args), "lora_path": None, **changed})
 
 

@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from agentark.engines.hf_batching import Row, RowSampler, attend
+from agentark.engines.hf_batching import Row, RowSampler, attend, before_stop
 from agentark.engines.prompt import LocalConfig, Prompt, Prompter
 from agentark.hub import check_adapter, pretrained
 from agentark.progress import starting
+from agentark.sampling import CONTROLS
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CAPACITY = {"cpu": 32, "cuda": 128}
@@ -103,7 +104,8 @@ class HFEngine:
         except TimeoutError:
             raise EngineFault(f"no reply within --model_timeout {self.config.timeout:g} s") from None
         stopped = tokens[-1] in self._ends
-        text = self.prompter.tokenizer.decode(tokens[:-1] if stopped else tokens, skip_special_tokens=True)
+        whole = self._decode(tokens[:-1] if stopped else tokens)
+        text = before_stop(whole, row.stop)
         logprobs = None
         if row.first and params.choices:
             text = params.choices[row.first.index(tokens[0])]
@@ -112,10 +114,10 @@ class HFEngine:
             text,
             prompt,
             params,
-            finish_reason="stop" if stopped else "length",
+            finish_reason="stop" if stopped or text != whole else "length",
             completion_tokens=len(tokens),
             choice_logprobs=logprobs,
-            model=self.config.served_name,
+            model=self.config.answering(params.adapter),
             seconds=time.perf_counter() - start,
         )
 
@@ -125,7 +127,12 @@ class HFEngine:
         first = prompt.choice_ids or ()
         paths = [(token,) for token in first] or [(*encode(text), self._ends[0]) for text in params.choices or ()]
         seed = time.time_ns() if params.seed is None else params.seed
-        return Row(params.temperature, seed, len(prompt.token_ids), tuple(paths), first)
+        controls = {name: value for name in CONTROLS if (value := getattr(params, name)) is not None}
+        return Row(params.temperature, seed, len(prompt.token_ids), tuple(paths), first, **controls)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text: str = self.prompter.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
 
     async def _generate(self, prompt: Prompt, row: Row) -> list[int]:
         """The tokens of a reply, its end included. Starts again after running out of memory."""
@@ -185,7 +192,9 @@ class HFEngine:
                 device_map=None if device == "cpu" else device,
                 attn_implementation="paged|rows",
             )
-            self._model = _adapted(model, config.lora_path) if config.lora_path else model
+            adapters = [*([config.lora_path] if config.lora_path else []), *config.adapters.values()]
+            assert len(adapters) < 2, "a batch of transformers runs one set of weights"
+            self._model = _adapted(model, adapters[0]) if adapters else model
             self._ends = _end_tokens(tokenizer, self._model)
             self.context_length = _context(self._model, config.max_model_len)
             self.prompter = Prompter(tokenizer, self.context_length, config.enable_thinking, config.chat_template)
@@ -202,7 +211,7 @@ class HFEngine:
         rows = max(1, int(self.capacity * self._share))
         settings = ContinuousBatchingConfig(
             block_size=BLOCK,
-            max_memory_percent=CACHE_SHARE[device] * self._share,
+            max_memory_percent=CACHE_SHARE[device] * self._share / self.config.sharing,
             max_batch_tokens=max(rows, int(STEP_TOKENS[device] * self._share)),
             max_requests_per_batch=rows,
             max_blocks_per_request=0,  # block tables need flash-attn,
@@ -212,7 +221,7 @@ class HFEngine:
         generation = GenerationConfig(do_sample=False, eos_token_id=self._ends)
         self._manager = manager = self._model.init_continuous_batching(generation, settings)
         processors.ContinuousBatchingLogitsProcessor.register(RowSampler)
-        sampler = LogitsProcessorList([RowSampler()])
+        sampler = LogitsProcessorList([RowSampler(self._decode, self._ends[0])])
         manager.logit_processor = processors.ContinuousBatchingLogitsProcessorList(sampler)
         manager.logit_processor.tensors_required = 1
         manager.warmup()

@@ -9,12 +9,15 @@ transformers' continuous batching runs on the CPU too, but two of its parts do n
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from agentark.types import digest
+
+TAIL = 8
+"""Further tokens that are decoded where a stop text is looked for."""
 
 
 class Row(Struct, frozen=True):
@@ -29,6 +32,18 @@ class Row(Struct, frozen=True):
     """The log-probability of each of these tokens as the first of the reply is wanted."""
     logprobs: dict[int, float] = {}
     """Filled in by the sampler, before guidance and temperature."""
+    top_p: float | None = None
+    """This and the following are those of `SamplingParams`."""
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether earlier tokens decide on the next."""
+        return bool(self.paths or self.stop) or (self.repetition_penalty or self.presence_penalty) is not None
 
     def __deepcopy__(self, memo: object) -> "Row":
         return self  # transformers copies what comes with a request that it starts over
@@ -38,10 +53,18 @@ class RowSampler:
     """A logits processor after which the largest score of a row is its next token.
 
     The argmax of probabilities over exponential noise is a sample (the Gumbel-max trick, as torch.multinomial does it).
+
+    Args:
+        decode: tokens -> text.
+        end: the token that a reply ends with after one of its stop texts.
     """
 
     supported_kwargs = {"row": Row}  # noqa: RUF012 -- transformers reads these two
     ignored_kwargs = ()
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], end: int) -> None:
+        self._decode = decode
+        self._end = end
 
     def fill_defaults(self, storage: Any) -> None:
         storage.zero_()
@@ -62,18 +85,67 @@ class RowSampler:
             place = state.current_len() - row.prompt_tokens
             if row.first and place == 0:
                 row.logprobs.update(zip(row.first, scored.log_softmax(-1)[list(row.first)].tolist(), strict=True))
-            if row.paths:
-                done = (*state.initial_tokens, *state.generated_tokens)[row.prompt_tokens :]
-                allowed = sorted({path[len(done)] for path in row.paths if path[: len(done)] == done})
-                kept = scored[allowed]
-                scored.fill_(-torch.inf)
-                scored[allowed] = kept
+            if row.looks_back:
+                self._look_back(scored, row, (*state.initial_tokens, *state.generated_tokens))
             if row.temperature > 0:
                 generator = torch.Generator(scored.device)
                 generator.manual_seed(int(digest((row.seed, place))[:15], 16))
                 noise = torch.empty_like(scored).exponential_(generator=generator)
-                scored.copy_((scored / row.temperature).softmax(-1) / noise)
+                scored.copy_(narrowed((scored / row.temperature).softmax(-1), row) / noise)
         return scores
+
+    def _look_back(self, scores: Any, row: Row, tokens: Sequence[int]) -> None:
+        """What follows from earlier tokens, prompt included; scores (V) in place."""
+        penalise(scores, row, tokens)
+        reply = tokens[row.prompt_tokens :]
+        if row.paths:
+            keep_only(scores, sorted({path[len(reply)] for path in row.paths if path[: len(reply)] == reply}))
+        if row.stop and stopped(self._decode, reply, row.stop):
+            keep_only(scores, [self._end])
+
+
+def penalise(scores: Any, row: Row, tokens: Sequence[int]) -> None:
+    """Lower the scores (V) of tokens that were there before, in place: by a factor, and within the reply by a term."""
+    if row.repetition_penalty is not None:
+        seen = sorted(set(tokens))
+        before = scores[seen]
+        scores[seen] = (before / row.repetition_penalty).where(before > 0, before * row.repetition_penalty)
+    if row.presence_penalty is not None:
+        scores[sorted(set(tokens[row.prompt_tokens :]))] -= row.presence_penalty
+
+
+def narrowed(probabilities: Any, row: Row) -> Any:
+    """Probabilities (V) with those of unlikely tokens set to 0; the others are left as they are. In vLLM's order."""
+    if row.min_p is not None:
+        probabilities = probabilities.where(probabilities >= row.min_p * probabilities.max(), 0.0)
+    if row.top_k:
+        least = probabilities.topk(min(row.top_k, len(probabilities))).values[-1]
+        probabilities = probabilities.where(probabilities >= least, 0.0)
+    if row.top_p is not None:
+        ranked, places = probabilities.sort(descending=True)
+        before = ranked.cumsum(-1) - ranked
+        beyond = before >= row.top_p * ranked.sum()
+        probabilities = probabilities.index_fill(-1, places[beyond], 0.0)
+    return probabilities
+
+
+def keep_only(scores: Any, allowed: list[int]) -> None:
+    """Leave only these tokens possible, in place."""
+    kept = scores[allowed]
+    scores.fill_(-float("inf"))
+    scores[allowed] = kept
+
+
+def stopped(decode: Callable[[Sequence[int]], str], reply: Sequence[int], stop: Sequence[str]) -> bool:
+    """Whether the last tokens of a reply hold one of these texts. A character has four tokens at most."""
+    tail = decode(reply[-(4 * max(map(len, stop)) + TAIL) :])
+    return any(text in tail for text in stop)
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first of these."""
+    places = [place for one in stop if (place := text.find(one)) >= 0]
+    return text[: min(places)] if places else text
 
 
 def attend(

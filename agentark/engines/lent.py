@@ -14,7 +14,7 @@ import os
 import socket
 import traceback
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ VARIABLE = "AGENTARK_ENGINE"
 PREFIX = 4
 ANSWER_SECONDS = 10.0
 """Seconds in which a lender must say what it lends."""
+POLL_SECONDS = 0.5
 ERRORS: tuple[type[Exception], ...] = (EngineFault, SampleError, RunError, UserError)
 """The errors that cross, each before those that include it."""
 GONE = "the engine of this study has ended (killed, or out of memory; logs/engine.log in its folder tells)"
@@ -85,12 +86,13 @@ class _Reply(Struct, frozen=True):
 # ---------------------------------------------------------------- the lender
 
 
-async def lend(engine: Engine, settings: Config, path: Path) -> None:
+async def lend(engine: Engine, settings: Config, path: Path, dead: Callable[[], bool] = lambda: False) -> None:
     """Answer the calls of all who come to the socket, until cancelled.
 
     Args:
         engine: started.
         settings: what it was started with.
+        dead: whether the engine has died; asked also while nobody calls.
 
     Raises:
         RunError: the engine works no more; whoever asked has been told.
@@ -98,7 +100,11 @@ async def lend(engine: Engine, settings: Config, path: Path) -> None:
     lender = _Lender(engine, settings)
     server = await asyncio.start_unix_server(lender.serve, path)
     try:
-        raise await lender.failure
+        while not dead():
+            await asyncio.wait([lender.failure], timeout=POLL_SECONDS)
+            if lender.failure.done():
+                raise lender.failure.result()
+        raise RunError("the engine died while nobody asked it (out of memory, or killed)")
     finally:
         server.close()
 

@@ -19,6 +19,18 @@ def masking(key: str) -> Callable[[str], str]:
     return lambda text: forms.sub(MASK, text)
 
 
+def masking_growth(key: str) -> Callable[[str], str]:
+    """The same for a text that still grows: an end that may become the key is left out as well."""
+    masked = masking(key)
+
+    def growing(text: str) -> str:
+        most = min(len(key) - 1, len(text)) if len(key) >= SECRET_LENGTH else 0
+        begun = next((size for size in range(most, 0, -1) if text.endswith(key[:size])), 0)
+        return masked(text[: len(text) - begun])
+
+    return growing
+
+
 def _spellings(character: str) -> Iterator[str]:
     """Patterns of a character, as it is and escaped."""
     code = ord(character)

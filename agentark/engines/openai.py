@@ -29,8 +29,9 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from msgspec import structs
 from pydantic import Field
@@ -41,8 +42,9 @@ from agentark.engines.fitting import Fitter, Plan, TooLong
 from agentark.engines.pool import Fault, Pool
 from agentark.engines.prompt import MIN_NEW_TOKENS
 from agentark.engines.server import Reply, Server, Token
+from agentark.engines.sse import Told, telling
 from agentark.progress import starting
-from agentark.thinking import split_thinking
+from agentark.thinking import Shown, split_thinking
 from agentark.types import (
     Completion,
     EngineFault,
@@ -95,6 +97,8 @@ class OpenAIConfig(Config):
     """Seconds: first rest of a failing endpoint, and bound of the first backoff of a call; doubles each time."""
     max_rest: float = Field(30.0, ge=0)
     """Seconds: upper bound of both."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request."""
 
 
 class OpenAIEngine:
@@ -120,7 +124,8 @@ class OpenAIEngine:
         self.capacity = min(total, config.max_concurrency or total)
         self.context_length = config.max_model_len or UNKNOWN_CONTEXT
         self.servers = servers or [
-            Server(endpoint, config.timeout, config.rest, config.max_rest) for endpoint in config.endpoints
+            Server(endpoint, config.timeout, config.rest, config.max_rest, config.extra_body)
+            for endpoint in config.endpoints
         ]
         self._pool = Pool(self.servers)
         self._fitter = Fitter()
@@ -190,14 +195,48 @@ class OpenAIEngine:
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
     ) -> Completion:
+        return await self._reply(messages, params, session, priority, None)
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        on_text: Callable[[str], None],
+        *,
+        session: str,
+        priority: int,
+    ) -> Completion:
+        """See `agentark.episode.Streaming`. A choice is told once it is known to be one."""
+        if params.choices is None:
+            return await self._reply(messages, params, session, priority, on_text)
+        completion = await self._reply(messages, params, session, priority, None)
+        on_text(completion.text)
+        return completion
+
+    async def _reply(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        session: str,
+        priority: int,
+        on_text: Callable[[str], None] | None,
+    ) -> Completion:
         start = time.perf_counter()
         tries: Counter[str] = Counter()
         bounds = {"broken": self.config.tries, "limited": 2 * self.config.tries, "stalled": STALLED_TRIES}
+        told: Told | None = None
         while True:
             try:
                 async with self._pool.lease(session, priority) as server:
-                    return await self._attempt(server, messages, params, start)
+                    shown = None if on_text is None else Shown(on_text, server.opens_thinking)
+                    told = None if shown is None else Told(shown, server.masked_growth)
+                    completion = await self._attempt(server, messages, params, start, told)
+                    if shown is not None:
+                        shown.end(completion.text)
+                    return completion
             except Fault as fault:
+                if told is not None and told.begun:
+                    raise EngineFault(f"{fault}; a part of the reply was told already") from None
                 tries[fault.kind] += 1
                 if server.failures == DEAD_AFTER:
                     self._say(f"{server.label} failed {DEAD_AFTER} times in a row and is tried less often: {fault}")
@@ -210,7 +249,7 @@ class OpenAIEngine:
             await asyncio.sleep(random.uniform(0, backoff))
 
     async def _attempt(
-        self, server: Server, messages: Sequence[Message], params: SamplingParams, start: float
+        self, server: Server, messages: Sequence[Message], params: SamplingParams, start: float, told: Told | None
     ) -> Completion:
         if not server.introduced:  # it was away at the start
             try:
@@ -230,7 +269,8 @@ class OpenAIEngine:
         if params.schema is not None and schema is None:
             self._say(f"{server.label} does not honour JSON schemas (response_format): replies are free text there")
         unthinking = guided or (schema is not None and server.tokenizes)  # others might not know the field for it
-        thinking = False if unthinking else self.config.enable_thinking
+        wanted = self.config.enable_thinking if params.enable_thinking is None else params.enable_thinking
+        thinking = False if unthinking else wanted
         count = partial(server.count, thinking=thinking) if server.tokenizes else None
         sent = structs.replace(
             params,
@@ -242,7 +282,8 @@ class OpenAIEngine:
         for _ in range(1 + SHRINKS):
             plan = await self._fitter.plan(messages, params, self.context_length, count, refused)
             try:
-                reply = await server.chat(plan, sent, thinking)
+                with telling(told):
+                    reply = await server.chat(plan, sent, thinking)
             except TooLong as refusal:
                 refused = plan, refusal
                 self.context_length = min(self.context_length, refusal.context or self.context_length)

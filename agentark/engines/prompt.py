@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from pydantic import Field
 
 from agentark.chat_template import rendered
 from agentark.config import Config
@@ -48,12 +49,20 @@ class LocalConfig(Config):
     """Tokens of context; None: the model's own."""
     lora_path: Path | None = None
     """Folder of a PEFT adapter."""
+    adapters: dict[str, Path] = Field(default_factory=dict)
+    """Name -> folder of those that calls ask for; nobody asks for `lora_path`, which is there for all others."""
+    sharing: int = Field(1, ge=1)
+    """Engines of the run, all of this kind; they share what memory there is for keys and values."""
     enable_thinking: bool | None = None
     """None: the template's own default."""
     chat_template: bool = True
     """False for base models: messages are sent as plain text."""
     timeout: float | None = None
     """Seconds one call may take, waiting inside the engine included; None: as long as it needs."""
+
+    def answering(self, adapter: str | None) -> str:
+        """Name in records of who answers."""
+        return self.served_name if adapter is None else f"{self.served_name}@{adapter}"
 
 
 class Prompt(Struct, frozen=True):
@@ -109,7 +118,9 @@ class Prompter:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.build_sync, messages, params)
 
     def build_sync(self, messages: Sequence[Message], params: SamplingParams) -> Prompt:
-        thinking = False if params.choices or params.schema else self.enable_thinking  # guidance begins at once
+        thinking = self.enable_thinking if params.enable_thinking is None else params.enable_thinking
+        if params.choices or params.schema:  # guidance begins at once
+            thinking = False
         text = self._render(messages, thinking)
         token_ids = self._encode(text)
         truncation = None

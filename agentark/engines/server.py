@@ -5,8 +5,7 @@ and never text.
 """
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from time import time
@@ -17,8 +16,10 @@ from msgspec import Struct
 
 from agentark.engines.endpoints import Endpoint
 from agentark.engines.fitting import Plan, complaint
-from agentark.engines.masking import masking
+from agentark.engines.masking import masking, masking_growth
 from agentark.engines.pool import Fault, Slot
+from agentark.engines.request import NEUTRAL, REMOVED_BY, TOP_LOGPROBS, body_of, plain, refused
+from agentark.engines.sse import bounded, folded, streamed
 from agentark.thinking import ends_open
 from agentark.types import FinishReason, Message, RunError, SampleError, SamplingParams, UserError, message
 
@@ -45,21 +46,12 @@ PROBE_SCHEMA: dict[str, Any] = {
     "required": ["animal"],
     "additionalProperties": False,
 }
-TOP_LOGPROBS = 20
-"""The most that vLLM and OpenAI return."""
 MAX_BYTES = 1 << 24
 """Limit of an answer's body; a reply of 100,000 tokens is half a megabyte."""
 MAX_PACKED_BYTES = 1 << 18
 """Limit of a compressed body, which may grow a thousandfold."""
 MAX_TOKENS_TOLD = 1 << 31
 """A usage figure above this cannot be a count of tokens."""
-REMOVED_BY = {
-    "temperature": "--model_temperature 1 (of an evaluation: --temperature 1)",
-    "seed": "a run without --reproducible",
-    "max_tokens": "another --model_max_tokens (of an evaluation: --max_tokens)",
-    "max_completion_tokens": "another --model_max_tokens (of an evaluation: --max_tokens)",
-}
-"""Field of a request -> what a user does where a server refuses it."""
 
 
 class _Card(Struct):
@@ -148,31 +140,13 @@ class Denied(RunError):
         self.status = status
 
 
-def _bounded(stream: Any, limit: int) -> Any:
-    """The body of an answer, as a stream that ends in an error beyond `limit` bytes."""
-    import httpx2
-
-    class Bounded(httpx2.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            size = 0
-            async for piece in stream:
-                size += len(piece)
-                if size > limit:
-                    raise OverflowError(f"its answer is longer than {limit} bytes")
-                yield piece
-
-        async def aclose(self) -> None:
-            await stream.aclose()
-
-    return Bounded()
-
-
 class Server(Slot):
     """An endpoint, its client and what it told about itself.
 
     Args:
         timeout: seconds one call may take.
         rest, max_rest: see Slot.
+        extra_body: further fields of every request.
 
     Attributes:
         introduced: the attributes below are known.
@@ -182,17 +156,22 @@ class Server(Slot):
         guided: it honours `structured_outputs`; None before the probe.
         schemas: it honours `response_format` with a JSON schema; None before the probe.
         tells_logprobs: it has not yet refused to.
+        masked_growth: hides its key in a reply that is not yet whole.
     """
 
-    def __init__(self, endpoint: Endpoint, timeout: float, rest: float, max_rest: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, timeout: float, rest: float, max_rest: float, extra_body: Mapping[str, Any] = {}
+    ) -> None:
         super().__init__(endpoint, rest, max_rest)
         self.introduced = self.tokenizes = self.opens_thinking = False
         self.context_length: int | None = endpoint.context_length
         self.guided: bool | None = None
         self.schemas: bool | None = None
-        self.tells_logprobs = True
+        self.tells_logprobs = self._takes_neutral = True
+        self._extra = extra_body
         self._key = endpoint.key() or "none"
         self._masked = masking(self._key)
+        self.masked_growth = masking_growth(self._key)
         self._timeout = timeout
         self._limit_field = "max_tokens"
         self._probing = asyncio.Lock()
@@ -287,24 +266,13 @@ class Server(Slot):
             SampleError: the server refuses this call.
             Denied: the server refuses all calls.
         """
-        body: dict[str, Any] = {
-            "model": self.endpoint.model_name,
-            "messages": _plain(plan.messages),
-            "temperature": params.temperature,
-        }
-        if params.seed is not None:
-            body["seed"] = params.seed
-        if params.choices is not None:
-            body["structured_outputs"] = {"choice": list(params.choices)}
-        if params.schema is not None:
-            schema = {"name": "reply", "schema": params.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        if thinking is not None:
-            body["chat_template_kwargs"] = {"enable_thinking": thinking}
         logprobs = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if params.choice_logprobs else {}
         while True:
             asked = logprobs if self.tells_logprobs else {}
-            sent = body | asked | {self._limit_field: plan.max_tokens}
+            neutral = self.tokenizes and self._takes_neutral
+            body = body_of(self.endpoint.model_name, plan, params, thinking, neutral, self._extra)
+            stream = {"stream": True, "stream_options": {"include_usage": True}} if streamed() else {}
+            sent = body | asked | stream | {self._limit_field: plan.max_tokens}
             try:
                 answer = await self._request("post", "/chat/completions", sent, _ChatCompletion, self._timeout)
             except SampleError as refusal:
@@ -312,7 +280,9 @@ class Server(Slot):
                     self._limit_field = "max_completion_tokens"  # newer OpenAI models; older servers do not know it
                 elif asked and "logprobs" in str(refusal):
                     self.tells_logprobs = False  # reasoning models, some servers
-                elif name := _refused(str(refusal), sent):
+                elif neutral and (name := refused(str(refusal), sent)) in NEUTRAL and getattr(params, name) is None:
+                    self._takes_neutral = False
+                elif name := refused(str(refusal), sent):
                     text = f"{self.label} takes no such {name}; use {REMOVED_BY[name]} ({refusal})"
                     raise Denied(text, 400) from None
                 else:
@@ -351,7 +321,7 @@ class Server(Slot):
     ) -> _Tokens | None:
         """vLLM's `/tokenize`, beside the API; None where there is none."""
         url = self.label.removesuffix("/v1") + "/tokenize"
-        body: dict[str, Any] = {"model": self.endpoint.model_name, "messages": _plain(messages)}
+        body: dict[str, Any] = {"model": self.endpoint.model_name, "messages": plain(messages)}
         if strings:
             body["return_token_strs"] = True
         if thinking is not None:
@@ -368,7 +338,7 @@ class Server(Slot):
             Denied: the server sends the request, prompt and all, to another host.
         """
         packed = response.headers.get("content-encoding", "identity") != "identity"
-        response.stream = _bounded(response.stream, MAX_PACKED_BYTES if packed else MAX_BYTES)
+        response.stream = bounded(response.stream, MAX_PACKED_BYTES if packed else MAX_BYTES)
         if not response.has_redirect_location:
             return
         there = response.url.join(response.headers["location"])
@@ -387,7 +357,7 @@ class Server(Slot):
                     text = await self._client.get(path, cast_to=str, options=options)
                 else:
                     text = await self._client.post(path, cast_to=str, body=body, options=options)
-            return msgspec.json.decode(text, type=kind)
+            return msgspec.json.decode(folded(text), type=kind)
         except (TimeoutError, APIConnectionError) as error:
             if isinstance(error.__cause__, Denied):
                 raise error.__cause__ from None
@@ -424,20 +394,9 @@ class Server(Slot):
         return " ".join(self._masked(text).split())[:500]
 
 
-def _refused(text: str, sent: dict[str, Any]) -> str | None:
-    """The field of a request that a server refuses by name."""
-    if not re.search(r"unsupported|not support|unknown|unrecogni[sz]ed|not permitted|not allowed|extra", text, re.I):
-        return None
-    return next((name for name in REMOVED_BY if name in sent and re.search(rf"\b{name}\b", text)), None)
-
-
 def _count(told: int | None) -> int | None:
     """A usage figure; None where it cannot be one."""
     return told if told is not None and 0 <= told <= MAX_TOKENS_TOLD else None
-
-
-def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": one.role, "content": one.text} for one in messages]
 
 
 def _retry_after(error: "APIStatusError") -> float | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import difflib
+import gc
 import importlib.metadata
 import importlib.util
 import itertools
@@ -21,6 +22,8 @@ from agentark import quiet
 from agentark.engines.prompt import LocalConfig, Prompter
 from agentark.hub import check_adapter
 from agentark.progress import starting
+from agentark.sampling import CONTROLS
+from agentark.thinking import Shown
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CPU_CAPACITY = 128
@@ -94,7 +97,23 @@ class VLLMEngine:
     async def __aenter__(self) -> "VLLMEngine":
         with starting("vLLM") as phase:
             self._start(phase)
+            try:
+                await self._load_adapters()
+            except BaseException:
+                await self.__aexit__(*sys.exc_info())
+                raise
         return self
+
+    async def _load_adapters(self) -> None:
+        """vLLM would load an adapter at its first call, and fail all calls if it is one of another model."""
+        for request in self._loras.values():
+            try:
+                await self._llm.add_lora(request)
+            except Exception as error:  # whatever the engine process tells, as a plain Exception
+                cause = " ".join(str(error).split())
+                raise UserError(
+                    f"vLLM cannot serve {self.config.model} with {request.lora_path}: {cause:.300}"
+                ) from error
 
     def _start(self, phase: Callable[[str], None]) -> None:
         phase("importing")
@@ -113,7 +132,7 @@ class VLLMEngine:
             "data_parallel_size": config.data_parallel_size,
             "dtype": cpu_dtype() if on_cpu and config.dtype == "auto" else config.dtype,
             "max_model_len": config.max_model_len,
-            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "gpu_memory_utilization": config.gpu_memory_utilization / config.sharing,
             "enable_prefix_caching": True,
             "scheduling_policy": "priority",
             "enforce_eager": on_cpu,
@@ -122,11 +141,16 @@ class VLLMEngine:
         }
         if on_cpu:
             arguments |= {"max_num_seqs": max(CPU_CAPACITY, self.capacity), "block_size": CPU_BLOCK}
-        self._lora = None
-        if config.lora_path is not None:
-            rank = check_adapter(config.lora_path)  # vLLM must be told an upper bound, 16 by default
+        adapters: dict[str | None, Path] = {None: config.lora_path} if config.lora_path is not None else {}
+        adapters.update(config.adapters.items())
+        if adapters:
+            rank = max(map(check_adapter, adapters.values()))  # vLLM must be told an upper bound, 16 by default
             arguments |= {"enable_lora": True, "max_lora_rank": max(8, 1 << (rank - 1).bit_length())}
-            self._lora = LoRARequest("adapter", 1, str(config.lora_path))
+            arguments["max_loras"] = len(adapters)
+        self._loras = {
+            name: LoRARequest(name or "adapter", number, str(folder))
+            for number, (name, folder) in enumerate(adapters.items(), 1)
+        }
         check_more(config.engine_args, known=AsyncEngineArgs.__dataclass_fields__, ours=arguments)
         arguments |= config.engine_args
         phase("loading")
@@ -135,8 +159,11 @@ class VLLMEngine:
                 args = AsyncEngineArgs(**{key: value for key, value in arguments.items() if value is not None})
                 # as `vllm.LLM` has it: on GPUs the largest batches, where a server's default is an eighth of them
                 vllm_config = args.create_engine_config(UsageContext.LLM_CLASS)
+                if on_cpu and vllm_config.cache_config.kv_cache_memory_bytes:
+                    vllm_config.cache_config.kv_cache_memory_bytes //= config.sharing
                 if on_cpu and not computed:  # no OpenMP threads yet that a fork would lack; saves a second import
                     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+                gc.freeze()  # what is imported stays: no collection looks through it again, here or after the fork
                 with self.on_start() if self.on_start else nullcontext():
                     self._llm = AsyncLLM.from_vllm_config(vllm_config, usage_context=UsageContext.LLM_CLASS)
             except (RuntimeError, ValueError, OSError, TypeError, NotImplementedError) as error:
@@ -149,7 +176,13 @@ class VLLMEngine:
             self._llm.get_tokenizer(), self.context_length, config.enable_thinking, config.chat_template
         )
 
+    @property
+    def dead(self) -> bool:
+        """Whether its process has died."""
+        return bool(self._llm.errored)
+
     async def __aexit__(self, *exc: object) -> None:
+        gc.unfreeze()
         self.prompter.close()
         self._llm.shutdown(timeout=0)  # nothing is left to finish
         if self._log and exc[0] is None:
@@ -158,12 +191,35 @@ class VLLMEngine:
     async def chat(
         self, messages: Sequence[Message], params: SamplingParams, *, session: str, priority: int
     ) -> Completion:
+        return await self._reply(messages, params, session, priority, None)
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        on_text: Callable[[str], None],
+        *,
+        session: str,
+        priority: int,
+    ) -> Completion:
+        """See `agentark.episode.Streaming`."""
+        return await self._reply(messages, params, session, priority, on_text)
+
+    async def _reply(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        session: str,
+        priority: int,
+        on_text: Callable[[str], None] | None,
+    ) -> Completion:
         from vllm import SamplingParams as VLLMSamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         start = time.perf_counter()
         prompt = await self.prompter.build(messages, params)
         first = list(prompt.choice_ids or ())  # decides alone
+        shown = Shown(on_text, prompt.thinking) if on_text is not None else None
         structured = None
         if params.choices and not first:
             structured = StructuredOutputsParams(choice=list(params.choices))
@@ -173,12 +229,14 @@ class VLLMEngine:
             temperature=params.temperature,
             max_tokens=1 if first else prompt.max_tokens,
             seed=params.seed if self.config.reproducible else None,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE if shown else RequestOutputKind.FINAL_ONLY,
             structured_outputs=structured,
             logit_bias=dict.fromkeys(first, SURE) if first else None,
             logprob_token_ids=first or None,
+            **controls_of(params),
         )
-        result = await self._generate(prompt.token_ids, sampling, session, priority)
+        growing = shown if not params.choices else None  # a choice is told once it is known to be one
+        result = await self._generate(prompt.token_ids, sampling, session, priority, params.adapter, growing)
         reply = result.outputs[0]
         text, logprobs = reply.text, None
         if first and params.choices and reply.logprobs:
@@ -188,7 +246,7 @@ class VLLMEngine:
             logprobs = {
                 choice: reply.logprobs[0][token].logprob for choice, token in zip(params.choices, first, strict=True)
             }
-        return self.prompter.completion(
+        completion = self.prompter.completion(
             text,
             prompt,
             params,
@@ -196,11 +254,22 @@ class VLLMEngine:
             completion_tokens=len(reply.token_ids),
             cached_tokens=result.num_cached_tokens,
             choice_logprobs=logprobs,
-            model=self.config.served_name,
+            model=self.config.answering(params.adapter),
             seconds=time.perf_counter() - start,
         )
+        if shown is not None:
+            shown.end(completion.text)
+        return completion
 
-    async def _generate(self, token_ids: list[int], sampling: Any, session: str, priority: int) -> Any:
+    async def _generate(
+        self,
+        token_ids: list[int],
+        sampling: Any,
+        session: str,
+        priority: int,
+        adapter: str | None,
+        shown: Shown | None,
+    ) -> Any:
         """vLLM's finished reply, its errors as ours. A session sticks to one data-parallel rank (prefix cache)."""
         from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -213,11 +282,13 @@ class VLLMEngine:
                     {"prompt_token_ids": token_ids},
                     sampling,
                     request_id=f"{session}-{next(self._ids)}",
-                    lora_request=self._lora,
+                    lora_request=self._loras[adapter] if adapter is not None else self._loras.get(None),
                     priority=priority,
                     data_parallel_rank=rank if self.config.data_parallel_size > 1 else None,
                 ):
                     result = output
+                    if shown is not None:
+                        shown(output.outputs[0].text)
         except TimeoutError:
             raise EngineFault(f"no reply within --model_timeout {self.config.timeout:g} s") from None
         except EngineDeadError:
@@ -231,6 +302,12 @@ class VLLMEngine:
         if result is None or not result.finished:
             raise EngineFault("vLLM ended this call without a reply")
         return result
+
+
+def controls_of(params: SamplingParams) -> dict[str, Any]:
+    """The call's own sampling controls, for vLLM's SamplingParams; those it lacks are neutral there."""
+    controls = {name: value for name in CONTROLS if (value := getattr(params, name)) is not None}
+    return controls | ({"stop": list(params.stop)} if params.stop else {})
 
 
 def check_more(more: Mapping[str, Any], known: Iterable[str], ours: Iterable[str]) -> None:

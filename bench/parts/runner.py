@@ -11,13 +11,16 @@ import zlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
 
 from agentark import embedded
 from agentark.engines.prompt import Prompter
-from agentark.types import Completion, Engine, Guarantee, Message, SamplingParams
+from agentark.episode import Defaults, Episode
+from agentark.team import Member, Team
+from agentark.types import Completion, Engine, Guarantee, Message, SamplingParams, message
 from bench.parts.episodes import debate
 from bench.parts.questions import problems
 from bench.parts.report import ROOT, Row
@@ -30,6 +33,7 @@ REPLY = 1200  # characters, about 300 tokens
 LONG_PROMPT = 16000  # characters, about 4,000 tokens
 GOAL_CALL = 200.0  # microseconds
 GOAL_STALL = 5.0  # milliseconds
+GOAL_ROUTE = 5.0  # microseconds
 GOAL_MEMORY = 1.1  # flat: ten times the samples, at most a tenth more memory
 
 
@@ -115,6 +119,34 @@ def stalls(samples: int, prompt_characters: int) -> dict[str, float]:
     return {"p50": p50, "p99": p99, "tokens": engine.prompt_tokens / engine.calls}
 
 
+def addressing(calls: int, team: Team | None) -> float:
+    """Microseconds until a call has its address, seed and sampling; nothing is sent."""
+    sample = next(iter(problems(1)))
+    defaults = Defaults(0.8, 4096, 0, {"top_p": 0.9}, team)
+    request = [message("user", sample.query)]
+    spent = 0.0
+    for number in range(calls // 16):  # an episode of 16 calls each, as in DEBATE
+        episode = Episode(sample, number, defaults, {}, {}, None)
+        start = time.perf_counter()
+        for call in range(16):
+            episode(request, agent=f"agent_{1 + call % 5}", round=1 + call // 5, role="debater").close()
+        spent += time.perf_counter() - start
+    return spent / (calls // 16 * 16) * 1e6
+
+
+def routing(calls: int) -> tuple[float, float]:
+    """(microseconds of addressing without a team, with one of five members); medians of alternated tries."""
+    base = {"temperature": 0.8, "max_tokens": 4096, "top_p": 0.9}
+    members = {
+        f"agent_{k}": Member({"temperature": 0.1 * k, "top_k": 20}, f"model_{k}", "adapter") for k in range(1, 6)
+    }
+    members |= {"debater": Member({"min_p": 0.1}), "*": Member({"max_tokens": 512})}
+    team = Team(members, {}, {"main": base, **{f"model_{k}": base for k in range(1, 6)}})
+    tries = [(addressing(calls, None), addressing(calls, team)) for _ in range(5)]
+    without, routed = (median(values) for values in zip(*tries, strict=True))
+    return without, routed
+
+
 def memory(samples: int) -> float:
     """Resident MB at the end of a run in a separate process."""
     script = str(ROOT / "bench" / "inference_bench.py")
@@ -140,6 +172,7 @@ def rows(samples: int, stall_samples: int, memory_samples: int) -> list[Row]:
         memory_samples: samples of the smaller run in the memory comparison; the other run has ten times as many.
     """
     spent, late = cost(samples, REPLY), stalls(stall_samples, LONG_PROMPT)
+    without, routed = routing(samples)
     call = f"runner: llm_debate 5x3, n={samples}, 16 calls each: time per call / goal"
     stall = f"runner: event-loop stall, prompts of {late['tokens']:.0f} tokens on average"
     few, many = memory(memory_samples), memory(10 * memory_samples)
@@ -147,6 +180,14 @@ def rows(samples: int, stall_samples: int, memory_samples: int) -> list[Row]:
     return [
         Row(call, spent["wall"] / GOAL_CALL, GOAL_CALL, spent["wall"], "us", "<= 1"),
         Row(f"{call}, processor time", spent["cpu"] / GOAL_CALL, GOAL_CALL, spent["cpu"], "us"),
+        Row(
+            "runner: what a team of five members adds to a call / goal",
+            (routed - without) / GOAL_ROUTE,
+            GOAL_ROUTE,
+            routed - without,
+            "us",
+            "<= 1",
+        ),
         Row(f"{stall}: p99 / goal", late["p99"] / GOAL_STALL, GOAL_STALL, late["p99"], "ms", "<= 1"),
         Row(f"{stall}: p50 / goal", late["p50"] / GOAL_STALL, GOAL_STALL, late["p50"], "ms"),
         Row(growth, many / few, few, many, "MB", f"<= {GOAL_MEMORY}"),

@@ -116,13 +116,20 @@ def render(samples: Sequence[Sample], tokenizer: Any, enable_thinking: bool | No
 
 
 def local_context(model: str) -> int | None:
-    """Context length of a model that lies in a folder, from its config.json alone; None: unknown."""
+    """Context length of a model that lies in a folder, from its config.json alone; None: unknown.
+
+    Raises:
+        UserError: it is no number of tokens.
+    """
     path = Path(model).expanduser() / "config.json"
     if not path.is_file():
         return None
     about = json_of(path)
-    length = about.get("max_position_embeddings", about.get("text_config", {}).get("max_position_embeddings"))
-    return int(length) if length is not None else None
+    text = about.get("text_config")
+    length = {**(text if isinstance(text, dict) else {}), **about}.get("max_position_embeddings")
+    if length is not None and not isinstance(length, int):
+        raise UserError(f"{path}: max_position_embeddings = {length!r:.60}: must be a number of tokens")
+    return length
 
 
 def fit(prompt_max_len: int, generate_max_len: int, context: int | None) -> tuple[int, str | None]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentark import checkpoints, cli, contamination, jsonl
+from agentark import cli, contamination, jsonl
 from agentark.files import json_of, write_atomically
 from agentark.hub import context_length, model_config, pretrained
 from agentark.records import now
@@ -137,8 +137,9 @@ def reward_codec(folder: Path, tokenizer: Any) -> StepCodec:
     if not (folder / "config.json").is_file():
         raise UserError(f"{flag}: no model there (prm/finetune2.py makes one)")
     about = json_of(folder / "config.json")
-    head = (about.get("architectures") or ["no architecture"])[0]
-    labels = len(about.get("id2label", {})) or about.get("num_labels", 2)
+    named, names = about.get("architectures"), about.get("id2label")
+    head = str(named[0]) if isinstance(named, list) and named else "no architecture"
+    labels = len(names) if isinstance(names, dict) and names else about.get("num_labels", 2)
     if not head.endswith("ForTokenClassification") or labels != 2:
         raise UserError(f"{flag}: is a {head} with {labels} labels, not a token classification model with 2")
     codec = StepCodec.load(folder)
@@ -176,11 +177,6 @@ class Run(RunFolder):
         if self._main:
             about = {"identity": self.identity, "config": self.config.model_dump()}
             write_atomically(self.folder / self.record[0], json.dumps(about).encode())
-
-    def rewind(self, step: int) -> None:
-        """Delete metrics of steps after a checkpoint from which a run continues."""
-        for path in (self.metrics, self.dev):
-            checkpoints.rewind(path, step)
 
     def close(self, inputs: Inputs, stopped: Sequence[str], figures: Mapping[str, Any]) -> None:
         """Write manifest.json: the run is done."""

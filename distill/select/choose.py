@@ -153,7 +153,7 @@ def ask_distiller(
     ]
     if not asked:
         return {}, 0
-    label, make_engine = choose_engine(args, args.distiller, "--distiller")
+    label, make_engine, *_ = choose_engine(args, args.distiller, "--distiller")
     path = args.output.with_name(f"{args.output.name}.picks.jsonl")
     failed = run_job(
         Job(

@@ -25,7 +25,8 @@ from eval.report.training import Curves, Scored
 from eval.team.course import Course, opened, selection, votable
 from eval.team.debate import STATES, Debate, Sampled, look, state
 from eval.team.show import left
-from eval.team.worth import Thresholds, Worth, judged, load_thresholds, measure
+from eval.team.verdict import judged
+from eval.team.worth import Thresholds, Worth, load_thresholds, measure
 
 WRITTEN = (MARKER, "*.html", "*.csv", "tables.md", "assets", "samples", ".*")
 """Files and folders of a report."""

@@ -25,7 +25,7 @@ from agentark.files import writing
 from agentark.labels import LabelledSolution, LabelRow
 from agentark.records import natural
 from agentark.steps import reply_spans
-from agentark.types import Message, Record, Turn
+from agentark.types import SANDBOX, Message, Record, Turn
 from eval.team.debate import Sampled
 
 CHUNK = 512 * 1024
@@ -256,6 +256,7 @@ def detail(
     labelled = {solution.id: solution for solution in row.solutions} if row else {}
     by_turn = {solution.turn: solution for solution in record.solutions}
     scored = {steps.solution: steps.scores for steps in scores}
+    several = len({turn.completion.model for turn in record.trajectory} - {SANDBOX}) > 1
     turns = []
     for turn in record.trajectory:
         solution = by_turn.get(turn.id)
@@ -264,6 +265,7 @@ def detail(
         turns.append(
             _turn(turn)
             | {
+                "model": turn.completion.model if several else None,
                 "verdict": _verdict(turn, seen, label, is_last),
                 "answer": solution.answer if solution else seen.answers.get((turn.agent, turn.round)) if seen else None,
                 "solution": solution.id if solution else None,

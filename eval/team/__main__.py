@@ -24,9 +24,10 @@ from eval.team import running
 from eval.team.course import VOTING, read
 from eval.team.running import Run, child
 from eval.team.show import markdown, plot
-from eval.team.worth import THRESHOLDS, Worth, load_thresholds, worth_of
+from eval.team.verdict import worth_of
+from eval.team.worth import THRESHOLDS, Worth, load_thresholds
 
-RUN_FLAGS = ("methods", "parallel_num", "max_samples")
+RUN_FLAGS = ("methods", "team", "parallel_num", "max_samples")
 
 
 def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
@@ -42,6 +43,7 @@ def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
     run = parser.add_argument_group("instead of files, runs of inference.py, whose flags these are too")
     run.add_argument("--dataset_name", nargs="+", default=[], help="datasets with answers that can be voted on")
     run.add_argument("--methods", nargs="+", help="teams (default: llm_debate)")
+    run.add_argument("--team", nargs="+", metavar="FILE.yaml|NAME=MODEL[@ADAPTER]", help="members of the teams")
     run.add_argument("--parallel_num", type=cli.integer(1, 1024), help="most votes (default: 16)")
     run.add_argument("--max_samples", type=cli.integer(1), help="questions of each dataset (default: 64)")
     if not to_run:
@@ -57,13 +59,19 @@ def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
 
 def runs(args: Namespace, rest: Sequence[str], dataset: str) -> dict[Path, list[str]]:
     """Results file -> the flags of its run. Raises UserError for a method that is unknown or not for this dataset."""
-    flags: dict[Path, list[str]] = {}
-    greedy = ["--model_temperature", "0"]
-    votes = ["--method_config", f"parallel_num={args.parallel_num or 16}"]
-    named = [("vanilla", "vanilla_greedy", greedy), ("vanilla", "vanilla", []), (VOTING, VOTING, votes)]
-    named += [(method, method, []) for method in args.methods or ["llm_debate"]]
-    for method, name, more in named:
+    methods = args.methods or ["llm_debate"]
+    for method in methods:
         running.check_method(method, dataset)
+    team = ["--team", *args.team] if args.team else []
+    votes = ["--method_config", f"parallel_num={args.parallel_num or 16}"]
+    named = []
+    for number, member in enumerate(running.members(args.team or [], methods, dataset), 1):
+        end = f"_{number}" if number > 1 else ""
+        named += [("vanilla", f"vanilla_greedy{end}", [*member, "--model_temperature", "0"])]
+        named += [("vanilla", f"vanilla{end}", member), (VOTING, f"{VOTING}{end}", [*member, *votes])]
+    named += [(method, method, team) for method in methods]
+    flags: dict[Path, list[str]] = {}
+    for method, name, more in named:
         path = args.output_dir / dataset / f"{name}_infer.jsonl"
         flags[path] = [
             *("--method_name", method, "--test_dataset_name", dataset, "--max_samples", str(args.max_samples or 64)),

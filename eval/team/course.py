@@ -1,22 +1,23 @@
 """A results file in numbers: for each question who was right in which round, how the votes went, and what it cost."""
 
-import asyncio
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, chain
 from pathlib import Path
+from typing import Any
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, field
 
-from agentark import answers, config
+from agentark import config
+from agentark.evaluation import INDEPENDENT
 from agentark.files import json_if_there, manifest_of, sessions_of
 from agentark.labelled import Question
 from agentark.labels import LabelledSolution, LabelRow, answered, answering, by_round
 from agentark.records import stored_records
 from agentark.tasks import TASKS, get_task
+from agentark.team import EVERYBODY, family
 from agentark.trajectories import trajectories
-from agentark.types import AnswerType, Record, Turn, UserError
+from agentark.types import Record, Turn, UserError
 from distill.select.choose import CONFIG, SelectConfig, Yielded
 from eval.team.debate import Debate, Sampled, look
 
@@ -74,12 +75,14 @@ class Course(Struct, kw_only=True):
     method: str
     model: str
     """As recorded."""
-    greedy: bool | None
-    """Whether its replies were sampled at temperature 0; None: unknown."""
+    temperature: float | None
+    """Of the run; None: unknown."""
     command: str | None
     """That made it."""
     yielded: Yielded
     asked: dict[str, Asked] = field(default_factory=dict)
+    greedy: set[str] = field(default_factory=set)
+    """The members that answered at temperature 0."""
     debate: Debate = field(default_factory=Debate)
     errors: int = 0
 
@@ -87,6 +90,11 @@ class Course(Struct, kw_only=True):
     def members(self) -> list[str]:
         """The models that answered in the first round."""
         return list(dict.fromkeys(member for one in self.asked.values() for member in one.members))
+
+    @property
+    def replies(self) -> int:
+        """The most answers of a question's first round."""
+        return max(len(one.votes) for one in self.asked.values())
 
     @property
     def kind(self) -> str:
@@ -105,17 +113,20 @@ class Course(Struct, kw_only=True):
         self.debate.add(record, seen)
         if settings is None:
             return
-        first = [turn for turn in answering(record) if turn.round == seen.rounds[0]]
+        played, first = record.trajectory, [turn for turn in answering(record) if turn.round == seen.rounds[0]]
+        if INDEPENDENT in record.info:  # of answers that are all graded, the last
+            played = first = [turn for turn in played if turn.id == record.solutions[-1].turn]
         right = [seen.verdicts.get((turn.agent, turn.round)) is True for turn in first]
-        given = [seen.answers.get((turn.agent, turn.round)) for turn in first]
         members: dict[str, list[bool]] = {}
         for turn, verdict in zip(first, right, strict=True):
             members.setdefault(turn.completion.model, []).append(verdict)
+            if _temperature(record, turn, self.temperature) == 0:
+                self.greedy.add(turn.completion.model)
         self.asked[record.id] = Asked(
             right=seen.final is True,
-            spent=spent(record.trajectory),
+            spent=spent(played),
             members={name: sum(verdicts) / len(verdicts) for name, verdicts in members.items()},
-            votes=bytes(map(int, asyncio.run(votes(given, right, record.answer_type)))),
+            votes=bytes(seen.polls if len(seen.polls) == len(first) else right),
             first=array("d", chain.from_iterable(_counts(turn) for turn in first)),
             right_first=any(right),
             right_ever=True in seen.verdicts.values() or seen.final is True,
@@ -125,20 +136,11 @@ class Course(Struct, kw_only=True):
             self.yielded.add(question, settings)
 
 
-async def votes(given: Sequence[str | None], right: Sequence[float], kind: AnswerType) -> list[float]:
-    """For k = 1, 2, ...: `right` of the majority answer among the first k, ties to the first seen.
-
-    Args:
-        given: the answers; None does not vote.
-        right: of each.
-    """
-    counts: Counter[int] = Counter()
-    found = []
-    for leader in await answers.group(given, kind):
-        if leader is not None:
-            counts[leader] += 1
-        found.append(float(right[counts.most_common(1)[0][0] if counts else 0]))
-    return found
+def _temperature(record: Record, turn: Turn, otherwise: float | None) -> Any:
+    """Of a turn: as the run's team says of its agent, its role or everybody; otherwise as the run does."""
+    team = {} if record.team is UNSET else record.team
+    said = (team.get(name, {}).get("temperature") for name in (turn.agent, family(turn.role), EVERYBODY))
+    return next((temperature for temperature in said if temperature is not None), otherwise)
 
 
 def prefixes(asked: Asked) -> list[Tokens]:
@@ -188,7 +190,7 @@ def opened(path: Path, dataset: str, method: str, model: str, yielded: Yielded) 
         dataset=dataset,
         method=method,
         model=model,
-        greedy=temperature == 0 if isinstance(temperature, int | float) else None,
+        temperature=temperature if isinstance(temperature, int | float) else None,
         command=next((str(one["command"]) for one in reversed(sessions) if "command" in one), None),
         yielded=yielded,
     )

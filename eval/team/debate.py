@@ -8,6 +8,7 @@ import asyncio
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from msgspec import Struct, field
 
@@ -43,6 +44,8 @@ class Sampled(Struct, kw_only=True):
     """Round -> (all gave one answer, share of the agents behind the most frequent one)."""
     votes: dict[int, bool | None]
     """Round -> verdict of the majority answer."""
+    polls: list[bool]
+    """Whether the majority of the first k answers of the first round is right, for k = 1, 2, ..."""
 
 
 def look(record: Record, row: LabelRow | None, grade: Graded | None) -> Sampled:
@@ -66,7 +69,7 @@ def look(record: Record, row: LabelRow | None, grade: Graded | None) -> Sampled:
         }
     extracted = {(reply.agent, reply.round): _extracted(record, reply) for reply in given}
     rounds = sorted({reply.round for reply in given})
-    agreed, votes = asyncio.run(_votes(record, extracted, rounds, verdicts))
+    agreed, votes, polls = asyncio.run(_votes(record, extracted, rounds, verdicts))
     agents = sorted({reply.agent for reply in given}, key=natural) if len(rounds) > 1 else []
     spoken = {agent: [(agent, round) for round in rounds if (agent, round) in extracted] for agent in agents}
     return Sampled(
@@ -77,6 +80,7 @@ def look(record: Record, row: LabelRow | None, grade: Graded | None) -> Sampled:
         rounds=rounds,
         agreed=agreed,
         votes=votes,
+        polls=polls,
     )
 
 
@@ -112,17 +116,20 @@ async def _votes(
     extracted: Mapping[tuple[str, int], str | None],
     rounds: Sequence[int],
     verdicts: Mapping[tuple[str, int], bool | None],
-) -> tuple[dict[int, tuple[bool, float]], dict[int, bool | None]]:
-    """Agreement and majority of every round; a round with a single agent has neither."""
+) -> tuple[dict[int, tuple[bool, float]], dict[int, bool | None], list[bool]]:
+    """Agreement and majority of every round (a round with a single agent has neither), and the polls of the first."""
     agreed: dict[int, tuple[bool, float]] = {}
     votes: dict[int, bool | None] = {}
+    polls: list[bool] = []
     if record.answer_type in ("code", "text"):
-        return agreed, votes  # whole replies are not answers that could be equal
+        return agreed, votes, polls  # whole replies are not answers that could be equal
     for round in rounds:
         agents = [agent for agent, own in extracted if own == round]
+        groups = await answers.group([extracted[agent, round] for agent in agents], record.answer_type)
+        if round == rounds[0]:
+            polls = polled(groups, [verdicts.get((agent, round)) is True for agent in agents])
         if len(agents) < 2:
             continue
-        groups = await answers.group([extracted[agent, round] for agent in agents], record.answer_type)
         sizes = Counter(leader for leader in groups if leader is not None)
         if not sizes:
             agreed[round], votes[round] = (False, 0.0), None
@@ -130,7 +137,26 @@ async def _votes(
         leader, size = sizes.most_common(1)[0]
         agreed[round] = (size == len(agents), size / len(agents))
         votes[round] = verdicts.get((agents[leader], round))
-    return agreed, votes
+    return agreed, votes, polls
+
+
+Right = TypeVar("Right", bool, float)
+
+
+def polled(groups: Sequence[int | None], right: Sequence[Right]) -> list[Right]:
+    """For k = 1, 2, ...: `right` of the majority answer among the first k, ties to the first seen.
+
+    Args:
+        groups: for each answer the first one that it equals, None where there is no answer (`answers.group`).
+        right: of each answer; of the first where nobody has answered.
+    """
+    counts: Counter[int] = Counter()
+    found = []
+    for leader in groups:
+        if leader is not None:
+            counts[leader] += 1
+        found.append(right[counts.most_common(1)[0][0] if counts else 0])
+    return found
 
 
 class Debate(Struct, kw_only=True):

@@ -79,7 +79,7 @@ def plot(worths: Sequence[Worth], path: Path) -> None:
                     row.accuracy, color="0.8", linestyle="--" if "round 1" in row.name else ":", label=row.name
                 )
                 continue
-            mark = {TEAM: "D", VOTE: "s"}.get(row.name, "o")
+            mark = "D" if row.name == TEAM else "s" if row.name.startswith(VOTE) else "o"
             axis.errorbar(row.tokens.total, row.accuracy, yerr=row.se, fmt=mark, capsize=3, label=row.name)
         axis.set_xscale("log")
         axis.set_xlabel("tokens per question (prompt and new)")

@@ -10,23 +10,27 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from msgspec import Struct, structs
+from msgspec import Struct
 from pydantic import Field
 
 from agentark import config, stats
 from agentark.config import ROOT, Config
 from agentark.types import UserError, digest
 from distill.select.choose import K_MAX, Yielded
-from eval.team.course import Asked, Course, Tokens, mean_tokens, prefixes
+from eval.team import running
+from eval.team.course import VOTING, Asked, Course, Tokens, mean_tokens, prefixes
 
-THRESHOLDS = ROOT / "configs" / "team" / "verdict.yaml"
+THRESHOLDS = ROOT / "configs" / "eval" / "team.yaml"
 Verdict = Literal["worth_distilling", "distil_the_vote", "nothing_to_distil", "cannot_tell"]
-BEST, VOTE, TEAM = "best member", "vote at equal tokens", "team"
+"""See eval/team/verdict.py."""
+BEST, VOTE, TEAM = "best member", "vote", "team"
+DECIDED = ("__method_name", "__method_config", "__method_config_name", "__output_path")
+"""Flags of a team's run that a vote sets itself."""
 Key = TypeVar("Key", bound=Hashable)
 
 
 class Thresholds(Config):
-    """See configs/team/verdict.yaml."""
+    """See configs/eval/team.yaml."""
 
     min_gain: float = Field(ge=0, le=1)
     """A smaller gain in accuracy is none."""
@@ -44,6 +48,10 @@ class Thresholds(Config):
     def yielded(self) -> Yielded:
         """The counts of a selection, before the first question."""
         return Yielded(min_correct=self.min_correct, k=self.k)
+
+
+def load_thresholds(path: Path = THRESHOLDS, overrides: Sequence[str] = ()) -> Thresholds:
+    return config.load(Thresholds, path, overrides, "--set")
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -148,7 +156,7 @@ class Vote(Struct, frozen=True, kw_only=True):
 
 
 def measure(team: Course, others: Sequence[Course], thresholds: Thresholds) -> Worth:
-    """A team beside the files of its members alone and of votes; the verdict is `judge`'s.
+    """A team beside the files of its members alone and of votes; the verdict is for eval/team/verdict.py.
 
     Args:
         others: of the same questions; those of other models or datasets are left out.
@@ -158,7 +166,7 @@ def measure(team: Course, others: Sequence[Course], thresholds: Thresholds) -> W
     """
     fitting = [one for one in others if one.dataset == team.dataset and set(one.members) <= set(team.members)]
     singles = alone(team, [one for one in fitting if one.kind == "single"])
-    polls = [one for one in fitting if one.kind == "vote"] or [team]
+    polls = largest([one for one in fitting if one.kind == "vote"]) or [team]
     ids = [id for id in team.asked if all(id in one.asked for one in polls) and all(id in one.right for one in singles)]
     if not ids:
         named = ", ".join(str(one.path) for one in (team, *fitting))
@@ -171,7 +179,11 @@ def measure(team: Course, others: Sequence[Course], thresholds: Thresholds) -> W
     equal = vote.place + 1 < len(vote.curve) or vote.cost.total >= thresholds.equal_tokens * used.total
     voting = len(vote.curve) > 1 or equal
     rows = [row for greedy in (True, False) for row in _members([one for one in singles if one.greedy is greedy], ids)]
-    rows += [_row(VOTE, vote.who(used, equal), vote.right, vote.cost)] if voting else []
+    rows += (
+        [_row(f"{VOTE} at {'equal' if equal else 'fewer'} tokens", vote.who(used, equal), vote.right, vote.cost)]
+        if voting
+        else []
+    )
     rows += [
         _row(TEAM, ", ".join(team.members), own, used),
         _row("any answer of round 1 right", "oracle", [float(one.right_first) for one in asked]),
@@ -193,8 +205,18 @@ def measure(team: Course, others: Sequence[Course], thresholds: Thresholds) -> W
         yielded=team.yielded,
         equal=equal,
         notes=_notes(team, others, fitting, len(ids)),
-        missing=[] if equal else [_voting_command(team, used, vote)],
+        missing=[] if equal else _voting_commands(team, used, vote),
     )
+
+
+def largest(polls: Sequence[Course]) -> list[Course]:
+    """Of each member's votes the file with the most replies; of equally large ones the first."""
+    most: dict[tuple[str, ...], Course] = {}
+    for one in polls:
+        key = tuple(one.members)
+        if key not in most or one.replies > most[key].replies:
+            most[key] = one
+    return [*most.values()]
 
 
 def alone(team: Course, singles: Sequence[Course]) -> list[Candidate]:
@@ -203,17 +225,28 @@ def alone(team: Course, singles: Sequence[Course]) -> list[Candidate]:
     for one in singles:
         kind = "" if one.method == "vanilla" else f", {one.method}"
         right = {id: float(asked.right) for id, asked in one.asked.items()}
-        used = {id: asked.spent for id, asked in one.asked.items()}
-        name = f"{one.members[0]}{kind}, {'greedy' if one.greedy else 'sampled'}"
+        costs = {id: asked.spent for id, asked in one.asked.items()}
+        greedy = one.members[0] in one.greedy
+        name = f"{one.members[0]}{kind}, {'greedy' if greedy else 'sampled'}"
         name += f" ({one.path})" * any(other.name == name for other in found)
-        found.append(Candidate(name=name, greedy=one.greedy is True, right=right, spent=used))
-    for member in team.members:
-        name, greedy = f"{member}, {'greedy' if team.greedy else 'sampled'}", team.greedy is True
+        found.append(Candidate(name=name, greedy=greedy, right=right, spent=costs))
+    used = {id: _answer(asked) for id, asked in team.asked.items()}
+    first = {member: _shares(team, member) for member in team.members}
+    whole = {member: shares for member, shares in first.items() if len(shares) == len(used)}
+    if not whole:  # no member answers every question
+        whole = {
+            " or ".join(first): {id: sum(one.members.values()) / len(one.members) for id, one in team.asked.items()}
+        }
+    for member, shares in whole.items():
+        greedy = member in team.greedy
+        name = f"{member}, {'greedy' if greedy else 'sampled'}"
         if not any(one.name == name for one in found):
-            shares = {id: asked.members[member] for id, asked in team.asked.items() if member in asked.members}
-            used = {id: _answer(team.asked[id]) for id in shares}
             found.append(Candidate(name=f"{name}, in round 1", greedy=greedy, right=shares, spent=used))
     return found
+
+
+def _shares(team: Course, member: str) -> dict[str, float]:
+    return {id: asked.members[member] for id, asked in team.asked.items() if member in asked.members}
 
 
 def _answer(asked: Asked) -> Tokens:
@@ -313,92 +346,25 @@ def _notes(team: Course, others: Sequence[Course], fitting: Sequence[Course], n:
     return notes
 
 
-def _voting_command(team: Course, used: Tokens, vote: Vote) -> str:
-    """The command that makes as many votes as the team's tokens buy."""
+def _voting_commands(team: Course, used: Tokens, vote: Vote) -> list[str]:
+    """The commands that make as many votes as the team's tokens buy, one for each member."""
     replies = max(2, round(used.total / max(1.0, vote.curve[0][1].total)))
     made = team.command or f"python inference.py --test_dataset_name {team.dataset} --model_name {team.model}"
-    kept, keep = list[str](), True
+    kept, members = list[str](), list[str]()
+    into = kept
     for word in shlex.split(made):
         if word.startswith("--"):
             name = word.partition("=")[0].replace("-", "_")
-            keep = name not in ("__method_name", "__method_config", "__method_config_name", "__output_path", "__team")
-        if keep:
-            kept.append(word)
-    flags = ("--method_name", "self_consistency", "--method_config", f"parallel_num={replies}")
-    return shlex.join([*kept, *flags, "--output_path", str(team.path.with_name("self_consistency_infer.jsonl"))])
-
-
-# ---------------------------------------------------------------- judging
-
-
-def judged(worths: Sequence[Worth], thresholds: Thresholds) -> list[Worth]:
-    """The teams of a table with adjusted p values and their verdicts."""
-    adjusted = iter(stats.holm([gap.p for worth in worths for gap in worth.gaps]))
-    found = []
-    for worth in worths:
-        gaps = [structs.replace(gap, p_holm=next(adjusted)) for gap in worth.gaps]
-        adjusted_worth = structs.replace(worth, gaps=gaps)
-        verdict, words = judge(adjusted_worth, thresholds)
-        found.append(structs.replace(adjusted_worth, verdict=verdict, words=words))
-    return found
-
-
-def judge(worth: Worth, thresholds: Thresholds) -> tuple[Verdict, str]:
-    """The verdict on one team, and the words for it."""
-    member, poll, instead = worth.gap(TEAM, BEST), worth.gap(TEAM, VOTE), worth.gap(VOTE, BEST)
-    assert member is not None
-
-    def gains(gap: Gap) -> bool:
-        return gap.difference >= thresholds.min_gain and gap.low > 0 and gap.p_holm < thresholds.alpha
-
-    def gains_nothing(gap: Gap) -> bool:
-        return gap.high < thresholds.min_gain
-
-    few = f"cannot tell: n = {worth.n} is too few"
-    left = worth.yielded
-    if poll is not None and instead is not None and gains_nothing(poll):
-        if gains(instead):
-            said = f"{_points(instead, 'the best member')}, the team {_points(poll, 'the vote')}"
-            return "distil_the_vote", f"distil the vote instead: {said}"
-        if not gains_nothing(member):
-            return (
-                "cannot_tell",
-                f"{few}: {_points(instead, 'the best member')} of a vote that the team does not exceed",
-            )
-    if gains_nothing(member):
-        below = "is below its best member" if member.high < 0 else "gains nothing over its best member"
-        return "nothing_to_distil", f"nothing to distil: the team {below}: {_points(member)}"
-    if left.rsft < thresholds.min_yield * left.questions:
-        return "nothing_to_distil", (
-            f"nothing to distil: {left.rsft} of {left.questions} questions leave a solution to learn from "
-            f"(at least {left.min_correct} right agents)"
-        )
-    if not gains(member):
-        return "cannot_tell", f"{few}: {_points(member, 'its best member')}"
-    if poll is None or (not worth.equal and gains(poll)):
-        return "cannot_tell", (
-            f"cannot tell: {_points(member, 'its best member')}, but no vote at equal tokens to compare with"
-        )
-    if not gains(poll):
-        return "cannot_tell", f"{few}: {_points(member, 'its best member')}, but {_points(poll, 'the vote')}"
-    return "worth_distilling", (
-        f"worth distilling: {_points(member, 'its best member')}, {_points(poll, 'the vote at equal tokens')}, "
-        f"{left.corrective} questions with corrective paths"
-    )
-
-
-def _points(gap: Gap, over: str | None = None) -> str:
-    """`+14.2 points over its best member (95% 8.0 to 20.1)`."""
-    named = "" if over is None else f" over {over}"
-    return f"{100 * gap.difference:+.1f} points{named} (95% {100 * gap.low:.1f} to {100 * gap.high:.1f})"
-
-
-def worth_of(courses: Sequence[Course], thresholds: Thresholds) -> list[Worth]:
-    """Every team among some files, with its verdict. The others serve as members and votes."""
-    others = [one for one in courses if one.kind != "team"]
-    teams = [one for one in courses if one.kind == "team"]
-    return judged([measure(team, others, thresholds) for team in teams], thresholds)
-
-
-def load_thresholds(path: Path = THRESHOLDS, overrides: Sequence[str] = ()) -> Thresholds:
-    return config.load(Thresholds, path, overrides, "--set")
+            into = members if name == "__team" else [] if name in DECIDED else kept
+        into.append(word)
+    words = members[1:]
+    known = words and ("=" in words[0] or Path(words[0]).is_file())
+    commands = []
+    for number, member in enumerate(running.members(words if known else [], [team.method], team.dataset), 1):
+        name = VOTING + (f"_{number}" if number > 1 else "")
+        output = team.path.with_name(f"{name}_infer.jsonl")
+        if output.exists():  # with fewer replies
+            output = team.path.with_name(f"{name}_of_{replies}_infer.jsonl")
+        flags = ("--method_name", VOTING, *member, "--method_config", f"parallel_num={replies}")
+        commands.append(shlex.join([*kept, *flags, "--output_path", str(output)]))
+    return commands

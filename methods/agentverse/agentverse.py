@@ -18,6 +18,7 @@ from pydantic import Field
 from agentark.code_grading import code_of
 from agentark.config import Config, Count
 from agentark.episode import gather
+from agentark.team import Agents
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.agentverse import prompts
 from methods.agentverse.forms import Verdict, experts_of, verdict_of
@@ -59,6 +60,11 @@ class AgentVerse(Configured[AgentVerseConfig]):
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "agentverse runs no tests; its evaluator judges programs by reading" if "code" in kinds else None
+
+    def agents(self) -> Agents:
+        critics = [f"critic_{k}" for k in range(1, self.config.cnt_agents)]
+        others = {"recruiter": ("recruiter",), "solver": ("solver", "revision"), "evaluator": ("evaluator",)}
+        return {**others, **dict.fromkeys(critics, ("critic",))}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         history: list[tuple[str, Turn]] = []

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from agentark.code_grading import PYTHON, fenced
 from agentark.config import Config, Count
+from agentark.team import Agents
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.autogen import prompts
 from methods.common import ALL_TASKS, Configured, run_program, solution, unparsed
@@ -37,6 +38,9 @@ class AutoGen(Configured[AutoGenConfig]):
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "autogen runs no code; the user proxy replies as a model" if self.config.code_execute else None
+
+    def agents(self) -> Agents:
+        return {"assistant": ("assistant",), "user_proxy": ("user_proxy",)}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         word = self.config.is_termination_msg

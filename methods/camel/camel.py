@@ -15,6 +15,7 @@ from pydantic import Field
 
 from agentark.config import Config, Count
 from agentark.episode import gather
+from agentark.team import Agents
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.camel import prompts
 from methods.common import ALL_TASKS, Configured, ask, numbered, solution, unparsed
@@ -48,6 +49,11 @@ class CAMEL(Configured[CAMELConfig]):
 
     Config = CAMELConfig
     TASKS = ALL_TASKS
+
+    def agents(self) -> Agents:
+        agents = {name: (name,) for name in ("task_specifier", "user", "assistant", "extractor")}
+        critic = {"critic": ("critic_of_user", "critic_of_assistant")} if self.config.with_critic else {}
+        return {**agents, **critic}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         names = self.config.model_dump(include={"user_role", "assistant_role", "critic_role", "criteria"})

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from agentark.code_grading import fenced
 from agentark.config import Config, Count
+from agentark.team import Agents
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.chatdev import prompts
 from methods.chatdev.files import listing, parse_files, placeholders
@@ -57,6 +58,15 @@ class ChatDev(Configured[ChatDevConfig]):
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "chatdev leaves out its test phase; the software is never started"
+
+    def agents(self) -> Agents:
+        return {
+            "chief_product_officer": ("design", "manual"),
+            "chief_technology_officer": ("design", "requirements"),
+            "programmer": ("coding", "completion", "modification", "fix"),
+            "code_reviewer": ("review",),
+            "software_test_engineer": ("test_report",),
+        }
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         return await Company(self.config, sample, chat).develop()

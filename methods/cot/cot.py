@@ -4,6 +4,7 @@ Differs from the published code: options are never forced on a question that has
 """
 
 from agentark.config import Config
+from agentark.team import Agents
 from agentark.types import Chat, Outcome, Sample, message
 from methods.common import ALL_TASKS, Configured, solution, unparsed
 from methods.cot.prompts import STEP_BY_STEP
@@ -18,6 +19,9 @@ class CoT(Configured[CoTConfig]):
 
     Config = CoTConfig
     TASKS = ALL_TASKS
+
+    def agents(self) -> Agents:
+        return {"agent_1": ("solver",)}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         question = message("user", *sample.parts(), STEP_BY_STEP)

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from agentark.code_grading import PYTHON, code_of, fenced
 from agentark.config import Config, Count
 from agentark.episode import gather
+from agentark.team import Agents
 from agentark.types import SANDBOX, Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.common import numbered, repair, run_tests, solution
 from methods.dylan import network, prompts
@@ -81,6 +82,13 @@ class DyLANCode:
 
     def totals(self, infos: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {"importance": network.total_importance(infos)}
+
+    def agents(self) -> Agents:
+        return {
+            **dict.fromkeys(self._writers, ("writer", "writer_rating")),
+            **dict.fromkeys(self._judges, ("judge", "judge_rating", "judge_tests")),
+            "ranker": ("ranker", "comparison"),
+        }
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         question = message("user", *sample.parts())

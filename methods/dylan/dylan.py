@@ -18,6 +18,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from agentark.config import Config, Count, nearest
 from agentark.episode import gather
+from agentark.team import Agents
 from agentark.types import Chat, Episodes, Outcome, Part, Sample, Solution, Turn, message
 from methods.common import REASONING, agent_name, numbered, solution, unparsed
 from methods.dylan import network, prompts
@@ -90,6 +91,10 @@ class DyLAN:
             for name, role in zip(names, config.roles, strict=True)
             if team is None or name in team
         }
+
+    def agents(self) -> Agents:
+        solvers = [agent_name(index) for index in range(self.config.num_agents)]
+        return {**dict.fromkeys(solvers, ("solver", "solver_rating")), "ranker": ("ranker", "comparison")}
 
     async def prepare(self, samples: Sequence[Sample], episodes: Episodes) -> "DyLAN":
         wanted = self.config.team_optimization

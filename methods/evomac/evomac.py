@@ -20,6 +20,7 @@ from pydantic import Field
 
 from agentark.config import Config, Count
 from agentark.episode import gather
+from agentark.team import Agents
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.common import Asked, Configured, ask, ask_program, run_tests, solution
 from methods.evomac import prompts
@@ -74,6 +75,18 @@ class EvoMAC(Configured[EvoMACConfig]):
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "evomac writes and runs no tests; its coding team works once and is not updated"
+
+    def agents(self) -> Agents:
+        coders = [f"coder_{number}" for number in range(1, self.config.max_coders + 1)]
+        testers = [f"tester_{number}" for number in range(1, self.config.max_testers + 1)]
+        return {
+            "coding_organiser": ("organise", "update"),
+            **dict.fromkeys(coders, ("code",)),
+            "integrator": ("integrate",),
+            "test_organiser": ("organise",),
+            **dict.fromkeys(testers, ("test",)),
+            "gradient": ("gradient",),
+        }
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         async with asyncio.TaskGroup() as group:  # the teams don't see each other's work

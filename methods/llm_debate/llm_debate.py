@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from agentark import answers
 from agentark.config import Config, Count
 from agentark.episode import gather
+from agentark.team import Agents
 from agentark.types import Chat, Message, Outcome, Part, Sample, SampleError, Turn, message
 from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
 from methods.llm_debate import prompts
@@ -59,6 +60,12 @@ class LLMDebate(Configured[LLMDebateConfig]):
     def wants_decoys(self) -> bool:
         """Whether it reads `Sample.decoy`."""
         return self.config.peers == "unrelated" and self.config.num_agents > 1 and self.config.num_rounds > 1
+
+    def agents(self) -> Agents:
+        debaters = [agent_name(index) for index in range(self.config.num_agents)]
+        aggregator = {"aggregator": ("aggregator",)} if self.config.aggregate == "llm" else {}
+        roles = ("debater", "decoy") if self.wants_decoys else ("debater",)
+        return {**dict.fromkeys(debaters, roles), **aggregator}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         agents = [agent_name(index) for index in range(self.config.num_agents)]

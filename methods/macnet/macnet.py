@@ -20,6 +20,7 @@ from pydantic import Field
 
 from agentark.config import Config, Count
 from agentark.episode import gather
+from agentark.team import Agents
 from agentark.types import Chat, Outcome, Sample, Turn, message
 from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
 from methods.flow import flow
@@ -57,6 +58,12 @@ class MacNet(Configured[MacNetConfig]):
 
     Config = MacNetConfig
     TASKS = ALL_TASKS
+
+    def agents(self) -> Agents:
+        nodes = range(self.config.agent_num)
+        assistants = dict.fromkeys(map(agent_name, nodes), ("solve", "refine", "aggregate"))
+        instructors = dict.fromkeys((f"instructor_{node + 1}" for node in nodes), ("instruct",))
+        return {**assistants, **instructors, "sink": ("aggregate",)}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         edges = graph(self.config.topology, self.config.agent_num, self.config.reverse, self.config.random_seed)

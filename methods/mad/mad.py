@@ -16,6 +16,7 @@ from pydantic import Field
 
 from agentark import answers
 from agentark.config import Config, Count
+from agentark.team import Agents
 from agentark.types import Chat, Message, Outcome, Part, Sample, Turn, message
 from methods.common import REASONING, Configured, ask, object_schema, read_json, solution
 from methods.mad import prompts
@@ -61,6 +62,10 @@ class MAD(Configured[MADConfig]):
 
     Config = MADConfig
     TASKS = REASONING
+
+    def agents(self) -> Agents:
+        debaters = dict.fromkeys(("affirmative", "negative"), ("debater",))
+        return {**debaters, "moderator": ("moderator",), "judge": ("candidates", "decision")}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         rules = prompts.DEBATER.format(level=prompts.LEVELS[self.config.debate_level])

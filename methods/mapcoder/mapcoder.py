@@ -17,6 +17,7 @@ from pydantic import Field
 
 from agentark.config import Config, Count
 from agentark.episode import gather
+from agentark.team import Agents
 from agentark.types import SANDBOX, Chat, Outcome, Part, Sample, Turn, message
 from methods.common import Asked, Configured, ask, ask_program, object_schema, read_json, run_tests, solution
 from methods.executed import failures_of
@@ -72,6 +73,12 @@ class MapCoder(Configured[MapCoderConfig]):
 
     def without_sandbox(self, kinds: frozenset[str]) -> str | None:
         return "mapcoder runs no sample test; it implements the plan it is surest of, once"
+
+    def agents(self) -> Agents:
+        numbers = range(1, self.config.k + 1)
+        planners = dict.fromkeys((f"planner_{number}" for number in numbers), ("plan", "confidence"))
+        coders = dict.fromkeys((f"coder_{number}" for number in numbers), ("code", "debug"))
+        return {"retrieval": ("recall",), **planners, **coders}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         off = None

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 
 from agentark.config import Config, Count, nearest
 from agentark.episode import gather
+from agentark.team import Agents
 from agentark.types import Chat, Outcome, Sample, Turn, message
 from methods.common import ALL_TASKS, Asked, agent_name, ask, solution, unparsed
 from methods.mav import prompts
@@ -64,6 +65,11 @@ class MAV:
         drawn = random.Random(config.random_seed).sample(range(len(config.verifiers)), count)
         self.verifiers = [config.verifiers[index] for index in sorted(drawn)]
 
+    def agents(self) -> Agents:
+        solvers = [agent_name(index) for index in range(self.config.n_solutions)]
+        verifiers = [verifier_name(index) for index in range(len(self.verifiers))]
+        return {**dict.fromkeys(solvers, ("solver",)), **dict.fromkeys(verifiers, ("verify", "approve"))}
+
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         question = [message("user", *sample.parts())]
         agents = [agent_name(index) for index in range(self.config.n_solutions)]
@@ -83,7 +89,7 @@ class MAV:
         models: Sequence[str] = self.config.verifier_models or ["main"]
 
         async def verify(index: int, aspect: str) -> Asked[bool]:
-            where: dict[str, Any] = {"agent": f"verifier_{index + 1}", "model": models[index % len(models)]}
+            where: dict[str, Any] = {"agent": verifier_name(index), "model": models[index % len(models)]}
             where["temperature"] = self.config.vera_temp
             request = prompts.THINK.replace("{aspect}", prompts.ASPECTS[aspect])
             shown = message("user", prompts.QUESTION, *sample.parts(), prompts.SOLUTION, candidate, request)
@@ -100,6 +106,11 @@ class MAV:
             )
 
         return await gather(*(verify(index, aspect) for index, aspect in enumerate(self.verifiers)))
+
+
+def verifier_name(index: int) -> str:
+    """`verifier_1` for index 0."""
+    return f"verifier_{index + 1}"
 
 
 def verdict_of(text: str) -> bool | None:

@@ -14,6 +14,7 @@ from pydantic import Field
 from agentark import answers
 from agentark.config import Config, Count
 from agentark.episode import gather
+from agentark.team import Agents
 from agentark.types import Chat, Outcome, Sample, message
 from methods.common import ALL_TASKS, Configured, agent_name, numbered, solution, unparsed
 from methods.self_consistency.prompts import CANDIDATE, CANDIDATES, DECIDE
@@ -31,6 +32,10 @@ class SelfConsistency(Configured[SelfConsistencyConfig]):
 
     Config = SelfConsistencyConfig
     TASKS = ALL_TASKS
+
+    def agents(self) -> Agents:
+        solvers = [agent_name(index) for index in range(self.config.parallel_num)]
+        return {**dict.fromkeys(solvers, ("solver",)), "aggregator": ("aggregator",)}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         question = [message("user", *sample.parts())]

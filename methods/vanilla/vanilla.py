@@ -4,6 +4,7 @@ Differs from the published code: options are never forced on a question that has
 """
 
 from agentark.config import Config
+from agentark.team import Agents
 from agentark.types import Chat, Outcome, Sample, message
 from methods.common import ALL_TASKS, Configured, solution, unparsed
 
@@ -17,6 +18,9 @@ class Vanilla(Configured[VanillaConfig]):
 
     Config = VanillaConfig
     TASKS = ALL_TASKS
+
+    def agents(self) -> Agents:
+        return {"agent_1": ("solver",)}
 
     async def run(self, sample: Sample, chat: Chat) -> Outcome:
         turn = await chat([message("user", *sample.parts())], agent="agent_1", round=1, role="solver")

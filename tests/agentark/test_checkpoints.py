@@ -163,3 +163,21 @@ def test_damaged_sums_are_one_line(run: RunFolder) -> None:
     marking = checkpoints.marking(fake_trainer(0.0, 0, {}), run, checkpoint)
     with pytest.raises(UserError, match=r"checkpoint-10/manifest\.json: sums: .*; remove the checkpoint"):
         marking.on_train_begin(None, None, None)
+
+
+def test_lines_after_a_checkpoint_are_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    checkpoints.rewind(path, 2)
+    assert not path.exists()
+    path.write_text('{"step": 1}\n\n{"step": 2, "kl": null}\n{"step": 3}\n{"ste')
+    checkpoints.rewind(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2, "kl": null}\n'
+
+
+@pytest.mark.parametrize("line", [b"\0\0\0", b"[1]", b'{"kl": 1}', b'{"step": "x"}', b"[" * 100_000, b'"\xff"', b"{"])
+def test_a_damaged_line_of_metrics_is_named(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b"\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl, row 2: not ") as raised:
+        checkpoints.rewind(path, 2)
+    assert "\n" not in str(raised.value)

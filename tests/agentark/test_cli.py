@@ -63,3 +63,26 @@ def test_a_script_ends_without_the_last_collection_but_with_all_that_is_register
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "main\nthread\nregistered\n", "")
+
+
+def test_what_a_script_keeps_is_hardly_looked_through_for_garbage_and_garbage_still_goes(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gc\n"
+        "from agentark.cli import entry\n"
+        "class Cycle:\n"
+        "    alive = 0\n"
+        "    def __init__(self): self.me, Cycle.alive = self, Cycle.alive + 1\n"
+        "    def __del__(self): Cycle.alive -= 1\n"
+        "def main():\n"
+        "    before = sum(generation['collections'] for generation in gc.get_stats())\n"
+        "    kept = [[number] for number in range(500_000)]\n"
+        "    looked = sum(generation['collections'] for generation in gc.get_stats()) - before\n"
+        "    for _ in range(300_000): Cycle()\n"
+        "    print(looked < 20, Cycle.alive < 100_000, len(kept))\n"
+        "    return 0\n"
+        "entry(main)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True True 500000\n", "")

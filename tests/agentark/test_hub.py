@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,31 @@ def test_code_that_comes_with_a_model_is_not_run(strange: tuple[Path, Path]) -> 
             pretrained(kind, str(folder))
     assert not marker.exists()
     assert sys.stdin.readline() == "y\n", "nobody was asked"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", {"text_config": 3}, "text_config must be an object"),
+        ("config.json", {"architectures": 3}, "cannot be loaded"),
+        *(
+            ("generation_config.json", {"eos_token_id": value}, r"eos_token_id = .*: must be a token's id or a list")
+            for value in ("x", [[1]], {"a": 1}, [1, "x"])
+        ),
+        ("generation_config.json", [], "expected an object"),
+    ],
+)
+def test_configurations_that_only_transformers_takes(
+    small_model: Path, tmp_path: Path, file: str, content: Any, words: str
+) -> None:
+    before = json.loads((small_model / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0]}))
+    assert model_config(str(tmp_path), "--x").vocab_size == before["vocab_size"]
+    (tmp_path / file).write_text(json.dumps({**before, **content} if file == "config.json" else content))
+    with pytest.raises(UserError, match=words) as raised:
+        model_config(str(tmp_path), "--x")
+    assert "\n" not in str(raised.value)
 
 
 def test_pickled_weights_are_not_read(small_model: Path, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 import math
 from array import array
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from scipy import stats as scipy_stats
 
 from agentark.stats import (
@@ -200,3 +202,11 @@ def test_a_paired_interval_has_a_width_where_nothing_differs() -> None:
     assert low == -high
     assert paired_interval([0.0] * 3)[1] > 0.3
     assert paired_interval([1.0]) == (pytest.approx(1 / 3 - 1.959964 * math.sqrt(2 - 1 / 3) / 3), 1.0)
+
+
+def test_every_figure_is_a_plain_number_that_json_takes() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random(40).tolist(), rng.random(40).tolist()
+    for found in (paired(a, b), paired(a[:5], b[:5]), paired([1.0] * 40, [0.0] * 20 + [1.0] * 20)):
+        assert {type(value) for value in structs.asdict(found).values()} == {int, float, str}
+        msgspec.json.encode(found)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentark import thinking
-from agentark.thinking import ends_open, split_thinking, visible, without_marks
+from agentark.thinking import Shown, ends_open, split_thinking, visible, without_marks
 
 MARKS = [
     ("<think>", "</think>"),
@@ -59,3 +59,28 @@ def test_texts_without_a_sign_have_no_mark(text: str) -> None:
 @pytest.mark.parametrize(("opens", "closes"), MARKS)
 def test_every_mark_has_a_sign(opens: str, closes: str) -> None:
     assert all(any(sign in mark for sign in thinking._SIGNS) for mark in (opens, closes))
+
+
+@pytest.mark.parametrize(("opens", "closes"), MARKS)
+def test_a_growing_text_tells_its_reply_piece_by_piece(opens: str, closes: str) -> None:
+    """Sign by sign; what is told together is the reply as it is recorded, and never anything else."""
+    reply = "It is 4,\n\n and 3 < 5."
+    cases = ((f"{opens}Maybe 5?{closes} {reply} ", False), (f"\n{reply}\n", False), (f"[{reply}]", False))
+    for raw, opened in (*cases, (f"Maybe 5?{closes}{reply}", True), ("Maybe 5", True), (f"{opens}Maybe", False)):
+        told: list[str] = []
+        shown = Shown(told.append, opened)
+        for end in range(1, len(raw) + 1):
+            shown(raw[:end])
+        before = len(told)
+        shown.end(split_thinking(raw, opened)[0])
+        assert "".join(told) == split_thinking(raw, opened)[0], raw
+        assert before > 8 or "Maybe" in raw or raw.startswith("["), raw
+
+
+def test_a_short_text_that_begins_like_a_mark_is_told_at_its_end() -> None:
+    told: list[str] = []
+    shown = Shown(told.append)
+    shown("<b>4</b>")
+    assert told == []
+    shown.end("<b>4</b>")
+    assert told == ["<b>4</b>"]

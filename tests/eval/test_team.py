@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from agentark.engines.choose import Choice
 from agentark.types import Message, MethodInfo, Record, SamplingParams, UserError, digest
 from distill.select import __main__ as select
 from eval.team import __main__ as entry
+from eval.team import running
 from eval.team.course import read
-from eval.team.worth import BEST, TEAM, VOTE, Gap, Worth, crossfit, judge, judged, load_thresholds, worth_of
+from eval.team.verdict import judge, judged, worth_of
+from eval.team.worth import BEST, TEAM, VOTE, Gap, Worth, crossfit, load_thresholds
 
 R, W = "Three and four make seven: \\boxed{7}.", "Three and four make eight: \\boxed{8}."
 N = "no idea"
@@ -72,7 +75,7 @@ def table(*paths: Path, **overrides: Any) -> Worth:
 
 
 def row(worth: Worth, name: str) -> Any:
-    return next(line for line in worth.rows if line.name == name)
+    return next(line for line in worth.rows if line.name == name or (name == VOTE and line.name.startswith(name)))
 
 
 # ---------------------------------------------------------------- the table by hand
@@ -108,12 +111,42 @@ def test_the_vote_has_as_many_replies_as_the_teams_tokens_buy(tmp_path: Path) ->
     assert row(worth, VOTE).accuracy == pytest.approx(2 / 3)
     assert row(worth, VOTE).who == "5 replies of 8"
     assert worth.equal
+    assert [line.name for line in worth.rows][2] == "vote at equal tokens"
     assert not worth.missing
     gap = worth.gap(TEAM, VOTE)
     assert gap is not None
     assert gap.difference == pytest.approx(1 / 3)
     assert gap.p == stats.mcnemar(0, 1)
     assert [one.p_holm for one in worth.gaps] == stats.holm([one.p for one in worth.gaps])
+
+
+def test_each_member_of_a_mixed_team_has_a_vote_to_make(tmp_path: Path) -> None:
+    records = [by(debate(f"GSM8K/test/{k}", "7", [[W, R, R], [R, R, R]], R), "a", "b", "b") for k in range(4)]
+    path = put(tmp_path / "a.jsonl", records)
+    command = (
+        "python inference.py --team agent_1=a agent_2=b@x agent_3=b@x aggregator=a --seed 4 --method_name llm_debate"
+    )
+    said = {"config": {}, "sessions": [{"command": command}]}
+    path.with_name("a.jsonl.manifest.json").write_text(json.dumps(said))
+    start = "python inference.py --seed 4 --method_name self_consistency --team "
+    assert [one.partition(" --method_config")[0] for one in table(path).missing] == [f"{start}'*=a'", f"{start}'*=b@x'"]
+
+
+def test_of_two_votes_by_one_model_the_larger_counts(tmp_path: Path) -> None:
+    team = put(tmp_path / "a.jsonl", [debate(f"GSM8K/test/{k}", "7", [[R, W], [R, W]], R) for k in range(3)])
+    small = votes(tmp_path / "self_consistency_infer.jsonl", [[True] * 2] * 3)
+    assert "self_consistency_of_5_infer.jsonl" in table(team, small).missing[0]  # the name is taken
+    worth = table(team, small, votes(tmp_path / "c.jsonl", [[False] * 6] * 3))
+    assert (row(worth, VOTE).accuracy, row(worth, VOTE).who, worth.equal) == (0.0, "5 replies of 6", True)
+
+
+def test_several_independent_answers_are_no_team(tmp_path: Path) -> None:
+    team = put(tmp_path / "a.jsonl", [debate(f"GSM8K/test/{k}", "7", [[R, W], [R, W]], R) for k in range(3)])
+    info = MethodInfo("vanilla", "config_main", {})
+    drawn = [debate(f"GSM8K/test/{k}", "7", [[W, R]], method=info, info={"samples": 2}) for k in range(3)]
+    worth = table(team, put(tmp_path / "b.jsonl", drawn))
+    assert (row(worth, "best member, sampled").accuracy, row(worth, "best member, sampled").who) == (1.0, "m, sampled")
+    assert row(worth, "best member, sampled").tokens.calls == 1
 
 
 def test_without_votes_the_first_round_votes_and_the_command_for_more_is_named(tmp_path: Path) -> None:
@@ -125,6 +158,7 @@ def test_without_votes_the_first_round_votes_and_the_command_for_more_is_named(t
     worth = table(path)
     assert (row(worth, VOTE).accuracy, row(worth, VOTE).who) == (1.0, "3 replies of 3, 43% of the team's tokens")
     assert not worth.equal
+    assert [line.name for line in worth.rows][2] == "vote at fewer tokens"
     assert worth.missing == [
         "python inference.py --test_dataset_name GSM8K --model_name m --seed 4 --method_name self_consistency "
         f"--method_config parallel_num=7 --output_path {tmp_path}/self_consistency_infer.jsonl"
@@ -142,6 +176,14 @@ def test_members_come_from_files_greedy_and_sampled_else_from_the_first_round(tm
     assert row(worth, "best member, sampled").who == "third, sampled, in round 1"
     assert row(worth, "mean member, sampled").accuracy == pytest.approx((0.25 + 0 + 1) / 3)
     assert worth.notes == [f"{stranger} is of other models or questions and was left out"]
+
+
+def test_members_that_answer_in_turns_stand_for_one(tmp_path: Path) -> None:
+    records = [by(debate(f"GSM8K/test/{k}", "7", [[said(k > 0)], [R]], R), "ab"[k % 2]) for k in range(4)]
+    worth = table(put(tmp_path / "a.jsonl", records))
+    assert (worth.n, worth.members) == (4, ["a", "b"])
+    best = row(worth, "best member, sampled")
+    assert (best.accuracy, best.who) == (0.75, "a or b, sampled, in round 1")
 
 
 def test_the_best_member_is_measured_on_questions_it_was_not_chosen_on() -> None:
@@ -235,6 +277,8 @@ def gap(of: str, over: str, difference: float, half: float, p: float = 0.001) ->
         ((0.142, 0.06), (0.05, 0.03), (0.09, 0.05), {"equal": False}, "cannot_tell",
          "cannot tell: +14.2 points over its best member (95% 8.2 to 20.2), but no vote at equal tokens"),
         ((0.142, 0.06), None, None, {}, "cannot_tell", "cannot tell: +14.2 points over its best member "),
+        ((0.142, 0.06), (0.05, 0.03), (0.09, 0.05), {"rsft": 12}, "cannot_tell",
+         "cannot tell: n = 300 is too few: +14.2 points over its best member (95% 8.2 to 20.2), but 12 of 300 "),
         ((0.142, 0.06), (0.05, 0.03), (0.09, 0.05), {"rsft": 3}, "nothing_to_distil",
          "nothing to distil: 3 of 300 questions leave a solution to learn from (at least 2 right agents)"),
     ],
@@ -320,6 +364,71 @@ def test_it_runs_what_the_table_needs(
     assert len(files) == 4
     assert entry.main([*files, "--output_dir", "again"], never) == 0
     assert json.loads(Path("again/team.json").read_text())["teams"] == report["teams"]
+
+
+def test_the_team_is_run_and_each_of_its_members_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    args, rest = entry.parse([*FLAGS, "--team", "agent_1=org/a", "agent_2=org/b", "--use_vllm"])
+    planned = {path.name: flags for path, flags in entry.runs(args, rest, "ChainSum").items()}
+    assert "--team" not in planned["vanilla_infer.jsonl"]  # agent_3 is the generator
+    assert planned["vanilla_2_infer.jsonl"][-2:] == ["--team", "*=org/a"]
+    assert planned["self_consistency_3_infer.jsonl"][-4:-2] == ["--team", "*=org/b"]
+    assert planned["llm_debate_infer.jsonl"][-3:] == ["--team", "agent_1=org/a", "agent_2=org/b"]
+    assert all("--use_vllm" in flags for flags in planned.values())
+
+
+@dataclass
+class Signed(ScriptedEngine):
+    """Signs its replies, as engines do."""
+
+    label: str = ""
+
+    async def chat(self, messages: Any, params: SamplingParams, *, session: str, priority: int) -> Any:
+        reply = await super().chat(messages, params, session=session, priority=priority)
+        return structs.replace(reply, model=self.label)
+
+
+def test_each_member_of_a_mixed_team_is_asked_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def choose(args: Namespace, model_name: str, flag: str = "--model_name") -> Choice:
+        right = "good" in model_name
+        reply = lambda messages, params: script(messages, params) if right else "no idea"  # noqa: E731
+        return Choice(model_name, lambda lock: Signed(script=reply, label=model_name))
+
+    def signed(flags: Sequence[str]) -> int:
+        return inference.main(list(flags), choose)
+
+    team = ["--team", "agent_1=org/good", "agent_2=org/bad", "agent_3=org/bad"]
+    assert entry.main([*FLAGS, *team, "--parallel_num", "3"], signed) == 0
+    (worth,) = json.loads(Path("out/team.json").read_text())["teams"]
+    assert worth["members"] == ["org/good", "org/bad"]
+    assert [line["who"] for line in worth["rows"][:4]] == ["org/good, greedy", "of 2", "org/good, sampled", "of 2"]
+    names = sorted(path.name.removesuffix("_infer.jsonl") for path in Path("out/ChainSum").glob("*.jsonl"))
+    kinds = ("self_consistency", "vanilla", "vanilla_greedy")
+    assert names == sorted(["llm_debate", *kinds, *(f"{kind}_2" for kind in kinds)])  # org/model only sums up
+
+
+def test_a_team_says_who_is_greedy(tmp_path: Path) -> None:
+    said = {"agent_1": {"model": "a", "temperature": 0.0}, "*": {"temperature": 0.7}}
+    records = [by(debate(f"GSM8K/test/{k}", "7", [[R, W], [R, R]], R, team=said), "a", "b") for k in range(3)]
+    worth = table(put(tmp_path / "a.jsonl", records, temperature=0))
+    assert row(worth, "best member, greedy").who == "a, greedy, in round 1"
+    assert row(worth, "best member, sampled").who == "b, sampled, in round 1"
+
+
+@pytest.mark.parametrize(
+    ("words", "alone"),
+    [
+        ([], [[]]),
+        (["*=a"], [["--team", "*=a"]]),
+        (["debater=a"], [["--team", "*=a"]]),
+        (["agent_1=a", "agent_2=a@x"], [[], ["--team", "*=a"], ["--team", "*=a@x"]]),
+        (["agent_1=a", "agent_2=a", "agent_3=@x", "aggregator=z"], [["--team", "*=a"], ["--team", "*=@x"]]),
+    ],
+)
+def test_who_answers_alone(words: list[str], alone: list[list[str]]) -> None:
+    assert running.members(words, ["llm_debate"], "ChainSum") == alone
 
 
 def never(flags: Sequence[str]) -> int:

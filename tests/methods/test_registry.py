@@ -12,6 +12,7 @@ from method_cases import program_question, question
 
 import methods
 from agentark.tasks import TASKS, get_task
+from agentark.team import Teamed, family
 from agentark.types import Kind, Sample, UserError
 from methods import METHODS, VARIANTS, check_tasks, load_method, method_class, resolve
 from methods.__main__ import listing, show
@@ -37,6 +38,16 @@ def test_every_name_of_the_published_code_loads(name: str) -> None:
     method, info = load_method(name)
     assert info.name == name
     assert type(method) is method_class(name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_names_its_agents(name: str) -> None:
+    method, _ = load_method(name)
+    assert isinstance(method, Teamed)
+    agents = method.agents()
+    assert agents
+    assert all(role == family(role) for roles in agents.values() for role in roles)
+    assert all(agent in " ".join(show(name).split()) for agent in agents)
 
 
 @pytest.mark.parametrize(("name", "text"), ISSUE_EXAMPLES.items())

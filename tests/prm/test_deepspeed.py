@@ -16,7 +16,7 @@ import torch
 from prm_cases import chains, words
 from safetensors.torch import load_file
 
-from prm.trainer import read_curves
+from agentark import jsonl
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -39,7 +39,8 @@ def run(model: Path, data: Path, folder: Path, processes: int, **flags: Any) -> 
 
 
 def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read_curves(folder / "metrics.jsonl") if "loss" in line]
+    rows = (row for _, row in jsonl.objects(folder / "metrics.jsonl", "metrics"))
+    return [row["loss"] for row in rows if "loss" in row]
 
 
 def stage_2(folder: Path) -> dict[str, Any]:

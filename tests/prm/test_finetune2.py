@@ -17,12 +17,13 @@ import torch
 from prm_cases import chains, jsonl, published, words
 
 from agentark.contamination import trained_on
+from agentark.jsonl import objects
 from agentark.types import RunError, UserError
 from prm import finetune2, loss, training
 from prm.data import collate
 from prm.score import Scorer
 from prm.settings import parse
-from prm.trainer import PRMTrainer, read_curves
+from prm.trainer import PRMTrainer
 
 ROOT = Path(__file__).parents[2]
 README = {
@@ -53,8 +54,12 @@ def train(small_model: Path, labelled: Path, tmp_path: Path) -> Train:
     return call
 
 
+def curve_of(folder: Path) -> list[dict[str, Any]]:
+    return [row for _, row in objects(folder / "metrics.jsonl", "metrics")]
+
+
 def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read_curves(folder / "metrics.jsonl") if "loss" in line]
+    return [line["loss"] for line in curve_of(folder) if "loss" in line]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -68,7 +73,7 @@ def test_a_clock_that_steps_back_makes_no_negative_seconds(train: Train, monkeyp
     monkeypatch.setattr(time, "time", (1e9 - 3600 * k for k in itertools.count()).__next__)
     folder = train(fix_llm=True, max_steps=2, eval_ratio=0.5)
     about = json.loads((folder / "manifest.json").read_text())
-    timed = [about["metrics"]["stage_1"], *read_curves(folder / "metrics.jsonl")]
+    timed = [about["metrics"]["stage_1"], *curve_of(folder)]
     found = {name: value for row in timed for name, value in row.items() if "second" in name or "runtime" in name}
     assert found["train_runtime"] == 0
     assert all(value is None or value >= 0 for value in found.values())
@@ -162,7 +167,7 @@ def test_both_stages_learn_what_is_to_be_seen(train: Train, small_model: Path) -
     assert all(torch.equal(first[name], one) for name, one in weights(small_model).items() if "score" not in name)
     assert any(not torch.equal(first[name], last[name]) for name in first if "score" not in name)
     assert Scorer.load(folder).codec.settings.separator_id == 198
-    curve = read_curves(folder / "stage_2" / "metrics.jsonl")
+    curve = curve_of(folder / "stage_2")
     assert curve[-2]["train_auroc"] > 0.9  # on what it was trained on: the point is that it can
     assert curve[-2]["train_margin"] > 0.5
 

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,6 +90,14 @@ def test_a_training_in_between_has_the_machine_to_itself() -> None:
     assert [len(one.steps) for one in shared([steps[name] for name in light])] == [2]
 
 
+@pytest.mark.parametrize("change", ["team: [1=org/m]", "method_config: ['verifier_models=[org/m]']"])
+def test_a_team_of_models_has_the_machine_to_itself(change: str) -> None:
+    steps = steps_of("arith", f"teachers.debate.flags={{{change}}}")
+    names = [name for one in shared(steps) for name in one.steps]
+    assert not any("debate" in name for name in names)
+    assert ("inference majority of 5" in names) is False, "the debate is asked in between"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -105,6 +114,20 @@ def test_a_training_in_between_has_the_machine_to_itself() -> None:
 def test_other_engines_are_not_shared(changes: list[str]) -> None:
     steps = steps_of("arith", *changes)
     assert [one for one in shared(steps) if any(name.startswith("evaluate") for name in one.steps)] == []
+
+
+def test_a_flag_is_the_same_with_hyphens() -> None:
+    changes = {"tests.held-out.flags": "max-model-len", "tests.out of distribution.flags": "max_model_len"}
+    steps = steps_of("arith", *(f"{key}={{{name}: 512}}" for key, name in changes.items()))
+    [one] = shared([step for step in steps if step.name.startswith("evaluate DA")])
+    assert one.flags == ("--model_name", "outputs/arith/students/da", "--max_model_len", "512", "--use_vllm")
+
+
+def test_a_long_path_for_temporary_files_does_no_harm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / ("long" * 30)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / ("long" * 30)))
+    with lender(folder, []) as one:
+        assert one.start_for(asking(folder)[0]) > 0
 
 
 @pytest.mark.parametrize("recipe", ["arith", "embedded", "gsm8k_qwen3_0.6b", "paper_qwen3_8b"])
@@ -191,13 +214,14 @@ def until(condition: Callable[[], object], seconds: float = 30) -> None:
 def test_one_engine_for_all_steps_and_their_files_do_not_show_it(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(folder))  # where a folder might be left behind
+    temporary = Path(tempfile.mkdtemp())
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     assert run(folder) == ["ask 0", "ask 1"]
     assert begun(folder) == 1
     out = capsys.readouterr().out
     assert re.search(rf"^    {folder}/m is ready in \d s, for 2 steps \({folder}/logs/engine.log\)$", out, re.M), out
     assert not engines(folder)
-    assert not [*folder.glob("agentark-engine-*")]
+    temporary.rmdir()  # nothing is left in it
     step = asking(folder)[0]
     [session] = json.loads((folder / "0.jsonl.manifest.json").read_bytes())["sessions"]
     assert session["command"] == shlex.join(["python", *step.command])
@@ -244,6 +268,19 @@ def test_an_engine_that_died_is_started_again_for_the_next_step(folder: Path) ->
         one.end_after(steps[2])
         assert not engines(folder)
     assert told[1] == f"the engine of {folder}/m has ended (signal SIGKILL): starting it again"
+
+
+def test_an_engine_whose_model_dies_between_steps_is_started_again(folder: Path) -> None:
+    told: list[str] = []
+    steps = asking(folder)
+    with lender(folder, told) as one:
+        one.start_for(steps[0])
+        (folder / "m" / "dead").write_text("")
+        until(lambda: not engines(folder))
+        (folder / "m" / "dead").unlink()
+        assert one.start_for(steps[1]) > 0
+    assert told[1] == f"the engine of {folder}/m has ended (exit code 1): starting it again"
+    assert "died while nobody asked it" in (folder / "logs" / "engine.log").read_text()
 
 
 def test_an_engine_that_dies_under_a_step_stops_the_study_which_goes_on_later(folder: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import pytest
 
 from agentark import answers
 from agentark.config import ROOT
+from agentark.files import manifest_of
 from agentark.judge import CHOICES, MASS_FLOOR
+from agentark.records import read_records
 from agentark.tasks import get_task
 from agentark.types import UserError
 from study.plan import Plan
@@ -30,11 +33,11 @@ LIMIT = 1500
 """Seconds that all runs may take here; one without a kill takes minutes."""
 
 
-def started(folder: Path, *overrides: str) -> "subprocess.Popen[str]":
+def started(folder: Path, *overrides: str, until: str = "report") -> "subprocess.Popen[str]":
     model = folder / "small-llama"
     changes = [f"folder={folder}", f"model={model}", f"label.flags.model={model}", *overrides]
     return subprocess.Popen(
-        [sys.executable, "-m", "study", "--config", str(SMOKE), "--set", *changes],
+        [sys.executable, "-m", "study", "--config", str(SMOKE), "--until", until, "--set", *changes],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -112,6 +115,35 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "continue with: python" in output
     assert not [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LIMIT)
+def test_steps_share_a_real_engine_which_ends_with_a_killed_study(tmp_path: Path) -> None:
+    folder, flags = tmp_path / "smoke", ["engine={use_vllm: true}", "evaluate.flags.max_tokens=48"]
+    process = started(folder, *flags, until="inference")
+    debate = folder / "eval" / "held_out" / "debate_infer.jsonl"
+    while not (debate.is_file() and debate.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    processes = psutil.Process(process.pid).children(recursive=True)
+    assert len(processes) >= 3, "the engine, its process with the model, and the step"
+    alone(process)
+    process.wait()
+    _, left = psutil.wait_procs(processes, timeout=30)
+    assert not left, "engine and step end by themselves"
+    output = finish(started(folder, *flags, until="inference"))
+    assert ran(output)[0] == "baselines debate on held-out"
+    log = (folder / "logs" / "engine.log").read_text()
+    assert log.count("starting vLLM") == 2, "once for three steps, and once for two after the kill"
+    for results in (debate, folder / "train" / "debate_infer.jsonl"):
+        assert not any(record.error for record in read_records(results))
+        sessions = json.loads(manifest_of(results).read_bytes())["sessions"]
+        assert {(one["engine"], one["guarantee"]) for one in sessions} == {("vllm", "engine")}
+    by_hand = shlex.split(sessions[-1]["command"])
+    done = subprocess.run([sys.executable, *by_hand[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "starting" not in done.stderr, "nothing is left to do"
 
 
 def test_the_small_model_is_made_once_and_in_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

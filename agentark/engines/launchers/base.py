@@ -75,6 +75,20 @@ class LaunchedEngine:
             self._watch.result()  # raises what ended it
         return await self._engine.chat(messages, params, session=session, priority=priority)
 
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        on_text: Callable[[str], None],
+        *,
+        session: str,
+        priority: int,
+    ) -> Completion:
+        """See `agentark.episode.Streaming`."""
+        if self._watch.done():
+            self._watch.result()  # raises what ended it
+        return await self._engine.stream(messages, params, on_text, session=session, priority=priority)
+
 
 async def finished(work: Callable[[], T]) -> T:
     """Run blocking work in a thread; a cancellation waits for its end, so that it can be undone."""

@@ -236,7 +236,9 @@ def fit(config: GRPOConfig, inputs: Inputs, run: Run, trainer: Any) -> int:
     checkpoint = checkpoints.newest(config.checkpoints, run, say)
     trainer.add_callback(checkpoints.marking(trainer, run, checkpoint))
     if main:
-        run.rewind(int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1)
+        step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else -1
+        for path in (run.metrics, run.dev):
+            checkpoints.rewind(path, step)
     if checkpoint is not None:
         say(f"going on from {checkpoint}")
         trainer.watch.history = [row for row in rows(run.metrics) if "total_reward" in row]

@@ -141,6 +141,7 @@
     const verdict = verdictName(turn.verdict);
     const line = element("div", "line",
       element("span", "agent", ...plain(turn.agent)),
+      turn.model === null ? null : element("span", "", ...plain(turn.model)),
       element("span", `verdict ${verdict}`, NAMES[verdict] ?? verdict),
       turn.answer === null ? null : element("span", "", "answer ", ...plain(turn.answer.slice(0, 80))),
       turn.p === null ? null : element("span", "", `P(right) ${turn.p.toFixed(2)}`),

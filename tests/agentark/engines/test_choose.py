@@ -9,7 +9,7 @@ from lora_cases import bare
 
 from agentark.cli import Parser
 from agentark.engines import ENGINES, engine_class
-from agentark.engines.choose import add_engine_flags, choose_engine
+from agentark.engines.choose import add_engine_flags, choose_engine, other_engine_args
 from agentark.lock import RunLock
 from agentark.types import UserError
 
@@ -78,3 +78,19 @@ def test_an_endpoint_file_is_read_when_it_is_named(tmp_path: Path) -> None:
     file.write_text("org/m: {model_name: m}\n")
     with pytest.raises(UserError, match="org/m, endpoint 1: model_url is missing"):
         parser.parse_args(["--use_vllm", "--model_api_config", str(file)])
+
+
+def test_flags_of_one_engine_do_not_reach_a_member_of_another(tmp_path: Path) -> None:
+    endpoints = tmp_path / "endpoints.yaml"
+    endpoints.write_text("org/served: {model_name: a, model_url: http://localhost:1/v1}\n")
+    parser = Parser()
+    parser.set_defaults(debug=False)
+    add_engine_flags(parser)
+    local = ["--use_vllm", "--engine_args", "max_num_seqs=4", "--model_api_config", str(endpoints)]
+    served = choose_engine(other_engine_args(parser.parse_args(local), "org/served"), "org/served")
+    assert (served.kind, served.model) == (None, None)
+    beside = ["--extra_body", "ignore_eos=true", "--model_api_config", str(endpoints)]
+    member = choose_engine(other_engine_args(parser.parse_args(beside), "org/local"), "org/local")
+    assert (member.kind, member.model) == ("hf", "org/local")
+    with pytest.raises(UserError, match="--extra_body ignore_eos=true: goes with a served model"):
+        choose_engine(parser.parse_args(beside[:2]), "org/local")

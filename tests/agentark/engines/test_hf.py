@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Llam
 
 from agentark.engines import hf
 from agentark.engines.hf import HFConfig, HFEngine
-from agentark.engines.hf_batching import Row
+from agentark.engines.hf_batching import Row, narrowed, penalise
 from agentark.episode import Defaults
 from agentark.progress import Progress
 from agentark.records import Store, expand, read_records
@@ -335,6 +335,47 @@ def test_leaving_stops_every_thread_with_calls_in_flight(small_model: Path) -> N
     with pytest.raises(TimeoutError):
         asyncio.run(scenario())
     assert not [thread for thread in set(threading.enumerate()) - before if not thread.daemon and thread.is_alive()]
+
+
+def test_sampling_controls(served: Served) -> None:
+    """A penalty changes greedy replies; one token to sample from is the likeliest; a stop text ends the reply."""
+    never_again = {"repetition_penalty": 10.0}
+    greedy = served.chat(ask("Count."), **never_again).text
+    assert greedy != served.chat(ask("Count.")).text
+    for narrow in ({"top_k": 1}, {"min_p": 1.0}, {"top_k": 1, "top_p": 0.5}):
+        assert served.chat(ask("Count."), temperature=1.0, seed=3, **narrow, **never_again).text == greedy
+    assert served.chat(ask("Count."), temperature=1.0, seed=3, **never_again).text != greedy
+    stop = greedy[len(greedy) // 2 :][:3]
+    cut = served.chat(ask("Count."), stop=("no such text", stop), **never_again)
+    assert (cut.text, cut.finish_reason) == (greedy[: greedy.index(stop)].strip(), "stop")
+    assert cut.completion_tokens < 16
+
+
+@pytest.mark.parametrize("controls", [{"top_p": 0.7}, {"top_k": 9}, {"min_p": 0.2}, {"top_k": 30, "top_p": 0.5}])
+def test_the_tokens_left_to_sample_from_are_those_of_transformers(controls: dict[str, Any]) -> None:
+    from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    scores = torch.randn(4, 100, generator=torch.Generator().manual_seed(1)) * 2
+    expected = scores
+    for name, warper in (("min_p", MinPLogitsWarper), ("top_k", TopKLogitsWarper), ("top_p", TopPLogitsWarper)):
+        if name in controls:
+            expected = warper(controls[name])(None, expected)
+    for row, wanted in zip(scores, expected, strict=True):
+        left = narrowed(row.softmax(-1), Row(1.0, 0, 1, **controls))
+        assert torch.equal(left > 0, wanted > -torch.inf)
+        torch.testing.assert_close(left / left.sum(), wanted.softmax(-1))
+
+
+def test_penalties_are_those_of_transformers_and_of_the_openai_api() -> None:
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    scores, tokens = torch.tensor([2.0, -2.0, 1.0, 0.5]), (0, 1, 1, 2)
+    repeated = scores.clone()
+    penalise(repeated, Row(0.0, 0, 2, repetition_penalty=1.5), tokens)
+    assert repeated.equal(RepetitionPenaltyLogitsProcessor(1.5)(torch.tensor([tokens]), scores[None].clone())[0])
+    present = scores.clone()
+    penalise(present, Row(0.0, 0, 2, presence_penalty=0.5), tokens)  # the reply is 1, 2
+    assert present.tolist() == [2.0, -2.5, 0.5, 0.5]
 
 
 def test_leaving_while_the_model_loads_stops_it(small_model: Path) -> None:

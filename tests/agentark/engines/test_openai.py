@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import re
 import ssl
 import time
 import urllib.parse
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from agentark.engines.fitting import Fitter, TooLong, characters, complaint
 from agentark.engines.openai import CHOICE_REQUEST, SHRINKS, START_TRIES, OpenAIConfig, OpenAIEngine, _match
 from agentark.engines.pool import MAX_WAIT, Fault, Pool, Slot
 from agentark.engines.prompt import MIN_NEW_TOKENS
+from agentark.engines.request import extra_body
 from agentark.episode import Defaults, gather
 from agentark.progress import Progress
 from agentark.records import Store, read_records
@@ -110,7 +113,63 @@ def test_a_plain_call() -> None:
         "messages": [{"role": "user", "content": "What is 2 + 2?"}],
         "temperature": 0.0,
         "max_tokens": 64,
+        "top_p": 1.0,
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
     }
+
+
+def test_sampling_controls_and_extra_fields_reach_the_server() -> None:
+    """A server like vLLM is told neutral values, where it would take the model's own; others only what is set."""
+    set_ = {"top_p": 0.9, "top_k": 7, "presence_penalty": 0.5, "stop": ("###",)}
+    params = SamplingParams(temperature=1.0, max_tokens=8, **set_)
+    for server, neutral in (
+        (StubServer(), {"min_p": 0.0, "repetition_penalty": 1.0}),
+        (StubServer(tokenizes=False), {}),
+    ):
+        run(partial(ask, params=params), server, extra_body={"ignore_eos": True})
+        body = server.seen[0]
+        sent = {key: body[key] for key in body.keys() - {"model", "messages", "temperature", "max_tokens"}}
+        assert sent == {**set_, "stop": ["###"], "ignore_eos": True, **neutral}
+
+
+def test_a_server_that_refuses_neutral_values_is_no_longer_sent_them() -> None:
+    server = StubServer(behaviours=[("refuse", "Unrecognized request argument supplied: top_k")])
+
+    async def twice(engine: OpenAIEngine) -> None:
+        await ask(engine)
+        await ask(engine)
+
+    run(twice, server)
+    assert [("top_k" in body, "top_p" in body) for body in server.seen] == [
+        (True, True),
+        (False, False),
+        (False, False),
+    ]
+
+
+def test_a_refused_control_names_the_flag_that_was_given() -> None:
+    server = StubServer(always=("refuse", "Unrecognized request argument supplied: top_k"))
+    with pytest.raises(RunError, match="takes no such top_k; use a run without --top_k"):
+        run(partial(ask, params=SamplingParams(0.0, 8, top_k=3)), server)
+    assert server.chats == 1
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("top_p=1", "--extra_body top_p: has a flag of its own, --top_p"),
+        ("messages=[]", "--extra_body messages: is set by this project"),
+        ("stream=true", "--extra_body stream: is set by this project"),
+        ("seed=1", "--extra_body seed: is set by this project"),
+        ("ignore_eos", "--extra_body 'ignore_eos': expected key=value"),
+        ("a={b", "--extra_body 'a={b': not valid YAML"),
+    ],
+)
+def test_extra_fields_that_are_ours_are_refused(pair: str, says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)):
+        extra_body([pair])
 
 
 def test_a_seed_is_sent_only_when_asked_for_and_thinking_only_when_set() -> None:

@@ -1,6 +1,7 @@
 """The real vLLM engine on the small random model; one engine for the whole module."""
 
 import asyncio
+import gc
 import json
 import math
 from collections.abc import Iterator
@@ -66,6 +67,12 @@ def test_the_engine_and_its_model_are_one_process(served: Served) -> None:
     assert len(engines) == 1, engines
 
 
+def test_what_vllm_imported_is_no_longer_looked_through_for_garbage(served: Served) -> None:
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 200_000
+    assert len(gc.get_objects()) < gc.get_freeze_count()
+
+
 def test_a_shared_prefix_is_served_from_the_cache(served: Served) -> None:
     long = "Every word of this is shared by both prompts. " * 30
     first, second = served.chat(ask(long + "One?")), served.chat(ask(long + "Two?"))
@@ -78,6 +85,20 @@ def test_guided_choice_gives_one_of_the_choices(served: Served) -> None:
     choices = ("Agree", "Disagree", "(A)")
     for completion in served.chat_all([ask(f"Is {k} right?") for k in range(8)], choices=choices, temperature=1.0):
         assert completion.text in choices
+
+
+def test_sampling_controls(served: Served) -> None:
+    """A penalty changes greedy replies; one token to sample from is the likeliest; a stop text ends the reply."""
+    never_again = {"repetition_penalty": 10.0}
+    greedy = served.chat(ask("Count."), **never_again).text
+    assert greedy != served.chat(ask("Count.")).text
+    for narrow in ({"top_k": 1}, {"min_p": 1.0}, {"top_k": 1, "top_p": 0.5}):
+        assert served.chat(ask("Count."), temperature=1.0, seed=3, **narrow, **never_again).text == greedy
+    assert served.chat(ask("Count."), temperature=1.0, seed=3, **never_again).text != greedy
+    stop = greedy[len(greedy) // 2 :][:3]
+    cut = served.chat(ask("Count."), stop=("no such text", stop), **never_again)
+    assert (cut.text, cut.finish_reason) == (greedy[: greedy.index(stop)].strip(), "stop")
+    assert cut.completion_tokens < 16
 
 
 def test_log_probabilities_of_choices_are_those_before_guidance(served: Served) -> None:
@@ -166,6 +187,20 @@ def test_a_call_is_cut_to_what_the_context_leaves(served: Served) -> None:
     assert completion.max_tokens == CONTEXT - completion.prompt_tokens
 
 
+def test_a_reply_is_told_while_it_is_written(served: Served) -> None:
+    def streamed(params: SamplingParams) -> tuple[list[str], Completion]:
+        told: list[str] = []
+        call = served.engine.stream(ask("Hello"), params, told.append, session="s", priority=0)
+        return told, served.loop.run(call)
+
+    told, completion = streamed(SamplingParams(1.0, 24, seed=5))
+    assert completion.text == served.chat(ask("Hello"), temperature=1.0, max_tokens=24, seed=5).text
+    assert "".join(told) == completion.text
+    assert len(told) > 3
+    told, completion = streamed(SamplingParams(0.0, 4, choices=("yes", "no")))
+    assert told == [completion.text]
+
+
 def test_many_calls_at_once(served: Served) -> None:
     completions = served.chat_all([ask(f"Number {k}") for k in range(64)])
     assert len(completions) == 64
@@ -212,6 +247,25 @@ def test_a_lora_adapter_answers_as_peft_says(served: Served, small_model: Path, 
     assert asyncio.run(said()).choice_logprobs == pytest.approx(expected, abs=1e-2)
     assert plain is not None
     assert abs(plain["true"] - expected["true"]) > 0.1
+
+
+@pytest.mark.slow
+def test_an_adapter_of_another_model_is_one_line_before_the_first_call(small_model: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    adapted(small_model, tmp_path / "adapter")
+    weights = tmp_path / "adapter/adapter_model.safetensors"
+    save_file({name: torch.cat([one, one], -1) for name, one in load_file(weights).items()}, weights)
+
+    async def start() -> None:
+        adapters = {"x": tmp_path / "adapter"}
+        async with VLLMEngine(VLLMConfig(model=str(small_model), served_name="small", adapters=adapters)):
+            pass
+
+    with pytest.raises(UserError, match=r"vLLM cannot serve .* with .*/adapter: ") as raised:
+        asyncio.run(start())
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from distill.grpo import __main__ as grpo
 from distill.grpo import questions as grpo_data
 from distill.grpo import run as grpo_run
 from distill.grpo.config import GRPOConfig
-from distill.grpo.questions import fit, questions, questions_of_prm
+from distill.grpo.questions import fit, local_context, questions, questions_of_prm
 from distill.grpo.run import Run, prepare
 from prm.steps import StepCodec, load_tokenizer
 
@@ -147,6 +147,15 @@ def test_the_prompt_limit_yields_to_the_context(config: Any, capsys: pytest.Capt
         fit(100, 9000, 8192)
 
 
+def test_a_context_that_is_no_number(tmp_path: Path) -> None:
+    for about, length in (({}, None), ({"text_config": {"max_position_embeddings": 9}}, 9), ({"text_config": 3}, None)):
+        (tmp_path / "config.json").write_text(json.dumps(about))
+        assert local_context(str(tmp_path)) == length
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": "many"}')
+    with pytest.raises(UserError, match="max_position_embeddings = 'many': must be a number of tokens"):
+        local_context(str(tmp_path))
+
+
 def test_fewer_prompts_than_a_rollout(config: Any) -> None:
     with pytest.raises(UserError, match="--rollout_batch_size 16: only 12 prompts are left"):
         prepare(config(rollout_batch_size=16))
@@ -176,6 +185,10 @@ def test_reward_models_that_do_not_fit(config: Any, small_model: Path, prm: Path
     (three / "config.json").write_text(json.dumps(about))
     with pytest.raises(UserError, match="ForTokenClassification with 3 labels"):
         prepare(config(reward_pretrain=str(three)))
+    for value in (3, [3], {"a": 1}, []):
+        (three / "config.json").write_text(json.dumps(about | {"architectures": value}))
+        with pytest.raises(UserError, match=r"is a (no architecture|3) with 3 labels, not a token classif"):
+            prepare(config(reward_pretrain=str(three)))
     whole = tmp_path / "whole"
     shutil.copytree(prm, whole)
     about = json.loads((whole / "prm.json").read_text())
