@@ -3,7 +3,8 @@
 # ruff: noqa: T201 -- it prints its progress
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from agentark.files import replacing
 from agentark.hub import check_weights, context_length, loaded, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
-from agentark.types import UserError, digest
+from agentark.types import RunError, UserError, digest
 from distill.opd import data
 from distill.opd.contexts import Asked
 from distill.opd.flags import OPDFlags
@@ -122,7 +123,7 @@ def _run(
     trainer.accelerator.wait_for_everyone()
     trainer.watch.history = [row for row in _rows(metrics) if "kl" in row]
     begun = time.perf_counter()
-    with checkpoints.loading(checkpoint):
+    with checkpoints.loading(checkpoint), taking_weights():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - begun
     students.save(trainer, model, ours, run.folder)
@@ -140,6 +141,20 @@ def _run(
         for line in trainer.stopped:
             print(f"stopped: {line}")
     return health.STOPPED if trainer.stopped else 0
+
+
+@contextmanager
+def taking_weights() -> Iterator[None]:
+    """Around a training. Raises RunError where vLLM, which samples, cannot take the student's new weights."""
+    try:
+        yield
+    except AttributeError as error:
+        if "weight_loader" not in str(error):
+            raise
+        raise RunError(
+            "--use_vllm: this vLLM repacks weights as it starts and takes no new ones (its CPU build on AVX-512 does); "
+            "leave --use_vllm out"
+        ) from error
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

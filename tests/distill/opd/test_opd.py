@@ -13,7 +13,7 @@ from label_cases import debate, write
 
 import label
 from agentark import answers
-from agentark.types import UserError
+from agentark.types import RunError, UserError
 from distill.opd import __main__ as opd
 from distill.opd import train as training
 
@@ -321,3 +321,10 @@ def test_unlabelled_files_and_a_trl_without_the_trainer(
     monkeypatch.delattr(trl.experimental.sdft, "SDFTConfig")
     with pytest.raises(UserError, match=r"--teacher: this TRL has no trl.experimental.sdft.SDFTConfig"):
         opd.main(argv())
+
+
+def test_a_vllm_that_takes_no_new_weights_is_told_in_one_line() -> None:
+    with pytest.raises(RunError, match="--use_vllm: this vLLM repacks weights"), training.taking_weights():
+        raise AttributeError("'Parameter' object has no attribute 'weight_loader'")
+    with pytest.raises(AttributeError, match="other"), training.taking_weights():
+        raise AttributeError("other")
