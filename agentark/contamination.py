@@ -1,15 +1,17 @@
-"""A model is not scored on questions it was trained on.
+"""A model is not scored on questions it was trained on, and evaluation questions are kept out of training sets.
 
 Training writes a `manifest.json` into the folder of its model or adapter whose `train_ids` are the ids of the samples
 it has seen. A run with such a model carries these ids on into its own manifest.
 """
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from agentark.files import json_if_there, sessions_of
+from agentark.rows import queries
 from agentark.types import UserError
 
 NAMED = 3
@@ -65,3 +67,53 @@ def check(ids: Iterable[str], trained: Iterable[str], model: str, allow: bool) -
             "--allow_contamination to score it all the same"
         )
     return len(seen)
+
+
+# ---------------------------------------------------------------- evaluation questions in training data
+
+
+def tokens(text: str) -> list[str]:
+    """Lower-case words, numbers and signs."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and numbers, without signs."""
+    return re.findall(r"\w+", text.lower())
+
+
+def ngrams(items: Sequence[str], n: int) -> set[tuple[str, ...]]:
+    """All runs of n items; a shorter text is one run."""
+    return {tuple(items[start : start + n]) for start in range(max(1, len(items) - n + 1))} if items else set()
+
+
+class EvaluationQuestions:
+    """Evaluation questions that must not be trained on.
+
+    Args:
+        files: JSON lines (datasets, results or labelled files) with a question in every row.
+        n: shared words in a row that count as an overlap (13, as in Brown et al. 2020, arXiv 2005.14165, appendix C);
+            0: only equal questions count.
+
+    Raises:
+        UserError: a file that is missing or has a row without a question.
+    """
+
+    def __init__(self, files: Sequence[Path], n: int) -> None:
+        self.n = n
+        self.ids: set[str] = set()
+        self.exact: set[tuple[str, ...]] = set()
+        self.runs: set[tuple[str, ...]] = set()
+        for id, question in (row for path in files for row in queries(path, "--contamination")):
+            if id is not None:
+                self.ids.add(id)
+            self.exact.add(tuple(tokens(question)))
+            if n and len(words(question)) >= n:
+                self.runs |= ngrams(words(question), n)
+
+    def hit(self, id: str, query: str) -> str | None:
+        """`exact` if a training question equals an evaluation question, `ngram` if it overlaps with one."""
+        if id in self.ids or tuple(tokens(query)) in self.exact:
+            return "exact"
+        own = words(query)
+        return "ngram" if self.n and len(own) >= self.n and ngrams(own, self.n) & self.runs else None

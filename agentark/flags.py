@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from agentark.config import Config, ConfigT, build, nearest
+from agentark.config import Config, ConfigT, build, nearest, parse_overrides
 from agentark.types import UserError
 
 LARGEST = (1 << 63) - 1
@@ -72,7 +72,12 @@ def settings_of(cls: type[ConfigT], given: Mapping[str, Any]) -> ConfigT:
     for name, field in cls.model_fields.items():
         if field.is_required() and name not in given:
             raise UserError(f"--{name}: is missing ({field.description})")
-    return build(cls, given, "command line")
+    pairs = {name for name, field in cls.model_fields.items() if typing.get_origin(field.annotation) is dict}
+    values = {
+        name: parse_overrides(value, f"--{name}") if name in pairs and isinstance(value, list) else value
+        for name, value in given.items()
+    }
+    return build(cls, values, "command line")
 
 
 # ---------------------------------------------------------------- beside the settings of a library

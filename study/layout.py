@@ -79,7 +79,14 @@ class Layout:
             known(f"pools.{name}", tests, study.tests)
         for name, student in study.students.items():
             known(f"students.{name}.teachers", student.teachers or [], self.teachers)
-            known(f"students.{name}.match", student.match, [*study.students][: [*study.students].index(name)])
+            if (student.select is None) == (student.opd is None):
+                raise UserError(
+                    f"students.{name}: needs either select (flags of distill.select) or opd (of distill.opd)"
+                )
+            if student.opd is not None and (student.match or student.sft or not student.trained):
+                raise UserError(f"students.{name}: match, sft and trained: false go with select, not with opd")
+            above = [*study.students][: [*study.students].index(name)]
+            known(f"students.{name}.match", student.match, [one for one in above if study.students[one].opd is None])
         for name, reward in study.prms.items():
             known(f"prms.{name}.teacher", [reward.teacher] if reward.teacher else [], self.teachers)
         for name, policy in study.policies.items():
@@ -142,7 +149,7 @@ def answering_steps(system: str, test: str) -> list[str]:
 
 def training_steps(system: str) -> list[str]:
     """Names of the steps that may train a system."""
-    return [f"{stage} {system}" for stage in ("sft", "grpo")]
+    return [f"{stage} {system}" for stage in ("sft", "opd", "grpo")]
 
 
 def known(where: str, names: Iterable[str], names_known: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from study.recipe import Flags, Questions, Study, Teacher, Value
 from study.step import Step, slug
 
 STAGES = (
-    *("model", "baselines", "inference", "label", "select", "sft", "prm", "grpo", "evaluate", "table", "report"),
+    *("model", "baselines", "inference", "label", "select", "sft", "opd", "prm", "grpo", "evaluate", "table", "report"),
 )  # fmt: skip
 """Base and teachers are measured first, because selection avoids the questions that base answered."""
 PROGRAMS = {
@@ -22,6 +22,7 @@ PROGRAMS = {
     "label": ["label.py"],
     "select": ["-m", "distill.select"],
     "sft": ["-m", "distill.sft"],
+    "opd": ["-m", "distill.opd"],
     "prm": ["prm/finetune2.py"],
     "score": ["-m", "prm.score"],
     "check": ["-m", "prm.evaluate"],
@@ -29,13 +30,13 @@ PROGRAMS = {
     "table": ["-m", "study.table"],
     "report": ["-m", "eval.report"],
 }
-HF_BOOLEANS = ("sft", "prm")
+HF_BOOLEANS = ("sft", "opd", "prm")
 """Programs whose switches take True and False."""
 READ_FROM = {
     *("--input", "--input_file", "--model_name", "--model", "--model_name_or_path", "--pretrain", "--distiller"),
     *("--reward_pretrain", "--prompt_data", "--eval_data", "--data_dir", "--eval_data_dir", "--train_data_path"),
     *("--eval_data_path", "--contamination", "--trajectories", "--config", "--two_stage_config", "--prm"),
-    *("--deepspeed", "--lora_path", "--verifier_models", "--match", "--team"),
+    *("--deepspeed", "--lora_path", "--verifier_models", "--match", "--team", "--teacher"),
 }  # fmt: skip
 """Flags that may name a file or folder."""
 
@@ -196,6 +197,8 @@ class Plan(Layout):
         ]
         for name, student in study.students.items():
             teachers, output = student.teachers or self.teachers, self.training_set(name)
+            if student.select is None:
+                continue
             flags: Flags = {
                 "input": [self.labels(teacher) for teacher in teachers],
                 "output": output,
@@ -211,6 +214,14 @@ class Plan(Layout):
         for name in self.students:
             flags = {"model_name_or_path": study.model, "train_data_path": self.training_set(name)}
             flags |= {"output_dir": self.model_of(name), "seed": study.seed}
+            if (on_policy := study.students[name].opd) is not None:
+                teachers = study.students[name].teachers or self.teachers
+                flags |= {"train_data_path": [*map(self.labels, teachers)], "contamination": clear or None}
+                self._add(
+                    "opd", name, "opd", flags, study.opd.flags, on_policy, outputs=[self.model_of(name)],
+                    more=map(self.trajectories, teachers), launcher=study.opd.launcher,
+                )  # fmt: skip
+                continue
             self._add(
                 "sft", name, "sft", flags, study.sft.flags, study.students[name].sft, outputs=[self.model_of(name)],
                 launcher=study.sft.launcher,
@@ -264,8 +275,9 @@ class Plan(Layout):
         self._add(
             "table", "", "table", flags, {"seed": study.seed}, outputs=outputs, more=rows.values(), rewrites=True,
         )  # fmt: skip
-        folders = {"train": True, "sets": study.students, "students": self.students or study.policies}
-        folders |= {"prm": study.prms, "eval": True}
+        sets = any(student.opd is None for student in study.students.values())
+        folders = {"train": True, "sets": sets, "students": bool(self.students or study.policies)}
+        folders |= {"prm": bool(study.prms), "eval": True}
         results: list[Value] = [self.at(name) for name, there in folders.items() if there]
         self._add(
             "report", "", "report", {"results": results, "output": self.at("report")}, study.report.flags,

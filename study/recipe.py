@@ -75,8 +75,10 @@ class Student(Config):
 
     teachers: list[str] | None = None
     """The teachers of these trajectories; default: all teachers with train: true."""
-    select: Flags
+    select: Flags | None = None
     """Flags of distill.select."""
+    opd: Flags | None = None
+    """Flags of distill.opd, instead of a set: the student is taught on its own samples, e.g. {context: transcript}."""
     match: list[str] = Field([])
     """Students above it with whose sets its own is matched: as many solutions of the same questions, and tokens."""
     trained: bool = True
@@ -140,6 +142,8 @@ class Study(Config):
     students: dict[str, Student] = Field({})
     sft: Stage = Stage()
     """Flags of distill.sft for all students."""
+    opd: Stage = Stage()
+    """Flags of distill.opd for all students that are taught on their own samples."""
     prms: dict[str, RewardModel] = Field({})
     policies: dict[str, Policy] = Field({})
     grpo: Stage = Stage()

@@ -18,12 +18,13 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from agentark import students
 from agentark.config import ROOT
 from agentark.engines import choose as engine
 from agentark.files import check_file, file_sha256, struct_of, write_atomically
 from agentark.records import now
 from distill.grpo import run as grpo
-from distill.sft import flags as sft
+from distill.opd import train as opd
 from prm import settings as prm
 from study.layout import STATE
 from study.plan import PlannedStep
@@ -40,7 +41,8 @@ NAMED = 3
 LENGTH = "max_steps"
 """A run may continue for more steps, but then it makes another model."""
 BESIDE = {
-    "distill.sft": sft.BESIDE,
+    "distill.sft": students.BESIDE,
+    "distill.opd": students.BESIDE | opd.BESIDE,
     "prm/finetune2.py": prm.BESIDE,
     "openrlhf.cli.train_grpo": grpo.BESIDE - {LENGTH},
 }

@@ -18,6 +18,7 @@ PARSERS = {
     "eval.team": "script_parsers:team",
     "prm/finetune2.py": "prm.settings:parse",
     "distill.sft": "distill.sft.flags:parse",
+    "distill.opd": "distill.opd.flags:parse",
     "openrlhf.cli.train_grpo": "distill.grpo.cli:read",
 }
 """Scripts whose parser is not argparse alone."""

@@ -84,6 +84,12 @@ class World:
         flags += ["--save_strategy", "steps", "--per_device_train_batch_size", "2", "--disable_tqdm", "true"]
         return ["-m", "distill.sft", *flags, "--output_dir", "{out}/model"]
 
+    def on_policy(self, model: Path) -> list[str]:
+        flags = ["--model_name_or_path", str(model), "--train_data_path", str(self.labels()), "--use_cpu", "True"]
+        flags += ["--trajectories", str(self.debates()), "--max_completion_length", "24", "--max_steps", "6"]
+        flags += ["--save_steps", "2", "--learning_rate", "1e-3", "--per_device_train_batch_size", "2"]
+        return ["-m", "distill.opd", *flags, "--disable_tqdm", "true", "--output_dir", "{out}/model"]
+
     def reward_training(self, model: Path) -> list[str]:
         flags = ["--model_name_or_path", str(model), "--train_data_path", str(self.labels()), "--use_cpu", "True"]
         flags += ["--stage", "both", "--stage_1", "batch_size=4", "num_train_epochs=1", "--stage_2", "batch_size=4"]
@@ -141,6 +147,7 @@ TRAINED: dict[str, Callable[[World, Path], list[str]]] = {
     "model": lambda world, _: world.taught(20),
     "score": World.scoring,
     "sft": World.student,
+    "opd": World.on_policy,
     "prm": World.reward_training,
     "grpo": World.policy,
 }

@@ -16,7 +16,7 @@ PUBLISHED = ROOT / "tests" / "published_commands.txt"
 """The commands of the published README, with an empty line between two."""
 DOORS = (
     *("agentark/engines", "agentark/tasks", "methods", "prm", "distill/select", "distill/sft", "distill/grpo"),
-    *("eval", "study", "modal", "bench"),
+    *("distill/opd", "eval", "study", "modal", "bench"),
 )
 """Rooms with a chapter: README.md."""
 DOCUMENTS = [

@@ -19,6 +19,7 @@ from report_cases import make
 from wrong_input_cases import SCRIPTS, Case, Ended, Script
 
 from distill.grpo.config import GRPOConfig
+from distill.opd.flags import OPDFlags
 from distill.sft.flags import SFTFlags
 from prm.settings import PRMConfig
 
@@ -173,7 +174,7 @@ def _values(script: Script, action: argparse.Action, world: Mapping[str, str]) -
         raise AssertionError(f"{script.name} --{action.dest}: say in KINDS what it takes (kind {kind!r})")
 
 
-OURS = {*SFTFlags.model_fields, *PRMConfig.model_fields, *GRPOConfig.model_fields}
+OURS = {*SFTFlags.model_fields, *OPDFlags.model_fields, *PRMConfig.model_fields, *GRPOConfig.model_fields}
 """Flags that are not a library's: theirs only must not end in a traceback."""
 
 

@@ -112,6 +112,12 @@ SCRIPTS = (
     Script("distill.sft", "--model_name_or_path {model} --train_data_path {set} --output_dir {out}/sft_eval "
            "--use_cpu True --max_steps 1 --eval_task GSM8K --eval_data_dir {data}", stops=TRAINER,
            only=("eval_data_dir", "eval_config", "eval_split", "eval_samples"), parse_only=True),
+    Script("distill.opd", "--model_name_or_path {model} --train_data_path {labels} --output_dir {out}/opd --use_cpu "
+           "True --max_steps 1 --per_device_train_batch_size 1", stops=TRAINER, parse_only=True,
+           kinds={"eval_data_dir": "", "eval_config": "", "chat_template": "text"}),
+    Script("distill.opd", "--model_name_or_path {model} --train_data_path {labels} --output_dir {out}/opd_other "
+           "--use_cpu True --max_steps 1 --per_device_train_batch_size 1 --teacher {model}", stops=TRAINER,
+           only=("teacher", "model_name_or_path"), parse_only=True, kinds={"teacher": "model"}),
     Script("openrlhf.cli.train_grpo", "--backend trl --pretrain {model} --reward_mode VR --prompt_data {questions} "
            "--eval_data {other_questions} --save_path {out}/grpo --n_samples_per_prompt 4 --rollout_batch_size 1 "
            "--micro_rollout_batch_size 1 --train_batch_size 4 --micro_train_batch_size 4", stops=TRAINER,
@@ -186,6 +192,7 @@ SCRIPTS = (
     Script("bench/prm_bench.py", "--data_dir {data} --json {out}/prm.json --solutions 4",
            kinds={"model_name": "", "labelled": ""},
            stops=("bench.prm_bench:stage_1",)),
+    Script("bench/opd_learns.py", "--output {out}/opd_learns", stops=("bench.opd_learns:teach",), parse_only=True),
     Script("bench/prm_learns.py", "--output {out}/prm_learns", stops=("bench.prm_learns:teach",),
            kinds={"output": "output folder"}),
     Script("bench/report_bench.py", "", parse_only=True),
@@ -200,6 +207,7 @@ FEW = {"agentark.install", "bench/prm_learns.py", "methods"}
 NOT_HERE = {
     "docs/screenshots.py": "takes no input",
     "distill.grpo.on_openrlhf.run": "started by our own code, with flags that are checked before",
+    "study.engine": "started by a study, with the flags of its steps",
 }
 
 

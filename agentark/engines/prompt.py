@@ -18,7 +18,7 @@ from pydantic import Field
 
 from agentark.chat_template import rendered
 from agentark.config import Config
-from agentark.cuts import apply_cuts
+from agentark.cuts import apply_cuts, ends
 from agentark.thinking import ends_open, split_thinking
 from agentark.types import Completion, EngineFault, Message, Part, SampleError, SamplingParams, UserError
 
@@ -214,11 +214,7 @@ class Prompter:
         cuts = []
         for part, length in zip(documents, lengths, strict=True):
             keep = budget * length // max(1, sum(lengths))
-            head, tail = keep - keep // 2, keep // 2
-            offsets = self._offsets(part.text)
-            start = offsets[head - 1][1] if head else 0
-            end = offsets[length - tail][0] if tail else len(part.text)
-            cuts.append((start, len(part.text) - max(start, end)))
+            cuts.append(ends(part.text, self._offsets(part.text), keep))
         return tuple(cuts)
 
 

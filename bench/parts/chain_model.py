@@ -23,7 +23,7 @@ CHECKED = 100
 Row = dict[str, Any]
 
 
-def make_tokenizer(rows: Sequence[Row]) -> Any:
+def make_tokenizer(rows: Sequence[Row], vocabulary: int = VOCABULARY) -> Any:
     """A tokenizer with all bytes and the words of the rows."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -34,7 +34,7 @@ def make_tokenizer(rows: Sequence[Row]) -> Any:
     made.decoder = decoders.ByteLevel()
     texts = [text for row in rows for text in (row["query"], *(solution["text"] for solution in row["solutions"]))]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=["<unk>", START, END], initial_alphabet=bytes_.alphabet(),
+        vocab_size=vocabulary, special_tokens=["<unk>", START, END], initial_alphabet=bytes_.alphabet(),
         show_progress=False,
     )  # fmt: skip
     made.train_from_iterator([*texts, "user\nassistant\n"], trainer)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentark import cli
-from agentark.config import build, parse_overrides, read_yaml
+from agentark.config import build, read_yaml
 from agentark.flags import flags_of, settings_of
 from agentark.types import UserError
 from distill.grpo.config import GRPOConfig
@@ -76,9 +76,6 @@ def read(argv: Sequence[str] | None = None) -> GRPOConfig:
     if (path := given.pop("config", None)) is not None:
         values = read_yaml(path)
         build(GRPOConfig, {"pretrain": "", "save_path": ""} | values, str(path))
-    for key in ("alarms", "stops"):
-        if key in given:
-            given[key] = parse_overrides(given[key], f"--{key}")
     values |= given
     config = settings_of(GRPOConfig, values)
     check(config)

@@ -7,11 +7,11 @@ over-rates (empty or single steps), the reward jumps, responses collapse in leng
 import statistics
 from collections.abc import Sequence
 
+from agentark import health
+from agentark.health import Figures
 from distill.grpo.config import Bounds
 from distill.grpo.reward import Scored, counts
 
-Figures = dict[str, float]
-"""Figures of a rollout over all processes, as in metrics.jsonl; see `summary`."""
 WINDOW = 20
 """The reward is compared with the mean of this many earlier rollouts."""
 LEAST = 4
@@ -40,32 +40,16 @@ def summary(scored: Sequence[Scored]) -> Figures:
     return figures | {f"guard/{name}": float(count) for name, count in counts(scored).items()}
 
 
-class Watch:
-    """Compares rollouts with the bounds of one run.
-
-    Args:
-        alarms, stops: bounds that warn, and bounds that end the run.
-    """
+class Watch(health.Watch):
+    """Compares rollouts with the bounds of one run, those of `crossed`."""
 
     def __init__(self, alarms: Bounds, stops: Bounds) -> None:
-        self.alarms = alarms
-        self.stops = stops
-        self.history: list[Figures] = []
-        """Earlier rollouts, including those before the run was continued."""
-
-    def add(self, figures: Figures) -> tuple[list[str], list[str]]:
-        """(alarms, reasons to stop) after another rollout; one line each, empty when all is well."""
-        crossings = crossed(figures, self.history, self.alarms), crossed(figures, self.history, self.stops)
-        self.history.append(figures)
-        return crossings
+        super().__init__(alarms, stops, crossed)
 
 
 def crossed(now: Figures, before: Sequence[Figures], bounds: Bounds) -> list[str]:
     """The bounds that were crossed, one line each."""
-    lines = []
-    kl = now.get("kl") or 0.0  # a run without a reference has none
-    if bounds.kl is not None and kl > bounds.kl:
-        lines.append(f"KL {kl:.3f} per token is above {bounds.kl}")
+    lines = health.crossed(now, before, bounds)
     recent = [figures["total_reward"] for figures in before[-WINDOW:]]
     if bounds.reward_jump is not None and len(recent) >= LEAST:
         mean, spread = statistics.fmean(recent), statistics.stdev(recent)
@@ -74,11 +58,4 @@ def crossed(now: Figures, before: Sequence[Figures], bounds: Bounds) -> list[str
     first = before[0] if before else now
     if bounds.mean_steps is not None and now["steps"] < bounds.mean_steps <= first["steps"]:
         lines.append(f"{now['steps']:.2f} steps per response is below {bounds.mean_steps}")
-    if bounds.length_drop is not None and now["length"] < bounds.length_drop * first["length"]:
-        lines.append(
-            f"mean length {now['length']:.1f} is below {bounds.length_drop:.0%} of the first rollout's "
-            f"{first['length']:.1f}"
-        )
-    if bounds.truncated is not None and now["truncated"] > bounds.truncated:
-        lines.append(f"{now['truncated']:.0%} of the responses are truncated, more than {bounds.truncated:.0%}")
     return lines

@@ -17,8 +17,6 @@ from distill.grpo.config import GRPOConfig, resolved
 from distill.grpo.questions import Prompt, fit, has_gold, questions, questions_of_prm, render
 from prm.steps import StepCodec, load_tokenizer
 
-STOPPED = 3
-"""Exit code of a run that crossed a bound of --stops."""
 FEW_VERIFIABLE = 0.1
 """A run with a smaller share of verifiable prompts gets a warning."""
 BESIDE = {

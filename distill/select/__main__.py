@@ -11,17 +11,16 @@ that was stopped in any way.
 # ruff: noqa: T201 -- an entry script: it prints its counts
 
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from agentark import answers, cli, config
 from agentark.engines.choose import Choice, add_engine_flags, choose_engine
 from agentark.files import Pending
+from agentark.labelled import merge, read_all
 from agentark.types import UserError
 from distill.select import card
-from distill.select.choose import CONFIG, K_MAX, SelectConfig, merge, select
-from distill.select.labelled import Labelled, read_labelled
+from distill.select.choose import CONFIG, K_MAX, SelectConfig, select
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -64,24 +63,11 @@ def parse(argv: list[str] | None = None) -> Namespace:
     return args
 
 
-def read(args: Namespace) -> list[Labelled]:
-    """The inputs, in the same order however the command line lists them."""
-    given = args.trajectories or [None] * len(args.input)
-    sources = [read_labelled(labels, trajectories) for labels, trajectories in zip(args.input, given, strict=True)]
-    names = {source.task.name for source in sources}
-    if len(names) > 1:
-        raise UserError(f"--input: files of several datasets ({', '.join(sorted(names))}); select each by itself")
-    hashes = Counter(source.labels_sha256 for source in sources)
-    if max(hashes.values()) > 1:
-        raise UserError("--input: the same file twice")
-    return sorted(sources, key=lambda source: (source.name, source.labels_sha256))
-
-
 def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = choose_engine) -> int:
     args = parse(argv)
     settings = config.load(SelectConfig, args.config, args.set, "--set")
     card.check_output(args, settings)
-    sources = read(args)
+    sources = read_all(args.input, args.trajectories)
     with Pending(args.output) as rows:
         try:
             counts, failed = select(args, settings, merge(sources), rows.add, choose_engine)

@@ -10,9 +10,9 @@ import msgspec
 from agentark import cli
 from agentark.config import Config
 from agentark.files import Pending, changes, file_sha256, json_if_there, manifest_of, write_atomically
+from agentark.labelled import Labelled
 from agentark.records import now
 from agentark.types import UserError
-from distill.select.labelled import Labelled
 
 SCHEMA = 1
 """Version of the rows and the manifest."""

@@ -3,29 +3,27 @@
 The choice depends only on the labelled questions, never on the order of rows or files.
 """
 
-import heapq
 import re
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
-from msgspec import UNSET, Struct, field, structs
+from msgspec import Struct, field
 from pydantic import Field
 
 from agentark import answers, jsonl
 from agentark.config import ROOT, Config
+from agentark.contamination import EvaluationQuestions
 from agentark.engines.choose import Choice, choose_engine
 from agentark.episode import Defaults
 from agentark.job import Job, adapter, run_job
-from agentark.types import MethodInfo, Sample, UserError, digest
+from agentark.labelled import Question
+from agentark.trajectories import AGGREGATE, CLASSES, Trajectory, preferred
+from agentark.types import MethodInfo, Sample, UserError
 from distill.select import diversity, match, targets
-from distill.select.duplicates import EvaluationQuestions, distinct
-from distill.select.labelled import Labelled
-from distill.select.trajectories import AGGREGATE, CLASSES, Trajectory, trajectories
+from distill.select.duplicates import distinct
 
 CONFIG = ROOT / "configs" / "distill" / "select.yaml"
 K_MAX = 3
@@ -67,18 +65,6 @@ class SelectConfig(Config):
     """Seed of the draw among equally preferred trajectories."""
 
 
-class Question(Struct, frozen=True):
-    """A question with all its labelled solutions, from every input."""
-
-    sample: Sample
-    trajectories: list[Trajectory]
-
-    @property
-    def correct(self) -> int:
-        """Agents whose final answer is right."""
-        return sum(path.verdict is True and path.kind != AGGREGATE for path in self.trajectories)
-
-
 class Target(Struct, frozen=True):
     """A trajectory that may be trained on, and its text."""
 
@@ -103,44 +89,7 @@ class Row(Struct, frozen=True, kw_only=True):
     trace: str
 
 
-# ---------------------------------------------------------------- the questions
-
-
-def merge(sources: Sequence[Labelled]) -> Iterator[Question]:
-    """Each question once, with its solutions from all inputs, ordered by id.
-
-    Raises:
-        UserError: two inputs have different questions under the same id.
-    """
-
-    def placed(source: Labelled) -> Iterator[tuple[str, int, Labelled]]:
-        return ((id, place, source) for place, id in enumerate(source.pairs.ids))
-
-    everywhere = heapq.merge(*map(placed, sources), key=itemgetter(0))  # of equal ids in the order of the sources
-    for id, same in groupby(everywhere, key=itemgetter(0)):
-        question: Question | None = None
-        for _, place, source in same:
-            record, row = source.pairs[place]
-            sample = structs.replace(record.sample(), decoy=UNSET)  # which question stood beside it is no matter
-            question = question or Question(sample, [])
-            if question.sample != sample:
-                raise UserError(f"--input {source.labels}: {id} is another question than in the other inputs")
-            question.trajectories.extend(trajectories(record, row))
-        assert question is not None
-        yield question
-
-
 # ---------------------------------------------------------------- choosing
-
-
-def preferred(question: Question, settings: SelectConfig) -> list[Trajectory]:
-    """The correct trajectories, best first: by preference, then in an order drawn from the seed and the id."""
-    weights = settings.preference.model_dump()
-    usable = [path for path in question.trajectories if path.verdict is True and weights.get(path.kind, 0) > 0]
-    return sorted(
-        usable,
-        key=lambda path: (-weights[path.kind], digest((settings.seed, question.sample.id, path.key)), path.key),
-    )
 
 
 def usable_targets(
@@ -148,7 +97,8 @@ def usable_targets(
 ) -> list[Target]:
     """The trajectories of a question that pass the filters, best first; the others are counted."""
     passed = []
-    for trajectory in preferred(question, settings):
+    ranked = preferred(question.sample.id, question.trajectories, settings.preference.model_dump(), settings.seed)
+    for trajectory in ranked:
         reason, text = _text(question.sample, trajectory, args, settings)
         if text is None:
             dropped[reason] += 1

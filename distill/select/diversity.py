@@ -11,10 +11,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from agentark.contamination import ngrams, tokens
 from agentark.episode import Episode
 from agentark.types import Chat, Guarantee, Message, MethodInfo, Outcome, Part, Sample, TokenStats, digest, message
 from distill.select import prompts
-from distill.select.duplicates import ngrams, tokens
 
 Distances = Sequence[Sequence[float]]
 NONE = "none"

@@ -12,9 +12,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from agentark.contamination import tokens
 from agentark.jsonl import decoded
 from agentark.types import UserError, digest
-from distill.select.duplicates import tokens
 
 TOLERANCE = 0.02
 """Sets have as many tokens when the largest has at most this share more than the smallest."""

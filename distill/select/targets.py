@@ -11,8 +11,8 @@ from pydantic import Field
 from agentark import answers
 from agentark.config import Config
 from agentark.thinking import without_marks
+from agentark.trajectories import Reply, Trajectory
 from agentark.types import Sample, digest
-from distill.select.trajectories import Reply, Trajectory
 
 Trace = Literal["single", "dialogue"]
 Thinking = Literal["strip", "keep"]

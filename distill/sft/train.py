@@ -8,16 +8,14 @@ from typing import Any
 
 import msgspec
 
-from agentark import checkpoints, cli, contamination
+from agentark import checkpoints, cli, contamination, students
+from agentark.exam import Exam
 from agentark.files import file_sha256, json_of, manifest_of
-from agentark.hub import check_weights, context_length, model_config, pretrained
+from agentark.hub import check_weights, context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
-from agentark.types import UserError
 from distill.sft.data import TrainRow, fit, read_rows, shown_example
-from distill.sft.flags import BESIDE, SFTFlags
-from distill.sft.in_training_eval import Exam
-from prm.steps import load_tokenizer
+from distill.sft.flags import SFTFlags
 
 
 def train(ours: SFTFlags, training: Any) -> int:
@@ -25,15 +23,18 @@ def train(ours: SFTFlags, training: Any) -> int:
     path = Path(ours.train_data_path)
     rows = read_rows(path)
     sha256 = file_sha256(path)
-    identity = {name: value for name, value in (training.to_dict() | ours.model_dump()).items() if name not in BESIDE}
-    identity["data_sha256"] = sha256
+    identity = students.identity(ours, training) | {"data_sha256": sha256}
     run = RunFolder(Path(training.output_dir), identity, kind="sft", flag="--output_dir", replaces=ours.overwrite)
     if run.open(training.process_index == 0):
         print(f"{run.folder} is finished; --overwrite trains it again")
         return 0
     model, label = cli.resolve_model(ours.model_name_or_path, "--model_name_or_path")
     check_weights(model, "--model_name_or_path")
-    tokenizer = _tokenizer(model, training)
+    template = training.chat_template_path
+    own_template = template is not None and Path(template).is_file()  # else the tokenizer of a model with one
+    tokenizer = students.load_tokenizer(model, template if own_template else None)
+    if own_template:
+        training.chat_template_path = None
     context = context_length(model_config(model, "--model_name_or_path")) or 1 << 20
     limit = min(training.max_length or context, context)
     rows, counts = fit(rows, tokenizer, limit, ours.too_long == "cut")
@@ -71,7 +72,7 @@ def train(ours: SFTFlags, training: Any) -> int:
     with checkpoints.loading(checkpoint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - begun  # transformers' own figure goes by the wall clock, which may step back
-    save(trainer, model, ours, run.folder)
+    students.save(trainer, model, ours, run.folder)
     if main_process:
         run.write(
             finished=now(),
@@ -87,23 +88,6 @@ def train(ours: SFTFlags, training: Any) -> int:
     return 0
 
 
-def _tokenizer(model: str, training: Any) -> Any:
-    tokenizer = load_tokenizer(model, "--model_name_or_path")
-    template = training.chat_template_path
-    if template is not None and Path(template).is_file():
-        try:
-            tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--chat_template_path {template}: cannot be read ({error})") from None
-        training.chat_template_path = None
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"--model_name_or_path {model}: its tokenizer has no chat template; name a Jinja file with "
-            "--chat_template_path"
-        )
-    return tokenizer
-
-
 def _trainer(
     model: str,
     tokenizer: Any,
@@ -113,8 +97,6 @@ def _trainer(
     exam: Exam | None,
 ) -> Any:
     from datasets import Dataset
-    from peft import LoraConfig
-    from safetensors import SafetensorError
 
     from distill.sft.trainer import WEIGHT, WeightedSFTTrainer, question_weights
 
@@ -129,23 +111,8 @@ def _trainer(
             for row, weight in zip(rows, weights, strict=True)
         ]
     )
-    training.model_init_kwargs = {
-        "dtype": ours.dtype,
-        "attn_implementation": ours.attn_implementation,
-        "use_safetensors": True,
-        "trust_remote_code": False,
-        **(training.model_init_kwargs or {}),
-    }
-    lora = None
-    if ours.lora_rank is not None:
-        lora = LoraConfig(
-            r=ours.lora_rank,
-            lora_alpha=ours.lora_alpha or 2 * ours.lora_rank,
-            lora_dropout=ours.lora_dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
-    try:
+    training.model_init_kwargs = students.model_options(ours, training.model_init_kwargs)
+    with students.building(model):
         trainer = WeightedSFTTrainer(
             exam=exam,
             model=model,
@@ -153,28 +120,7 @@ def _trainer(
             train_dataset=data,
             eval_dataset=data.select(range(1)) if exam is not None else None,  # upstream wants a set; we use exam
             processing_class=tokenizer,
-            peft_config=lora,
+            peft_config=students.adapter(ours),
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"--model_name_or_path {model}: cannot be loaded ({said:.300})") from error
-    except (ValueError, ImportError, TypeError) as error:
-        raise UserError(f"TRL refuses {model} or these settings: {' '.join(str(error).split()):.300}") from error
-    if training.deepspeed and trainer.accelerator.distributed_type.value != "DEEPSPEED":
-        raise UserError("--deepspeed: accelerate would train without it (is ACCELERATE_USE_CPU set? unset it)")
+    students.check_deepspeed(trainer)
     return trainer
-
-
-def save(trainer: Any, base: str, ours: SFTFlags, folder: Path) -> None:
-    """The model, or the adapter, or the model with the adapter merged in, and the tokenizer."""
-    target = folder / "adapter" if ours.merge_lora else folder
-    trainer.save_model(str(target))
-    if not (ours.merge_lora and trainer.accelerator.is_main_process):
-        return
-    import torch
-    from peft import PeftModel
-
-    dtype = ours.dtype if ours.dtype == "auto" else getattr(torch, ours.dtype)
-    model = pretrained("AutoModelForCausalLM", base, dtype=dtype)
-    PeftModel.from_pretrained(model, str(target)).merge_and_unload().save_pretrained(folder)
-    trainer.processing_class.save_pretrained(folder)

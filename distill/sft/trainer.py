@@ -9,13 +9,14 @@ Needs torch, so it is imported only when training begins.
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from trl import SFTTrainer, pack_dataset
 from trl.trainer.utils import pad
+
+from agentark.students import WithoutPickles
 
 WEIGHT = "weight"
 """Column with a row's weight."""
@@ -31,7 +32,7 @@ def question_weights(ids: Sequence[str]) -> list[float]:
     return [most / counts[id] for id in ids]
 
 
-class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
+class WeightedSFTTrainer(WithoutPickles, SFTTrainer):  # type: ignore[misc]
     """Reads a `weight` column.
 
     Args:
@@ -81,13 +82,6 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
             return outputs
 
         return super().compute_loss(weighted, inputs, return_outputs, num_items_in_batch)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)  # a pickle with tokens
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Does nothing: a checkpoint holds pickles. The finished model is pushed."""
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Run the evaluation and log its figures."""

@@ -13,8 +13,8 @@ from agentark import answers, cli
 from agentark.files import json_if_there, json_of, write_atomically, writing
 from agentark.records import now
 from agentark.run_folder import aside, check_replaceable, entries, set_aside
+from agentark.trajectories import CLASSES
 from agentark.types import Record, UserError
-from distill.select.trajectories import CLASSES
 from eval.report import charts, export, overview, pages, training
 from eval.report.files import MARKER, Origin
 from eval.report.overview import Costs, Row
@@ -91,7 +91,7 @@ def build(results: Sequence[Path], output: Path, title: str, base: str | None) -
             "index.html": _overview(study, rows, exports),
             "debate.html": _debate(study, debates, _worths(study, courses, thresholds)),
             "prm.html": {"groups": [_prm(study, curves, scored)]},
-            "rl.html": {"groups": [_curves("rl", curves), _curves("sft", curves)]},
+            "rl.html": {"groups": [_curves(kind, curves) for kind in ("rl", "opd", "sft")]},
             "samples.html": {},
         },
         about | {"title": title, "commit": cli.provenance().get("commit")},
@@ -279,6 +279,7 @@ def _listed(counts: Any) -> str:
 GROUPS = {
     "prm": ("Process reward model", "No reward model was trained;", "python prm/finetune2.py --help"),
     "rl": ("RL", "No policy was trained with rewards;", "python -m openrlhf.cli.train_grpo --help"),
+    "opd": ("On-policy distillation", "No student was taught on its own samples;", "python -m distill.opd --help"),
     "sft": ("Fine-tuning", "No student was fine-tuned;", "python -m distill.sft --help"),
 }
 

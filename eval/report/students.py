@@ -32,6 +32,8 @@ def read_students(manifests: Sequence[Path]) -> dict[str, Student]:
         strategy, data = (told[key] if isinstance(told.get(key), str) else None for key in ("strategy", "dataset"))
         if content.get("stage") == "grpo":
             strategy = "pad"
+        if content.get("kind") == "opd":
+            strategy = "opd"
         students[path.parent.name] = Student(content["base_model"], strategy, data)
     return students
 

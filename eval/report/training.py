@@ -16,7 +16,7 @@ from eval.report.files import Origin, shown
 from eval.report.samples import StepScores
 from eval.report.study import Run, Study
 
-Kind = Literal["prm", "rl", "sft"]
+Kind = Literal["prm", "rl", "sft", "opd"]
 BINS = 10
 POSITIONS = 20
 """Step positions that are told apart; later ones count as the last."""
@@ -35,6 +35,13 @@ PANELS: Mapping[Kind, Sequence[tuple[str, str, tuple[str, ...]]]] = {
         ("Length", "tokens per response", ("length", "completions/mean_length")),
         ("Steps", "per response", ("steps",)),
         ("Truncated", "share of responses", ("truncated",)),
+        ("Held-out accuracy", "share", ("accuracy",)),
+    ),
+    "opd": (
+        ("Loss", "of the divergence, mean over replies", ("loss",)),
+        ("KL to the teacher", "nats per token", ("kl",)),
+        ("Length", "tokens per reply", ("length",)),
+        ("Truncated", "share of replies", ("truncated",)),
         ("Held-out accuracy", "share", ("accuracy",)),
     ),
     "sft": (
@@ -99,7 +106,8 @@ def read_curves(study: Study) -> list[Curves]:
             study.problems.append(str(error))
             continue
         if rows:
-            curves.append(_curves(path, path.parent, kind_of(rows), rows, study))
+            kind: Kind = "opd" if _about(path.parent).get("kind") == "opd" else kind_of(rows)
+            curves.append(_curves(path, path.parent, kind, rows, study))
     told = {path.parent for path in study.found.curves}
     for path in study.found.manifests:
         if path.name == "manifest.json" and path.parent not in told and json_of(path).get("kind") == "sft":

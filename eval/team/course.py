@@ -11,13 +11,14 @@ from msgspec import UNSET, Struct, field
 from agentark import config
 from agentark.evaluation import INDEPENDENT
 from agentark.files import json_if_there, manifest_of, sessions_of
+from agentark.labelled import Question
 from agentark.labels import LabelledSolution, LabelRow, answered, answering, by_round
 from agentark.records import stored_records
 from agentark.tasks import TASKS, get_task
 from agentark.team import EVERYBODY, family
+from agentark.trajectories import trajectories
 from agentark.types import Record, Turn, UserError
-from distill.select.choose import CONFIG, Question, SelectConfig, Yielded
-from distill.select.trajectories import trajectories
+from distill.select.choose import CONFIG, SelectConfig, Yielded
 from eval.team.debate import Debate, Sampled, look
 
 VOTING = "self_consistency"

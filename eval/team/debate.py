@@ -1,7 +1,7 @@
 """The course of a debate: who was right in which round, how far agents agreed, and how voting alone would have done.
 
 Verdicts come from the labels where these cover all rounds, else from rules where these can decide
-(distill/select/trajectories.py). No verdict is made up, so every count has its own n.
+(agentark/trajectories.py). No verdict is made up, so every count has its own n.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from agentark.evaluation import Graded
 from agentark.judge import CHECKABLE, by_rule
 from agentark.labels import Candidate, LabelRow, answered
 from agentark.records import natural
+from agentark.trajectories import AGGREGATE, CLASSES, classify, round_verdicts
 from agentark.types import Record
-from distill.select.trajectories import AGGREGATE, CLASSES, classify, round_verdicts
 
 State = str
 STATES: tuple[State, ...] = ("right", "wrong", "null")

@@ -11,10 +11,10 @@ import pytest
 from label_cases import debate
 
 from agentark import rows
+from agentark.contamination import EvaluationQuestions
 from agentark.labels import LabelledSolution, LabelRow
 from agentark.tasks import get_task
 from agentark.types import UserError
-from distill.select.duplicates import EvaluationQuestions
 from eval.report.files import find
 from prm.reading import solutions
 from prm.steps import StepCodec, load_tokenizer

@@ -224,6 +224,24 @@ def test_a_student_keeps_what_its_training_set_says(tmp_path: Path) -> None:
     assert curves.others == []
 
 
+def test_a_student_taught_on_its_own_samples_has_its_curves(tmp_path: Path) -> None:
+    folder = tmp_path / "opd"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps({"kind": "opd", "base_model": "org/base", "train_ids": []}))
+    rows = [{"step": step, "loss": 1 / step, "kl": 0.5 / step, "length": 20.0, "truncated": 0.1} for step in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "dev.jsonl").write_text('{"step": 0, "accuracy": 0.25, "se": 0.1, "n": 20, "unanswered": 0}\n')
+    write(tmp_path / "x_infer.jsonl", debate("GSM8K/test/0", "7", [[R]], None))
+    found = read([tmp_path])
+    assert read_students(found.found.manifests) == {"opd": Student("org/base", "opd", None)}
+    (curves,) = training.read_curves(found)
+    assert (curves.kind, curves.series("kl"), curves.series("accuracy")) == (
+        "opd",
+        ([1, 2], [0.5, 0.25]),
+        ([0], [0.25]),
+    )
+
+
 def test_equal_names_are_told_apart() -> None:
     rows = [
         overview.Row(dataset="D", model="m", method="vanilla", trained=False, setting=setting, origins=[])
@@ -341,7 +359,7 @@ def test_absent_parts_say_not_run(tmp_path: Path) -> None:
     write(tmp_path / "results/x_infer.jsonl", debate("GSM8K/test/0", "7", [[R]], None))
     output = tmp_path / "report"
     assert entry.main(["--results", str(tmp_path / "results"), "--output", str(output)]) == 0
-    for name, count in (("debate.html", 1), ("prm.html", 1), ("rl.html", 2)):
+    for name, count in (("debate.html", 1), ("prm.html", 1), ("rl.html", 3)):
         assert (output / name).read_text(encoding="utf-8").count("Not run.") == count
 
 

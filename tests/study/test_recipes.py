@@ -30,6 +30,7 @@ ROWS = ["base", "debate", "R-SFT", "DA", "PAD", "R-SFT+PAD"]
 
 SCRIPTS = {
     *("inference.py", "label.py", "prm/finetune2.py", "distill.select", "distill.sft", "study.tiny_model"),
+    "distill.opd",
     *("study.table", "openrlhf.cli.train_grpo", "prm.score", "prm.evaluate", "eval.math_eval"),
     *("eval.choice_eval", "eval.short_answer_eval", "eval.report"),
 }  # fmt: skip
@@ -234,6 +235,21 @@ def test_another_test_set_trains_nothing_again() -> None:
             assert after[name] == step
     more = after.keys() - before.keys()
     assert {name.rpartition(" on ")[2] for name in more} == {"TruthfulQA", "TruthfulQA, graded"}
+
+
+def test_a_student_taught_on_its_own_samples_needs_no_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change = ["students.OPD={opd: {context: solution, max_steps: 3}}", "policies=null", "prms=null"]
+    change += ["students.R-SFT=null", "students.DA=null"]
+    steps = {step.name: step for step in Plan(load(SMOKE, change)).steps}
+    assert not any(step.stage in ("select", "sft") for step in steps.values())
+    opd = steps["opd OPD"]
+    assert set(opd.after) == {"model", "label debate", "inference debate", "baselines base on held-out"}
+    assert steps["evaluate OPD on held-out"].sources["outputs/smoke/students/opd"] == "opd OPD"
+    assert "outputs/smoke/sets" not in steps["report"].flags["--results"]
+    lines = [script_and_flags(one) for one in printed(SMOKE, tmp_path, capsys, *change)]
+    (made,) = [parsed(script, flags) for script, flags in lines if script == "distill.opd"]
+    assert (made[0].context, made[1].max_steps) == ("solution", 3)
+    assert made[0].train_data_path == [str(tmp_path / "train" / "debate_labels.jsonl")]
 
 
 # ---------------------------------------------------------------- the file format

@@ -22,12 +22,13 @@ import msgspec
 from agentark.checkpoints import REASON, is_own, mark
 from agentark.config import ROOT
 from agentark.files import write_atomically
+from agentark.health import STOPPED
 from agentark.lock import RunLock
 from agentark.types import UserError
 from distill.grpo.cli import check
 from distill.grpo.config import GRPOConfig
 from distill.grpo.on_openrlhf.flags import DEFAULT_GPUS, Layout, arguments
-from distill.grpo.run import STOPPED, Inputs, Run, prepare, rows, say
+from distill.grpo.run import Inputs, Run, prepare, rows, say
 
 SETTINGS = "AGENTARK_GRPO"
 """Environment variable: path of the file with the settings of the run."""

@@ -15,6 +15,7 @@ from typing import Any
 from agentark import answers, checkpoints
 from agentark.config import ROOT
 from agentark.files import space_in
+from agentark.health import STOPPED
 from agentark.hub import check_weights, pretrained
 from agentark.lock import RunLock
 from agentark.types import UserError
@@ -23,7 +24,7 @@ from distill.grpo.config import GRPOConfig
 from distill.grpo.health import Watch
 from distill.grpo.plot import grpo_curves
 from distill.grpo.reward import Rewarder, StepScorer
-from distill.grpo.run import STOPPED, Inputs, Run, prepare, rows, say
+from distill.grpo.run import Inputs, Run, prepare, rows, say
 from prm.distributed import launch_alone
 
 DEEPSPEED = ROOT / "configs" / "deepspeed"

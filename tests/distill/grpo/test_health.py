@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from agentark.health import Figures
 from distill.grpo.config import ALARMS, STOPS, Bounds
-from distill.grpo.health import Figures, Watch, crossed
+from distill.grpo.health import Watch, crossed
 from distill.grpo.plot import grpo_curves
 
 WELL: Figures = {"kl": 0.01, "total_reward": 0.5, "steps": 4.0, "length": 100.0, "truncated": 0.1}

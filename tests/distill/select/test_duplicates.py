@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentark.contamination import EvaluationQuestions, ngrams, tokens
 from agentark.types import UserError
 from distill.select.diversity import embedding_distances, farthest, ngram_distances, tfidf_distances
-from distill.select.duplicates import EvaluationQuestions, distinct, ngrams, tokens
+from distill.select.duplicates import distinct
 
 LONG = "A farmer has twelve red hens and sells three of them at the market every single week"
 

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from agentark.tasks.base import BOXED_NUMBER_INSTRUCTION, CHOICE_INSTRUCTION, SHORT_INSTRUCTION
+from agentark.trajectories import Reply, Trajectory
 from agentark.types import Sample
 from distill.select.targets import AnswerForms, Joiners, answer_only, compose, reasoning_words, unboxed
-from distill.select.trajectories import Reply, Trajectory
 
 FIXTURE = yaml.safe_load((Path(__file__).parent / "fixtures" / "dialogue.yaml").read_text(encoding="utf-8"))
 JOINERS = Joiners(correcting=[FIXTURE["correcting"]], confirming=[FIXTURE["confirming"]])

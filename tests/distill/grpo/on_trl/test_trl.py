@@ -9,8 +9,9 @@ import torch
 from grpo_cases import Scorer, made_inputs, settings
 
 from agentark import checkpoints
+from agentark.health import STOPPED
 from distill.grpo.on_trl import run as grpo_trl
-from distill.grpo.run import STOPPED, Run, rows
+from distill.grpo.run import Run, rows
 
 
 def build(model: Path, folder: Path, **changes):

@@ -10,9 +10,9 @@ from msgspec import Struct
 from agentark import answers, chat_template, config, evaluation
 from agentark.evaluation import Attempt, TextScores
 from agentark.figures import summarise
+from agentark.students import StudentFlags
 from agentark.tasks import Task, get_task
 from agentark.types import Sample, UserError
-from distill.sft.flags import SFTFlags
 
 
 class Exam(Struct, frozen=True):
@@ -24,7 +24,7 @@ class Exam(Struct, frozen=True):
     batch_size: int
 
     @classmethod
-    def of(cls, ours: SFTFlags, name: str, batch_size: int) -> "Exam":
+    def of(cls, ours: StudentFlags, name: str, batch_size: int) -> "Exam":
         """The evaluation that the flags ask for, on the dataset of this name.
 
         Raises:

@@ -5,7 +5,7 @@ wrong, read its peers, and became right.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 from msgspec import UNSET, Struct
@@ -13,7 +13,7 @@ from msgspec import UNSET, Struct
 from agentark.judge import CHECKABLE, by_rule
 from agentark.labels import LabelRow, answered
 from agentark.records import natural
-from agentark.types import Record, Solution, Turn, UserError
+from agentark.types import Record, Solution, Turn, UserError, digest
 
 PathClass = Literal["always_right", "corrective", "corrupted", "always_wrong", "unknown"]
 CLASSES: tuple[PathClass, ...] = get_args(PathClass)
@@ -97,6 +97,16 @@ def trajectories(record: Record, row: LabelRow) -> list[Trajectory]:
             )
         )
     return paths
+
+
+def preferred(id: str, paths: Iterable[Trajectory], weights: Mapping[str, float], seed: int) -> list[Trajectory]:
+    """The correct trajectories of a question, best first: by weight, then in an order drawn from the seed and the id.
+
+    Args:
+        weights: of each class; 0, or none: never used.
+    """
+    usable = [path for path in paths if path.verdict is True and weights.get(path.kind, 0) > 0]
+    return sorted(usable, key=lambda path: (-weights[path.kind], digest((seed, id, path.key)), path.key))
 
 
 def is_aggregate(record: Record, solution: Solution) -> bool:

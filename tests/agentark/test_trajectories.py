@@ -12,8 +12,8 @@ from agentark import answers
 from agentark.episode import Defaults, Episode
 from agentark.judge import LabelConfig, Labeller, label_row, load_prompts
 from agentark.labels import LabelRow, answered
+from agentark.trajectories import AGGREGATE, classify, is_aggregate, round_verdicts, trajectories
 from agentark.types import MethodInfo, Record, Solution, UserError
-from distill.select.trajectories import AGGREGATE, classify, is_aggregate, round_verdicts, trajectories
 
 
 @pytest.fixture(scope="module", autouse=True)
