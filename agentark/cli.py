@@ -122,7 +122,7 @@ def resolve_model(name: str, flag: str = "--model_name") -> tuple[str, str]:
     """
     if name in MODELS:
         return str(prepare(name)), name
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # of a user whom nobody knows, `Path` would fail
     if folder.is_dir() or name.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():
             raise UserError(f"{flag} {name}: not a model folder (no config.json in it)")

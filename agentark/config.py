@@ -96,6 +96,8 @@ class _Loader(yaml.SafeLoader):
             self._refuse(f"a value that is not a {node.tag.rpartition(':')[2]}", node)
         if isinstance(value, int) and value.bit_length() > MOST_BITS:
             self._refuse("a number with too many digits", node)
+        if isinstance(value, str) and re.search(r"[\ud800-\udfff]", value):
+            self._refuse("a text with half a surrogate pair", node)
         return value
 
     @staticmethod

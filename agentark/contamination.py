@@ -4,6 +4,7 @@ Training writes a `manifest.json` into the folder of its model or adapter whose 
 it has seen. A run with such a model carries these ids on into its own manifest.
 """
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def trained_on(*folders: Path | None) -> list[str]:
 
 def of_model(name: str, lora_path: Path | None) -> list[str]:
     """`trained_on` of a model as the command line names it (a hub id has no folder) and its adapter."""
-    return trained_on(Path(name).expanduser(), lora_path)
+    return trained_on(Path(os.path.expanduser(name)), lora_path)
 
 
 def seen_by_run(manifest: Path) -> list[str]:

@@ -46,7 +46,7 @@ def run(flags: Flags, say: Say) -> Path:
         UserError: bad input. RunError: NaN, or DeepSpeed was asked for but is not on.
     """
     prm = flags.prm
-    out = Path(flags.values["output_dir"]).expanduser()
+    out = Path(os.path.expanduser(flags.values["output_dir"]))
     main = int(os.environ.get("RANK", "0")) == 0
     tell: Say = say if main else lambda _: None
     base, _ = cli.resolve_model(prm.model_name_or_path, "--model_name_or_path")

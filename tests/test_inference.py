@@ -154,6 +154,7 @@ def test_debug_prints_one_debate_and_stores_nothing(
         ({"task_config": "context=all"}, "--task_config: unknown key 'context'"),
         ({"model_name": "./nothing"}, "--model_name ./nothing: not a model folder"),
         ({"model_name": "../../etc/x y"}, "--model_name .*: not a model folder"),
+        ({"model_name": "~nobody_knows/x"}, "--model_name ~nobody_knows/x: not a model folder"),
         ({"model_name": "a/b/c"}, "--model_name a/b/c: neither a folder nor a hub id"),
         ({"query": "why?"}, "--query 'why\\?': goes with --debug"),
         ({"use_modal": "1"}, "unknown argument --use_modal"),

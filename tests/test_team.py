@@ -254,6 +254,12 @@ def test_a_team_may_name_verifiers_beside_verifier_models(run: Callable[..., int
     assert sorted(name for name, _, _ in models.made) == ["org/a", "org/b", "org/main"]
 
 
+def test_everybody_else_leaves_a_verifier_to_the_method(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run(Models(), "--verifier_models", "org/main", "org/a", "--team", "*=org/b", method="mav") == 0
+    who = {turn.agent: turn.completion.model for turn in only(results(tmp_path, "mav")).trajectory}
+    assert who == {"agent_1": "org/b", "agent_2": "org/b", "verifier_1": "org/main", "verifier_2": "org/a"}
+
+
 @pytest.mark.parametrize(
     ("kind", "words", "says"),
     [

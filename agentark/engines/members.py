@@ -4,6 +4,7 @@ A model is loaded once, whoever names it. Adapters on one model share its engine
 runs one set of weights, each adapter has an engine of its own.
 """
 
+import os
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class _Model:
 
 def names_of(folders: Iterable[Path]) -> dict[Path, str]:
     """Names for adapters: those of their folders, with as many of the folders above as it takes to tell them apart."""
-    paths = sorted({folder.expanduser().resolve() for folder in folders})
+    paths = sorted({folder.resolve() for folder in folders})
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
@@ -83,11 +84,12 @@ class Recruited:
         self._args, self._choose = args, choose
         self._generator = _Model(args.model_name, args, main)
         self._models = {args.model_name: self._generator}
-        self._asked = tuple(dict.fromkeys(further))
-        self._further = [name for name in self._asked if name != args.model_name]
+        self._further = tuple(dict.fromkeys(further))
         for name in self._further:
             self._model(name).bare = True
         folders = {name: Path(entry.adapter) for name, entry in entries.items() if entry.adapter is not None}
+        for name, folder in folders.items():
+            check_adapter(folder, f"{FLAG} {name}:")
         self._names = names_of(folders.values())
         self._members = {name: self._member(name, entry) for name, entry in entries.items()}
         answering = {name: member.model for name, member in self._members.items() if member.model is not None}
@@ -126,8 +128,7 @@ class Recruited:
                 f"{flag} {entry.adapter}: {model.name} is served, and an adapter there is a model of its own in the "
                 "endpoint file"
             )
-        check_adapter(Path(entry.adapter).expanduser(), flag)
-        folder = Path(entry.adapter).expanduser().resolve()
+        folder = Path(entry.adapter).resolve()
         adapter = self._names[folder]
         model.adapters[adapter] = folder
         return Member(entry.sampling, model.key(adapter), adapter)
@@ -166,7 +167,7 @@ class Recruited:
     def folders(self) -> list[Path | None]:
         """Of the models and adapters of all who answer; a hub id names none."""
         team = [model for model in self._loaded() if model is self._generator or self._members]
-        models = [Path(model.name).expanduser() for model in team]
+        models = [Path(os.path.expanduser(model.name)) for model in team]
         return [*models, self._args.lora_path, *(folder for model in team for folder in model.adapters.values())]
 
     def make(self, lock: RunLock) -> Engine:
@@ -192,8 +193,7 @@ class Recruited:
                 engine = main if self._unlisted in keys else self._make(model, group, lock)
                 engines |= dict.fromkeys(keys, engine)
         named = {name: engines[self._models[name].key(None)] for name in self._further}
-        own = {self._generator.name: main} if self._generator.name in self._asked else {}
-        return {**(engines if self._members else {}), **named, **own}
+        return {**(engines if self._members else {}), **named}
 
     def _make(self, model: _Model, group: Sequence[str | None], lock: RunLock) -> Engine:
         adapters = {name: model.adapters[name] for name in group if name is not None}

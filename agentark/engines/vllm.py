@@ -41,6 +41,10 @@ CPU_ENVIRONMENT = {
 }
 """Defaults of the variables that the CPU build and its libraries read at their import."""
 
+UNUSED = ("scipy", "sklearn")
+"""Packages that vLLM and transformers import for audio and for pictures wherever they are installed: a tenth of the
+import."""
+
 GUIDANCE: dict[str, Any] = {"backend": "xgrammar", "disable_any_whitespace": True}
 """Small models fill the whitespace that JSON allows until their tokens run out."""
 
@@ -119,11 +123,12 @@ class VLLMEngine:
         phase("importing")
         computed = "torch" in sys.modules
         on_cpu = _prepare_environment("ERROR" if self.config.quiet else "INFO")
-        from vllm.config import StructuredOutputsConfig
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.lora.request import LoRARequest
-        from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.async_llm import AsyncLLM
+        with left_out(UNUSED):
+            from vllm.config import StructuredOutputsConfig
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.lora.request import LoRARequest
+            from vllm.usage.usage_lib import UsageContext
+            from vllm.v1.engine.async_llm import AsyncLLM
 
         config = self.config
         arguments: dict[str, Any] = {
@@ -346,6 +351,21 @@ def _prepare_environment(log_level: str) -> bool:
     for name, value in {**CPU_ENVIRONMENT, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}.items():
         os.environ.setdefault(name, value)
     return True
+
+
+@contextmanager
+def left_out(packages: Sequence[str]) -> Iterator[None]:
+    """Imports find these packages not installed in here, and find them again afterwards.
+
+    Nothing is left out once transformers is imported, since it knows by then what is installed.
+    """
+    absent = {name for name in packages if name not in sys.modules and "transformers" not in sys.modules}
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: the import system's "not there"
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def missing_inputs(config: GRPOConfig) -> list[str]:
             and (name.endswith((".json", ".jsonl")) or name.count("/") != 1)
             and not Path(name).is_file()
         ]
-    if config.pretrain.startswith((".", "/", "~")) and not Path(config.pretrain).expanduser().is_dir():
+    if config.pretrain.startswith((".", "/", "~")) and not Path(os.path.expanduser(config.pretrain)).is_dir():
         lines.append(f"--pretrain {config.pretrain}: no such folder")
     return lines
 

@@ -4,6 +4,7 @@ A question is a Sample: one from a labelled file, a run or a task is asked in th
 agentark/rows.py reads files and hub sets of every kind. The gold answer stays in the row and never enters a prompt.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def local_context(model: str) -> int | None:
     Raises:
         UserError: it is no number of tokens.
     """
-    path = Path(model).expanduser() / "config.json"
+    path = Path(os.path.expanduser(model)) / "config.json"
     if not path.is_file():
         return None
     about = json_of(path)

@@ -50,6 +50,7 @@ class Example(Config):
         ("temperature: 2026-99-99", r"c\.yaml: not valid YAML \(a value that is not a timestamp"),
         ("temperature: !!bool perhaps", r"c\.yaml: not valid YAML \(a value that is not a bool"),
         ("!!map [a, b]", r"c\.yaml: not valid YAML"),
+        ('temperature: "\\ud800"', r"c\.yaml: not valid YAML \(a text with half a surrogate pair"),
         ("num_agents: 1" + "0" * 30, r"c\.yaml: not valid YAML \(a number with too many digits"),
         ("num_agents: " + "9" * 10_000, r"c\.yaml: not valid YAML \(a value that is not a int"),
         ("roles: " + "[" * 200_000, r"c\.yaml: not valid YAML \(nested too deeply\)"),

@@ -2,8 +2,12 @@
 
 import asyncio
 import gc
+import importlib
+import importlib.util
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +16,11 @@ import psutil
 import pytest
 from lora_cases import adapted
 
-from agentark.engines.vllm import VLLMConfig, VLLMEngine
+from agentark.engines.vllm import VLLMConfig, VLLMEngine, left_out
 from agentark.types import Completion, Message, Part, SampleError, SamplingParams, UserError, message
 
 CONTEXT = 1024
+ROOT = Path(__file__).parents[3]
 
 
 class Served:
@@ -285,6 +290,49 @@ def test_more_arguments_of_vllm_are_checked_before_it_loads(small_model: Path, m
 
     with pytest.raises(UserError, match=f"--engine_args {says}"):
         asyncio.run(start())
+
+
+def test_a_package_that_is_left_out_is_there_again_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "heavy_package.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "transformers", raising=False)
+    with left_out(["heavy_package", "json"]):
+        assert importlib.util.find_spec("heavy_package") is None
+        with pytest.raises(ModuleNotFoundError, match="heavy_package"):
+            importlib.import_module("heavy_package")
+        assert sys.modules["json"] is json, "what is imported already stays"
+    assert importlib.import_module("heavy_package")
+
+
+def test_nothing_is_left_out_once_transformers_knows_what_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other_package.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "transformers", json)
+    with left_out(["other_package"]):
+        assert importlib.import_module("other_package")
+
+
+@pytest.mark.slow
+def test_vllm_imports_without_the_packages_that_it_needs_for_audio_and_pictures_only(small_model: Path) -> None:
+    """And what needs them afterwards finds them."""
+    script = (
+        "import asyncio, sys\n"
+        "from agentark.engines.vllm import VLLMConfig, VLLMEngine\n"
+        "from agentark.types import SamplingParams, message\n"
+        "async def main():\n"
+        f"    config = VLLMConfig(model={str(small_model)!r}, served_name='small', max_model_len={CONTEXT})\n"
+        "    async with VLLMEngine(config) as engine:\n"
+        "        say = [message('user', 'Hello')]\n"
+        "        reply = await engine.chat(say, SamplingParams(0.0, 5), session='s', priority=0)\n"
+        "        print(reply.completion_tokens, 'scipy' in sys.modules)\n"
+        "asyncio.run(main())\n"
+        "import scipy.optimize\n"
+        "print(callable(scipy.optimize.linear_sum_assignment))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["5 False", "True"], done.stderr
 
 
 def test_a_missing_package_names_flag_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
