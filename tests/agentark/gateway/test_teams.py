@@ -57,8 +57,9 @@ def test_a_team_becomes_a_student(name: str, tmp_path: Path, embedded_model: Pat
         while "recording" not in (tmp_path / "gateway").read_text():
             assert gateway.poll() is None, (tmp_path / "gateway").read_text()
             time.sleep(0.2)
-        script = TEAMS[name].replace("127.0.0.1:8100", f"127.0.0.1:{port}")
-        team = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=ROOT)
+        script = tmp_path / "team.py"  # a file: smolagents reads the source of a tool
+        script.write_text(TEAMS[name].replace("127.0.0.1:8100", f"127.0.0.1:{port}"))
+        team = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, cwd=ROOT)
         assert team.returncode == 0, team.stderr[-3000:]
     finally:
         gateway.terminate()
