@@ -90,6 +90,11 @@ class StepGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             return prepare_deepspeed(reference, self.accelerator)
         return self.accelerator.prepare_model(reference, evaluation_mode=True)
 
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Upstream's, which draws the order of each episode from the one before."""
+        self.sampler = super()._get_train_sampler(dataset)
+        return self.sampler
+
     # ---------------------------------------------------------------- rollout
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
@@ -229,8 +234,10 @@ class Log(TrainerCallback):  # type: ignore[misc]
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A continued run counts its micro-batches from where it stopped, or rollouts would not match the data."""
+        """A continued run counts its micro-batches from where it stopped, and has its episodes in the same orders."""
         self.trainer._step = state.global_step * args.gradient_accumulation_steps
+        for _done in range(int(state.epoch or 0)):
+            next(iter(self.trainer.sampler))  # draws the order of an episode
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:

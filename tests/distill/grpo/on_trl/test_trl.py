@@ -165,6 +165,30 @@ def test_a_killed_run_goes_on(small_model: Path, tmp_path: Path) -> None:
     assert len(trainer.watch.history) == 2
 
 
+def test_a_continued_run_has_its_episodes_in_the_same_orders(small_model: Path, tmp_path: Path) -> None:
+    from transformers import TrainerCallback
+
+    class Dies(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    orders = []
+    for name in ("whole", "killed"):
+        config, inputs, run, trainer, _ = build(small_model, tmp_path / name, save_steps=4, num_episodes=2)
+        if name == "killed":
+            trainer.add_callback(Dies())
+            with pytest.raises(KeyboardInterrupt):
+                grpo_trl.fit(config, inputs, run, trainer)
+            config, inputs, run, trainer, _ = build(small_model, tmp_path / name, save_steps=4, num_episodes=2)
+        assert grpo_trl.fit(config, inputs, run, trainer) == 0
+        files = sorted((run.folder / "completions").iterdir())
+        orders.append([[json.loads(line)["id"] for line in file.read_text().splitlines()] for file in files])
+    assert len(orders[0]) == 4
+    assert orders[0][:2] != orders[0][2:]
+    assert orders[0] == orders[1]
+
+
 def test_the_saved_folder_is_a_plain_model(small_model: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
