@@ -122,9 +122,11 @@ class Lender:
         if wanted is None:
             return 0.0
         if running is not None and running.shared == wanted:
-            if (code := running.process.poll()) is None:
+            if running.process.poll() is None and terms_of(running.socket) is not None:
                 return 0.0
-            self._tell(f"the engine of {wanted.flags[1]} has ended ({ending(code)}): starting it again")
+            self._end()
+            how = ending(running.process.returncode)
+            self._tell(f"the engine of {wanted.flags[1]} has ended ({how}): starting it again")
         self._end()
         seconds = self._start(wanted)
         self._tell(f"{wanted.flags[1]} is ready in {seconds:.0f} s, for {len(wanted.steps)} steps ({self._log})")
