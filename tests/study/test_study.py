@@ -339,7 +339,7 @@ def names(steps: Sequence[PlannedStep]) -> list[str]:
 def test_choosing_stages_and_steps() -> None:
     steps = Plan(load(RECIPES / "smoke.yaml")).steps
     stages = list(dict.fromkeys(one.stage for one in steps))
-    assert stages == list(pipeline.STAGES)
+    assert stages == [stage for stage in pipeline.STAGES if stage != "opd"], "no student of smoke.yaml is of that kind"
     assert names(choose(steps, ["sft DA", "label"], None, None)) == ["label debate", "sft DA"]
     assert names(choose(steps, None, "grpo R-SFT+PAD", "evaluate"))[:2] == [
         "grpo R-SFT+PAD",
