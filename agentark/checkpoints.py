@@ -34,6 +34,8 @@ class Logged(Struct):
     """A line of a metrics file, as far as a continued run looks at it."""
 
     step: int
+    train_runtime: float | None = None
+    """Of the closing line of a training, which a run that goes on always writes again."""
 
 
 def rewind(path: Path, step: int) -> None:
@@ -45,7 +47,8 @@ def rewind(path: Path, step: int) -> None:
     if path.is_file():
         decoder = msgspec.json.Decoder(Logged)
         lines = [line for line in jsonl.lines(path) if line.content.endswith(b"\n")]
-        kept = [line.content for line in lines if line.decode(decoder, "a line of metrics").step <= step]
+        rows = [(line.content, line.decode(decoder, "a line of metrics")) for line in lines]
+        kept = [content for content, row in rows if row.step <= step and row.train_runtime is None]
         write_atomically(path, b"".join(kept))
 
 

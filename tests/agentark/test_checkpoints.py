@@ -169,7 +169,8 @@ def test_lines_after_a_checkpoint_are_deleted(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     checkpoints.rewind(path, 2)
     assert not path.exists()
-    path.write_text('{"step": 1}\n\n{"step": 2, "kl": null}\n{"step": 3}\n{"ste')
+    closing = '{"step": 2, "train_runtime": 0.5}'  # of a run that was killed before it could say that it was done
+    path.write_text(f'{{"step": 1}}\n\n{{"step": 2, "kl": null}}\n{closing}\n{{"step": 3}}\n{{"ste')
     checkpoints.rewind(path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2, "kl": null}\n'
 
