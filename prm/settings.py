@@ -140,7 +140,7 @@ class Flags:
 
         try:
             return TrainingArguments(**{**self.values, **changed})
-        except (ValueError, ImportError, OverflowError, TypeError) as error:
+        except (ValueError, OSError, ImportError, OverflowError, TypeError) as error:
             raise UserError(f"flags: {' '.join(str(error).split())}") from None
 
     @property
@@ -191,6 +191,8 @@ def check(flags: Flags, argv: list[str] | None) -> list[str]:
     prm, values = flags.prm, flags.values
     if values["output_dir"] is None:
         raise UserError("--output_dir: where the reward model goes is missing")
+    if not 0 <= values["seed"] < 1 << 32:
+        raise UserError(f"--seed {values['seed']}: expected a number from 0 to {(1 << 32) - 1}")
     if prm.features_dir is not None:
         check_folder(prm.features_dir, f"--features_dir {prm.features_dir}")
     if prm.fix_llm is not None:
