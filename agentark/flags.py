@@ -5,6 +5,7 @@ in the config's own defaults and checks its ranges.
 """
 
 import argparse
+import math
 import sys
 import types
 import typing
@@ -106,6 +107,13 @@ def checked(words: Sequence[str]) -> list[str]:
         if not word.isprintable() and any("\ud800" <= sign <= "\udfff" for sign in word):
             raise UserError(f"{word!r:.200}: is not UTF-8")
     return list(words)
+
+
+def refuse_infinite(theirs: Mapping[str, Any]) -> None:
+    """Raises UserError for a setting of a library that is infinite or not a number; none of them has a use for that."""
+    for name, value in theirs.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name} {value}: expected a finite number")
 
 
 def refuse_unknown(unknown: list[str], parser: argparse.ArgumentParser) -> None:

@@ -82,7 +82,7 @@ def recommended(model: str) -> dict[str, float]:
         model: a folder or hub id.
 
     Raises:
-        UserError: a value is no number.
+        UserError: a value that is not a number.
     """
     file = model_file(model, GENERATION_CONFIG)
     advice = {} if file is None else {name: json_of(file).get(name) for name in NEUTRAL}

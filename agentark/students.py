@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from agentark.config import Config, ConfigT
-from agentark.flags import refuse_unknown, settings_of
+from agentark.flags import refuse_infinite, refuse_unknown, settings_of
 from agentark.hub import loaded, pretrained
 from agentark.types import UserError
 
@@ -90,6 +90,7 @@ def read(parser: Any, ours: type[ConfigT], argv: list[str] | None) -> tuple[Conf
     except (ValueError, OSError, OverflowError, TypeError, AttributeError) as error:
         raise UserError(" ".join(str(error).split())) from None
     refuse_unknown(unknown, parser)
+    refuse_infinite(vars(training))
     for name, value in vars(training).items():
         if name.endswith("_kwargs") and not isinstance(value, dict | None):
             raise UserError(f"--{name} {value!r:.200}: expected a JSON object")

@@ -163,7 +163,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--in_flight", type=report.count, default=32, help="calls under way at once")
     parser.add_argument("--latency", type=cli.number(0.001, 60), default=0.5, help="seconds of the engine's calls")
     parser.add_argument("--calls", type=cli.integer(100, 1_000_000), default=1600, help="calls that are timed")
-    parser.add_argument("--memory_calls", type=cli.integer(4000, 1_000_000), default=10_000, help="calls of the second")
+    parser.add_argument(
+        "--memory_calls",
+        type=cli.integer(4000, 1_000_000),
+        default=10_000,
+        help="calls of the run whose memory is watched",
+    )
     parser.add_argument("--port", type=cli.integer(1, 65534), default=8199, help="port of the gateway, and the next")
     args = parser.parse_args(argv)
     timed, seconds = measured(args, args.latency, args.calls, args.port)

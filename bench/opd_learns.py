@@ -217,7 +217,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base_steps", type=report.count, default=480, help="steps of the student's first training")
     parser.add_argument("--steps", type=report.count, default=60, help="optimizer steps of on-policy distillation")
     parser.add_argument("--learning_rate", type=cli.number(0, 1), default=1e-3)
-    parser.add_argument("--divergence", nargs="+", default=["forward_kl"], help="the first for every context")
+    parser.add_argument(
+        "--divergence",
+        nargs="+",
+        default=["forward_kl"],
+        help="of these, the first is used with every context, the others with the transcript",
+    )
     args = parser.parse_args(argv)
     out, told, draw, taken = args.output, world(args.seed), random.Random(args.seed + 1), set[tuple[str, ...]]()
     out.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from agentark.config import ROOT, Config, build, parse_overrides, read_yaml
 from agentark.files import check_folder
-from agentark.flags import parser_beside, refuse_unknown, settings_of
+from agentark.flags import parser_beside, refuse_infinite, refuse_unknown, settings_of
 from agentark.types import UserError
 from prm.distributed import launch_alone
 from prm.loss import LOSSES
@@ -191,6 +191,7 @@ def check(flags: Flags, argv: list[str] | None) -> list[str]:
     prm, values = flags.prm, flags.values
     if values["output_dir"] is None:
         raise UserError("--output_dir: where the reward model goes is missing")
+    refuse_infinite(values)
     if not 0 <= values["seed"] < 1 << 32:
         raise UserError(f"--seed {values['seed']}: expected a number from 0 to {(1 << 32) - 1}")
     if prm.features_dir is not None:

@@ -37,7 +37,9 @@ def add_engine_flags(parser: Parser) -> None:
     group.add_argument("--gpu_memory_utilization", type=number(0.05, 1.0), default=0.9, help="share of GPU memory")
     group.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float16", "float32"], help="weights")
     group.add_argument("--engine_args", nargs="+", default=[], metavar="KEY=VALUE", help="more of vLLM's own arguments")
-    group.add_argument("--extra_body", nargs="+", default=[], metavar="KEY=VALUE", help="more that a server takes")
+    group.add_argument(
+        "--extra_body", nargs="+", default=[], metavar="KEY=VALUE", help="further fields of the requests to a server"
+    )
     group.add_argument("--lora_path", type=adapter, help="folder of a PEFT adapter")
     group.add_argument("--model_timeout", type=number(1), help="seconds one call may take")
     group.add_argument("--model_api_config", type=endpoint_file, help="file of model endpoints")

@@ -46,7 +46,9 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
                         "--model_api_config names)")  # fmt: skip
     parser.add_argument("--variant", help="name of the team in the records (default: as the results file has it)")
     add_sampling_flags(parser, "--model_temperature")
-    parser.add_argument("--model_max_tokens", type=cli.integer(1), default=4096, help="where a call names none")
+    parser.add_argument(
+        "--model_max_tokens", type=cli.integer(1), default=4096, help="new tokens of a call that sets no limit, at most"
+    )
     parser.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the run")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=cli.integer(1, MAX_PORT), default=8100, help="port to listen on")

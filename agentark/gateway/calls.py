@@ -98,9 +98,9 @@ def json_object(body: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the body is no JSON: {error}") from None
+        raise BadRequest(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise BadRequest(f"the body is no JSON object but {value!r:.60}")
+        raise BadRequest(f"the body is not a JSON object but {value!r:.60}")
     return value
 
 
@@ -129,7 +129,7 @@ def call_of(body: Mapping[str, Any], headers: Mapping[str, str], model: str, def
     sample, agent, round = _who(body, headers)
     options = body.get("stream_options") or {}
     if not isinstance(options, dict):
-        raise BadRequest(f"stream_options: {options!r:.60} is no object", param="stream_options")
+        raise BadRequest(f"stream_options: {options!r:.60} is not an object", param="stream_options")
     return Call(
         sample=sample,
         agent=agent or _named_by(messages),
@@ -149,7 +149,7 @@ def _who(body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[str, str 
     """(sample, agent, round): of the headers, else of `metadata`, else `user` names the sample."""
     metadata = body.get("metadata") or {}
     if not isinstance(metadata, dict):
-        raise BadRequest(f"metadata: {metadata!r:.60} is no object", param="metadata")
+        raise BadRequest(f"metadata: {metadata!r:.60} is not an object", param="metadata")
     given: dict[str, Any] = {"sample": body.get("user"), **metadata}
     for name, header in HEADERS.items():
         if header in headers:
@@ -205,7 +205,7 @@ def _messages(given: Sequence[Any]) -> list[Sent]:
     for index, message in enumerate(given):
         where = f"messages[{index}]"
         if not isinstance(message, dict):
-            raise BadRequest(f"{where}: {message!r:.60} is no object", param="messages")
+            raise BadRequest(f"{where}: {message!r:.60} is not an object", param="messages")
         _refuse_unknown(message, OF_A_MESSAGE, f"{where}.")
         role = message.get("role")
         if not isinstance(role, str) or role not in ROLES:
@@ -239,7 +239,7 @@ def _parts(content: Any, where: str) -> tuple[str, ...]:
         raise BadRequest(f"{where}: {content!r:.60} is neither a text nor a list of parts", param="messages")
     for part in content:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise BadRequest(f"{where}: {part!r:.60} is no part with type and text of a text", param="messages")
+            raise BadRequest(f"{where}: {part!r:.60} is not a part of type text with its text", param="messages")
     return tuple(part["text"] for part in content)
 
 
@@ -399,7 +399,7 @@ def _list(body: Mapping[str, Any], name: str, optional: bool = False) -> list[An
     if value is None and optional:
         return []
     if not isinstance(value, list):
-        raise BadRequest(f"{name}: is missing" if value is None else f"{name}: {value!r:.60} is no list", param=name)
+        raise BadRequest(f"{name}: is missing" if value is None else f"{name}: {value!r:.60} is not a list", param=name)
     return value
 
 
@@ -408,7 +408,7 @@ def _text(body: Mapping[str, Any], name: str, required: bool = False) -> str | N
     if value is None and not required:
         return None
     if not isinstance(value, str):
-        raise BadRequest(f"{name}: is missing" if value is None else f"{name}: {value!r:.60} is no text", param=name)
+        raise BadRequest(f"{name}: is missing" if value is None else f"{name}: {value!r:.60} is not text", param=name)
     return value
 
 

@@ -116,7 +116,7 @@ class Desk:
             raise BadRequest("query: is missing", param="query")
         known = await self._sample(id)
         if known is not None and stated is not None and not _agrees(known, stated, statement):
-            raise BadRequest(f"the sample {id!r} was stated otherwise", 409, "query", "stated_otherwise")
+            raise BadRequest(f"the sample {id!r} was stated differently before", 409, "query", "stated_otherwise")
         opened = await self._open(id, known or stated)
         if known is None and stated is not None:
             self.store.add_call(JournalEntry(id, "", None, NO_REPLY, stated=stated))
@@ -125,13 +125,13 @@ class Desk:
     def _stated(self, id: str, statement: Mapping[str, Any]) -> Sample:
         query, choices = statement["query"], statement.get("choices")
         if not isinstance(query, str) or not query.strip():
-            raise BadRequest(f"query: {query!r:.60} is no text", param="query")
+            raise BadRequest(f"query: {query!r:.60} is not text", param="query")
         like = self.samples[0]
         if (choices is not None) != (like.choices is not None):
             has = "have none" if like.choices is None else "have some"
             raise BadRequest(f"choices: {choices!r:.60}; questions like those of {like.source} {has}", param="choices")
         if choices is not None and not (isinstance(choices, list) and all(isinstance(one, str) for one in choices)):
-            raise BadRequest(f"choices: {choices!r:.60} is no list of texts", param="choices")
+            raise BadRequest(f"choices: {choices!r:.60} is not a list of texts", param="choices")
         try:
             row = {"gt": statement.get("gold"), "choices": choices}
             sample = golds.with_gold(like.asking(query), row, like.answer_type)

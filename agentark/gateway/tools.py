@@ -74,13 +74,13 @@ def calls_in(given: Any, where: str, problem: Problem) -> tuple[dict[str, str], 
     if given is None:
         return ()
     if not isinstance(given, list):
-        raise problem(where, f"{given!r:.60} is no list")
+        raise problem(where, f"{given!r:.60} is not a list")
     calls = []
     for call in given:
         function = call.get("function") if isinstance(call, dict) else None
         name, arguments = (function.get("name"), function.get("arguments")) if isinstance(function, dict) else (0, 0)
         if not isinstance(name, str) or not isinstance(arguments, str):
-            raise problem(where, f"{call!r:.60} is no call of a function with name and arguments")
+            raise problem(where, f"{call!r:.60} is not a function call with a name and arguments")
         calls.append({"name": name, "arguments": arguments})
     return tuple(calls)
 

@@ -42,9 +42,9 @@ def parse(argv: list[str] | None) -> tuple[Namespace, list[str]]:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings of that file")
     run = parser.add_argument_group("instead of files, runs of inference.py, whose flags these are too")
     run.add_argument("--dataset_name", nargs="+", default=[], help="datasets with answers that can be voted on")
-    run.add_argument("--methods", nargs="+", help="teams (default: llm_debate)")
+    run.add_argument("--methods", nargs="+", help="methods that are judged as teams (default: llm_debate)")
     run.add_argument("--team", nargs="+", metavar="FILE.yaml|NAME=MODEL[@ADAPTER]", help="members of the teams")
-    run.add_argument("--parallel_num", type=cli.integer(1, 1024), help="most votes (default: 16)")
+    run.add_argument("--parallel_num", type=cli.integer(1, 1024), help="replies of the vote, at most (default: 16)")
     run.add_argument("--max_samples", type=cli.integer(1), help="questions of each dataset (default: 64)")
     if not to_run:
         args = parser.parse_args(words)

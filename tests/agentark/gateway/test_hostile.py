@@ -14,12 +14,12 @@ CHAT = "/v1/chat/completions"
 STATE = "/agentark/samples/"
 DEEP = '{"model": ' + "[" * 100_000
 BODIES: dict[str, tuple[str, Any, int, str]] = {
-    "no JSON": (CHAT, b"{", 400, "no JSON"),
-    "not an object": (CHAT, b"[1]", 400, "no JSON object"),
-    "NaN": (CHAT, b'{"temperature": NaN}', 400, "no JSON"),
-    "half a surrogate pair": (CHAT, b'{"model": "\\ud800"}', 400, "no JSON"),
-    "not UTF-8": (CHAT, b'{"model": "\xff"}', 400, "no JSON"),
-    "too deep": (CHAT, DEEP.encode(), 400, "no JSON"),
+    "no JSON": (CHAT, b"{", 400, "not JSON"),
+    "not an object": (CHAT, b"[1]", 400, "not a JSON object"),
+    "NaN": (CHAT, b'{"temperature": NaN}', 400, "not JSON"),
+    "half a surrogate pair": (CHAT, b'{"model": "\\ud800"}', 400, "not JSON"),
+    "not UTF-8": (CHAT, b'{"model": "\xff"}', 400, "not JSON"),
+    "too deep": (CHAT, DEEP.encode(), 400, "not JSON"),
     "huge": (CHAT, b'{"model": "' + b"x" * (1 << 21) + b'"}', 413, "longer than"),
     "an unknown field": (CHAT, {**ASK, "temprature": 1}, 400, "did you mean temperature?"),
     "an unknown field of a message": (CHAT, {**ASK, "messages": [{"role": "user", "contents": "?"}]}, 400, "contents"),

@@ -363,6 +363,8 @@ def test_a_folder_of_another_run_is_left_alone(train: Train, tmp_path: Path) -> 
         (["--packing"], "--packing: needs flash-attention"),
         (["--learning_rat", "1"], "unknown argument --learning_rat .*did you mean --learning_rate"),
         (["--learning_rate", "fast"], "invalid float value: 'fast'"),
+        (["--logging_steps=-inf"], "--logging_steps -inf: expected a finite number"),
+        (["--weight_decay", "nan"], "--weight_decay nan: expected a finite number"),
         (["--eval_strategy", "steps", "--eval_steps", "1"], "needs a dataset to evaluate on"),
         (["--eval_task", "GSM9K", "--save_strategy", "steps"], "unknown dataset 'GSM9K'.*did you mean GSM8K"),
         (
