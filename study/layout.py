@@ -133,7 +133,8 @@ class Layout:
         """Whether a model's name is a folder, now or after its step has run."""
         if model in MODELS:
             return False
-        return self.study.make_model is not None or model.startswith((".", "/", "~")) or (ROOT / model).is_dir()
+        made = self.study.make_model is not None or self.study.lab is not None
+        return made or model.startswith((".", "/", "~")) or (ROOT / model).is_dir()
 
     def graded(self, row: str, test: str) -> str:
         """per_sample.jsonl of a system on a set."""

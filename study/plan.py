@@ -18,6 +18,7 @@ STAGES = (
 """Base and teachers are measured first, because selection avoids the questions that base answered."""
 PROGRAMS = {
     "model": ["-m", "study.tiny_model"],
+    "lab": ["-m", "study.lab"],
     "inference": ["inference.py"],
     "label": ["label.py"],
     "select": ["-m", "distill.select"],
@@ -127,6 +128,9 @@ class Plan(Layout):
         if self.study.make_model is not None:
             flags: Flags = {"output": self.study.model, "seed": self.study.seed}
             self._add("model", "", "model", flags, self.study.make_model, outputs=[self.study.model])
+        if self.study.lab is not None:
+            flags = {"output": self.at("models"), "seed": self.study.seed, **self.study.lab}
+            self._add("model", "", "lab", flags, outputs=[str(flags["output"])])
 
     def _baselines(self) -> None:
         """Systems of one model one after another: they share an engine (study/lending.py)."""

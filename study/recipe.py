@@ -122,6 +122,8 @@ class Study(Config):
     """Model of base, students and policies: hub id, local folder, or smollm2-135m-instruct."""
     make_model: Flags | None = None
     """Flags of study.tiny_model, which first makes a small, hardly trained model."""
+    lab: Flags | None = None
+    """Flags of study.lab, which first makes the models of a laboratory world (output: <folder>/models)."""
     seed: int = Field(0, ge=0)
     """Seed of every run and training."""
     engine: Flags = Field({})
