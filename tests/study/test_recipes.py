@@ -14,11 +14,11 @@ from script_parsers import parsed
 
 from agentark import config
 from agentark.config import ROOT
+from agentark.systems import parse_rows
 from agentark.tasks import get_task
 from agentark.types import UserError
 from methods import load_method
 from study import __main__ as pipeline
-from study import table as study_table
 from study.plan import Plan, PlannedStep
 from study.recipe import Study, load
 
@@ -160,7 +160,7 @@ def test_the_chain_of_the_smoke_recipe() -> None:
     assert after["evaluate PAD on held-out"] == {"grpo PAD"}
     assert "label debate" not in after["evaluate DA on held-out"] | after["sft DA"]
     assert len(after["report"]) == len(steps) - 1
-    rows = study_table.parse_rows(steps["table"].flags["--rows"])
+    rows = parse_rows(steps["table"].flags["--rows"])
     assert list(rows["held-out"]) == ROWS
     judged = steps["label debate"]
     assert judged.flags["--no_use_vllm"] == []
@@ -179,7 +179,7 @@ def test_the_judge_can_run_in_transformers_where_vllm_is_installed(monkeypatch: 
 
 def test_the_embedded_study_measures_every_system_on_the_same_questions() -> None:
     steps = steps_of("embedded")
-    rows = study_table.parse_rows(steps["table"].flags["--rows"])
+    rows = parse_rows(steps["table"].flags["--rows"])
     assert {name: list(of) for name, of in rows.items()} == {"held-out": ROWS}
     asked = [one for one in steps.values() if one.stage in ("baselines", "evaluate") and "--split" in one.flags]
     assert len(asked) == len(ROWS)
