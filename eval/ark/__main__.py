@@ -2,8 +2,8 @@
 
     python -m eval.ark --name denoise --best base --vote vote --team debate --worth outputs/lab/denoise/worth/team.json
         --rows held-out/base=.../per_sample.jsonl held-out/vote=... held-out/debate=... held-out/R-SFT=...
-        longer/base=... --output outputs/lab/denoise/ark
-    python -m eval.ark --merge outputs/lab/denoise/ark.json outputs/lab/clones/ark.json --output outputs/lab/ark
+        longer/base=... --output outputs/lab/denoise/ark/ark
+    python -m eval.ark --merge outputs/lab/*/ark/ark.json --output outputs/lab/ark
 
 The first form makes the card of one cell: systems without a role are students of the best member. The second puts the
 cells of several cards together and asks whether the teams' gains and the verdicts foretold what students gained.

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from agentark.files import replacing
 from eval.ark.card import Card, Overall, best_gain
 from eval.ark.cell import Cell, Figure, Part, Trained, points
@@ -22,49 +24,81 @@ COLOURS = {"best member": "0.25", "member": "0.6", "vote": "tab:orange", "team":
 MARKS = {"best member": "o", "member": "o", "vote": "s", "team": "D", "student": "^"}
 
 
+class Table(Struct, frozen=True, kw_only=True):
+    """A table in words."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    texts: frozenset[int]
+    """Columns that hold no numbers."""
+    note: str = ""
+    """A sentence below it."""
+
+
 def markdown(card: Card) -> str:
     """The table over all cells, if there are several, and each cell with its sets."""
-    parts = [_together(card.cells, card.overall)] if card.overall is not None else []
-    return "\n\n".join([*parts, *map(_cell, card.cells), LEGEND])
+    shown = [] if card.overall is None else ["## Ark card", *_lines(together(card.cells, card.overall))]
+    for cell in card.cells:
+        shown += [f"## {cell.name}", *([f"**{cell.verdict}**: {said(cell)}"] if cell.verdict else [])]
+        shown += [line for table in tables(cell) for line in _lines(table)]
+    return "\n\n".join([*shown, LEGEND])
 
 
-def _together(cells: Sequence[Cell], overall: Overall) -> str:
-    lines = [
-        "## Ark card",
-        "",
-        "| cell | best member | vote | team | team's gain [95%] | verdict before training | best student | its gain | "
-        "keeps | verdict right |",
-        "|---|--:|--:|--:|--:|---|---|--:|--:|---|",
-    ]
+def _lines(table: Table) -> list[str]:
+    """Blocks of Markdown."""
+    marks = ("---" if column in table.texts else "--:" for column in range(len(table.head)))
+    rows = [table.head, [*marks], *table.rows]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    lines[1] = lines[1].replace(" ", "")
+    return [*filter(None, [table.title, "\n".join(lines), table.note])]
+
+
+def together(cells: Sequence[Cell], overall: Overall) -> Table:
+    """All cells, a row each."""
+    rows = []
     for cell in cells:
         best = best_gain(cell)
         name, gain = ("–", "–") if best is None else (best[0], _gain(cell.students[best[0]]))
         kept = "–" if best is None else share(cell.retained.get(best[0]))
-        figures = " | ".join(figure(one) for one in (cell.best_member, cell.vote, cell.team))
+        figures = [figure(one) for one in (cell.best_member, cell.vote, cell.team)]
         said = "–" if cell.verdict is None else cell.verdict.replace("_", " ")
         right = {True: "yes", False: "no", None: "–"}[cell.verdict_right]
-        lines.append(
-            f"| {cell.name} | {figures} | {points(*cell.headroom)} | {said} | {name} | {gain} | {kept} | {right} |"
-        )
+        rows.append([cell.name, *figures, points(*cell.headroom), said, name, gain, kept, right])
     rank = "unknown" if overall.rank_correlation is None else f"{overall.rank_correlation:.2f}"
-    lines += [
-        "",
-        f"Rank correlation (Spearman) of the team's gain and the best student's over {overall.cells} cells: {rank}. "
-        f"Verdicts: {overall.verdicts_right} right, {overall.verdicts_wrong} wrong, {overall.verdicts_open} open.",
-    ]
-    return "\n".join(lines)
+    return Table(
+        title="",
+        head=[
+            *("cell", "best member", "vote", "team", "team's gain [95%]", "verdict before training", "best student"),
+            *("its gain", "keeps", "verdict right"),
+        ],
+        rows=rows,
+        texts=frozenset((0, 5, 6, 9)),
+        note=(
+            f"Rank correlation (Spearman) of the team's gain and the best student's over {overall.cells} cells: {rank}."
+            f" Verdicts: {overall.verdicts_right} right, {overall.verdicts_wrong} wrong, {overall.verdicts_open} open."
+        ),
+    )
 
 
 def _gain(student: Trained) -> str:
     return f"{100 * student.difference:+.1f} (p {p_value(student.p_adjusted)})"
 
 
-def _cell(cell: Cell) -> str:
-    lines = [f"## {cell.name}"]
-    if cell.verdict is not None:
-        came = {True: "The verdict was right.", False: "The verdict was wrong.", None: ""}[cell.verdict_right]
-        lines.append(f"**{cell.verdict}**: {cell.verdict_words}. {came}".rstrip())
-    return "\n\n".join([*lines, *(_part(name, part, cell.systems) for name, part in parts(cell))])
+def said(cell: Cell) -> str:
+    """The words of the verdict, and whether it was right."""
+    came = {True: "The verdict was right.", False: "The verdict was wrong.", None: ""}[cell.verdict_right]
+    return f"{cell.verdict_words}. {came}".rstrip()
+
+
+def tables(cell: Cell) -> Iterator[Table]:
+    """For each set all systems, and their figures by tag where there are several tags."""
+    for name, part in parts(cell):
+        yield _systems(name, part, cell.systems)
+        tags = list(dict.fromkeys(tag for of in part.by_tag.values() for tag in of))
+        if len(tags) > 1:
+            yield _by_tag(part, tags)
 
 
 def parts(cell: Cell) -> Iterator[tuple[str, Part]]:
@@ -83,36 +117,30 @@ def figures_of(part: Part, systems: dict[str, str]) -> Iterator[tuple[str, str, 
     yield from (("student", name, one) for name, one in part.students.items())
 
 
-def _part(name: str, part: Part, systems: dict[str, str]) -> str:
-    head = f"| role | system | n | {part.metric}, % | − best member | p | p (Holm, of {len(part.students)}) | keeps | "
-    lines = [
-        f"{name} ({part.dataset}), the team's gain {points(*part.headroom)}",
-        "",
-        f"{head}tokens an answer |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+def _systems(name: str, part: Part, systems: dict[str, str]) -> Table:
+    rows = []
     for role, system, one in figures_of(part, systems):
         cells = ["–"] * 4
         if isinstance(one, Trained):
             cells = [f"{100 * one.difference:+.1f}", p_value(one.p), p_value(one.p_adjusted)]
             cells.append(share(part.retained.get(system)))
-        told = " | ".join(cells)
-        lines.append(f"| {role} | {system} | {one.n} | {figure(one)} | {told} | {one.tokens:.0f} |")
-    if part.not_retained:
-        lines += ["", f"No share is given: {part.not_retained}."]
-    return "\n".join([*lines, *_tags(part)])
+        rows.append([role, system, str(one.n), figure(one), *cells, f"{one.tokens:.0f}"])
+    head = ["role", "system", "n", f"{part.metric}, %", "− best member", "p", f"p (Holm, of {len(part.students)})"]
+    return Table(
+        title=f"{name} ({part.dataset}), the team's gain {points(*part.headroom)}",
+        head=[*head, "keeps", "tokens an answer"],
+        rows=rows,
+        texts=frozenset((0, 1)),
+        note=f"No share is given: {part.not_retained}." if part.not_retained else "",
+    )
 
 
-def _tags(part: Part) -> list[str]:
-    """The table by tag, where there are several."""
-    tags = list(dict.fromkeys(tag for of in part.by_tag.values() for tag in of))
-    if len(tags) < 2:
-        return []
-    lines = ["", f"| system, {part.metric}, % by tag | {' | '.join(tags)} |", f"|---|{'--:|' * len(tags)}"]
-    for system, of in part.by_tag.items():
-        cells = [f"{100 * of[tag].accuracy:.1f} (n {of[tag].n})" if tag in of else "–" for tag in tags]
-        lines.append(f"| {system} | {' | '.join(cells)} |")
-    return lines
+def _by_tag(part: Part, tags: Sequence[str]) -> Table:
+    rows = [
+        [system, *(f"{100 * of[tag].accuracy:.1f} (n {of[tag].n})" if tag in of else "–" for tag in tags)]
+        for system, of in part.by_tag.items()
+    ]
+    return Table(title="", head=[f"system, {part.metric}, % by tag", *tags], rows=rows, texts=frozenset((0,)))
 
 
 def figure(one: Figure | None) -> str:
