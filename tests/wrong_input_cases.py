@@ -171,6 +171,8 @@ SCRIPTS = (
     Script("study", "--config configs/studies/smoke.yaml --set folder={out}/study", stops=("study.__main__:run",)),
     Script("study.table", "--rows held-out/base={graded} held-out/other={graded} --output {out}/table"),
     Script("study.tiny_model", "--output {out}/tiny --steps 1", stops=("study.tiny_model:teach",), parse_only=True),
+    Script("study.lab", "--world denoise --output {out}/lab", stops=("study.lab.__main__:make",), parse_only=True,
+           kinds={"base": "output folder"}),
     Script("agentark.summary", "{results}"),
     Script("agentark.summary", "--show 1 {results}", only=("files", "show")),
     Script("agentark.summary", "--compare {results} {results}", only=("files", "compare")),

@@ -24,10 +24,10 @@ from study.lab.lessons import Shape
 from study.lab.model import Lesson, said
 from study.lab.worlds import Digit
 
-HIDDEN, LAYERS, HEADS = 64, 5, 4
+HIDDEN, LAYERS, HEADS = 64, 5, 2
 BATCH = 32
 """Lessons of a step in which peers are read; half as many more of those alone."""
-BASE_STEPS, MEMBER_STEPS = 900, 160
+BASE_STEPS, MEMBER_STEPS = 800, 160
 SOLO, EASY = 0.17, 0.45
 """Shares of the base's steps until which it only solves alone, and until which what it reads is short and agrees."""
 ALONE, LONG = (2, 3, 4, 5, 6, 7), (4, 6)
