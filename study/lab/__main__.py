@@ -42,7 +42,7 @@ def make(args: Namespace) -> None:
     )
     shares = {folder: school.right_alone(folder, args.hidden_digits) for folder in folders}
     ranked = sorted(folders, key=lambda folder: -shares[folder])
-    about = {f"member_{number}": {"school.right_alone": shares[folder]} for number, folder in enumerate(ranked, 1)}
+    about = {f"member_{number}": {"right_alone": shares[folder]} for number, folder in enumerate(ranked, 1)}
     for number, folder in enumerate(ranked, 1):
         folder.rename(making / f"member_{number}")
         print(f"member_{number}: {shares[folder]:.1%} of {school.ASKED} training questions right alone")
