@@ -197,7 +197,6 @@ SCRIPTS = (
     Script("bench/prm_bench.py", "--data_dir {data} --json {out}/prm.json --solutions 4",
            kinds={"model_name": "", "labelled": ""},
            stops=("bench.prm_bench:stage_1",)),
-    Script("bench/opd_learns.py", "--output {out}/opd_learns", stops=("bench.opd_learns:teach",), parse_only=True),
     Script("bench/prm_learns.py", "--output {out}/prm_learns", stops=("bench.prm_learns:teach",),
            kinds={"output": "output folder"}),
     Script("bench/report_bench.py", "", parse_only=True),
