@@ -6,11 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from agentark.config import ROOT
 from agentark.hub import pretrained
 from agentark.types import UserError
 from study.lab.__main__ import main
 from study.lab.school import lessons_of_base, lessons_of_member
 from study.lab.worlds import members
+from study.plan import Plan
+from study.recipe import load
+
+CONTROLS = {"clones": {"--team", "--model_temperature"}, "unrelated": {"--method_config"}}
+"""Control -> the flags of the debate that it changes."""
 
 
 def test_base_and_members(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,3 +56,20 @@ def test_lessons_are_the_same_for_the_same_seed() -> None:
         first, second = (list(source(random.Random(5), table, 12)) for _ in range(2))
         assert first == second
         assert {len(lesson.messages) for lessons in first for lesson in lessons} == {1, 3}
+
+
+def test_the_controls_use_the_models_of_denoise_and_change_only_their_team() -> None:
+    plans = {name: Plan(load(ROOT / "configs" / "studies" / f"lab_{name}.yaml")) for name in ("denoise", *CONTROLS)}
+    steps = {name: {step.name: step for step in plan.steps} for name, plan in plans.items()}
+    assert {tuple(of["model"].outputs) for of in steps.values()} == {("outputs/lab/denoise/models",)}
+    debate = steps["denoise"]["inference debate"].flags
+    assert all("models/member" in who for who in debate["--team"])
+    for name in CONTROLS:
+        control = steps[name]["inference debate"].flags
+        changed = {flag for flag in debate.keys() | control.keys() if debate.get(flag) != control.get(flag)}
+        assert changed == {"--output_path"} | CONTROLS[name]
+        for strategy in ("sft R-SFT", "opd OPD"):
+            flags = steps["denoise"][strategy].flags, steps[name][strategy].flags
+            assert {key for key in flags[0] if flags[0][key] != flags[1].get(key)} <= {
+                *("--train_data_path", "--output_dir", "--contamination")
+            }
