@@ -200,7 +200,8 @@ def test_a_replica_ends_with_its_parent(tmp_path: Path) -> None:
         "one = Replica([sys.executable, '-c', 'import time; time.sleep(600)'], {}, False)\n"
         "print(one.start()[2], flush=True); sys.stdin.read()"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {**os.environ, "TMPDIR": str(tmp_path)}}
+    parent = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)  # type: ignore[call-overload]
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
