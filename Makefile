@@ -2,7 +2,8 @@
 #                   SVAMP from there)
 # make test         the tests that take minutes at most;  make test-slow   all of them
 # make check        style, types, import rules
-# make distill      the whole study on two cores: debate, R-SFT, DA, PAD, a table and a report (about an hour)
+# make distill      a study on two cores: a model of 0.5B votes and debates, and learns from both; a table and a report
+#                   (about two hours; DATA_DIR as above)
 # make bench        every benchmark in bench/, then their ratios as one table (DATA_DIR as above: on real problems)
 # Each builds .venv first where it must (agentark/install.py chooses the GPU or the CPU stack; STACK=cpu forces one).
 
@@ -13,13 +14,17 @@ PYTHON ?= $(or $(shell for python in python3 python3.12 python3.11 python3.13; d
 BIN := .venv/bin
 VENV := .venv/.agentark-stack
 
+# the study's questions, where upstream's file of all problems is in DATA_DIR
+SVAMP = $(foreach part,train tests.held-out,$(part).dataset=SVAMP $(part).split=test "$(part).data_dir=$(DATA_DIR)" \
+	"$(part).task_config=[part=$(if $(filter train,$(part)),train,test)]")
+
 .PHONY: quickstart distill test test-slow check bench .venv FORCE
 
 quickstart: $(VENV)
 	$(BIN)/python -m agentark.quickstart $(if $(DATA_DIR),--data_dir "$(DATA_DIR)")
 
 distill: $(VENV)
-	$(BIN)/python -m study --config configs/studies/embedded.yaml
+	$(BIN)/python -m study --config configs/studies/embedded.yaml $(if $(DATA_DIR),--set folder=outputs/svamp $(SVAMP))
 
 test: $(VENV)
 	$(BIN)/python -m pytest
