@@ -180,7 +180,7 @@ def test_the_judge_can_run_in_transformers_where_vllm_is_installed(monkeypatch: 
 DISTIL = {
     "sums": ROWS,
     "embedded": ["base", "vote", "R-SFT", "DA", "from debate", "from samples"],
-    "embedded_small": ["base", "R-SFT", "from debate", "from samples"],
+    "embedded_small": ["base", "R-SFT"],
 }
 
 
