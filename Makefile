@@ -4,6 +4,8 @@
 # make check        style, types, import rules
 # make distill      a study on two cores: a model of 0.5B votes and debates, and learns from both; a table and a report
 #                   (about two hours; DATA_DIR as above)
+# make lab          tiny worlds in which the truth is known: which strategy distils a team, and what the controls give
+#                   (WORLDS=denoise or SET=engine.use_vllm=false, ... for a part of it)
 # make bench        every benchmark in bench/, then their ratios as one table (DATA_DIR as above: on real problems)
 # Each builds .venv first where it must (agentark/install.py chooses the GPU or the CPU stack; STACK=cpu forces one).
 
@@ -18,13 +20,22 @@ VENV := .venv/.agentark-stack
 SVAMP = $(foreach part,train tests.held-out,$(part).dataset=SVAMP $(part).split=test "$(part).data_dir=$(DATA_DIR)" \
 	"$(part).task_config=[part=$(if $(filter train,$(part)),train,test)]")
 
-.PHONY: quickstart distill test test-slow check bench .venv FORCE
+# denoise comes first: clones and unrelated are its controls
+WORLDS ?= denoise clones unrelated interact compose
+
+.PHONY: quickstart distill lab test test-slow check bench .venv FORCE
 
 quickstart: $(VENV)
 	$(BIN)/python -m agentark.quickstart $(if $(DATA_DIR),--data_dir "$(DATA_DIR)")
 
 distill: $(VENV)
 	$(BIN)/python -m study --config configs/studies/embedded.yaml $(if $(DATA_DIR),--set folder=outputs/svamp $(SVAMP))
+
+lab: $(VENV)
+	for world in $(WORLDS); do \
+		$(BIN)/python -m study --config configs/studies/lab_$$world.yaml $(if $(SET),--set $(SET)) || exit; done
+	$(BIN)/python -m eval.ark --merge $(WORLDS:%=outputs/lab/%/ark/ark.json) --output outputs/lab/ark
+	$(BIN)/python -m eval.report --results $(WORLDS:%=outputs/lab/%) --output outputs/lab/report
 
 test: $(VENV)
 	$(BIN)/python -m pytest
