@@ -3,6 +3,8 @@
 # make test         the tests that take minutes at most;  make test-slow   all of them
 # make check        style, types, import rules
 # make distill      the whole study on two cores: debate, R-SFT, DA, PAD, a table and a report (about an hour)
+# make lab          tiny worlds in which the truth is known: which strategy distils a team, and what the controls give
+#                   (WORLDS=denoise or SET=engine.use_vllm=false, ... for a part of it)
 # make bench        every benchmark in bench/, then their ratios as one table (DATA_DIR as above: on real problems)
 # Each builds .venv first where it must (agentark/install.py chooses the GPU or the CPU stack; STACK=cpu forces one).
 
@@ -13,13 +15,22 @@ PYTHON ?= $(or $(shell for python in python3 python3.12 python3.11 python3.13; d
 BIN := .venv/bin
 VENV := .venv/.agentark-stack
 
-.PHONY: quickstart distill test test-slow check bench .venv FORCE
+# denoise comes first: clones and unrelated are its controls
+WORLDS ?= denoise clones unrelated interact compose
+
+.PHONY: quickstart distill lab test test-slow check bench .venv FORCE
 
 quickstart: $(VENV)
 	$(BIN)/python -m agentark.quickstart $(if $(DATA_DIR),--data_dir "$(DATA_DIR)")
 
 distill: $(VENV)
 	$(BIN)/python -m study --config configs/studies/embedded.yaml
+
+lab: $(VENV)
+	for world in $(WORLDS); do \
+		$(BIN)/python -m study --config configs/studies/lab_$$world.yaml $(if $(SET),--set $(SET)) || exit; done
+	$(BIN)/python -m eval.ark --merge $(WORLDS:%=outputs/lab/%/ark/ark.json) --output outputs/lab/ark
+	$(BIN)/python -m eval.report --results $(WORLDS:%=outputs/lab/%) --output outputs/lab/report
 
 test: $(VENV)
 	$(BIN)/python -m pytest

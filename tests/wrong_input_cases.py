@@ -164,6 +164,9 @@ SCRIPTS = (
            kinds={"thresholds": "yaml", **dict.fromkeys(TEAM_RUNS, "")}),
     Script("eval.team", "--dataset_name GSM8K --output_dir {out}/team --model_name {model} --data_dir {data}",
            only=TEAM_RUNS),
+    Script("eval.ark", "--name one --rows held-out/base={graded} held-out/debate={graded} held-out/SFT={graded} "
+           "--best base --team debate --worth {team} --output {out}/ark", kinds={"worth": "rows", "merge": ""}),
+    Script("eval.ark", "--merge {card} --output {out}/arks", only=("merge",), kinds={"merge": "rows"}),
     Script("eval.report", "--results {small} --output {out}/report"),
     Script("study", "--config configs/studies/smoke.yaml --set folder={out}/study", stops=("study.__main__:run",)),
     Script("study.table", "--rows held-out/base={graded} held-out/other={graded} --output {out}/table"),

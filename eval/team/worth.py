@@ -8,7 +8,7 @@ from sign flips, adjusted for all p values of the table.
 import shlex
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from msgspec import Struct
 from pydantic import Field
@@ -16,13 +16,12 @@ from pydantic import Field
 from agentark import config, stats
 from agentark.config import ROOT, Config
 from agentark.types import UserError, digest
+from agentark.verdicts import Verdict
 from distill.select.choose import K_MAX, Yielded
 from eval.team import running
 from eval.team.course import VOTING, Asked, Course, Tokens, mean_tokens, prefixes
 
 THRESHOLDS = ROOT / "configs" / "eval" / "team.yaml"
-Verdict = Literal["worth_distilling", "distil_the_vote", "nothing_to_distil", "cannot_tell"]
-"""See eval/team/verdict.py."""
 BEST, VOTE, TEAM = "best member", "vote", "team"
 DECIDED = ("__method_name", "__method_config", "__method_config_name", "__output_path")
 """Flags of a team's run that a vote sets itself."""

@@ -14,11 +14,11 @@ from script_parsers import parsed
 
 from agentark import config
 from agentark.config import ROOT
+from agentark.systems import parse_rows
 from agentark.tasks import get_task
 from agentark.types import UserError
 from methods import load_method
 from study import __main__ as pipeline
-from study import table as study_table
 from study.plan import Plan, PlannedStep
 from study.recipe import Study, load
 
@@ -32,7 +32,7 @@ SCRIPTS = {
     *("inference.py", "label.py", "prm/finetune2.py", "distill.select", "distill.sft", "study.tiny_model"),
     "distill.opd",
     *("study.table", "openrlhf.cli.train_grpo", "prm.score", "prm.evaluate", "eval.math_eval"),
-    *("eval.choice_eval", "eval.short_answer_eval", "eval.report"),
+    *("eval.choice_eval", "eval.short_answer_eval", "eval.report", "eval.team", "eval.ark"),
 }  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def test_the_chain_of_the_smoke_recipe() -> None:
     assert after["evaluate PAD on held-out"] == {"grpo PAD"}
     assert "label debate" not in after["evaluate DA on held-out"] | after["sft DA"]
     assert len(after["report"]) == len(steps) - 1
-    rows = study_table.parse_rows(steps["table"].flags["--rows"])
+    rows = parse_rows(steps["table"].flags["--rows"])
     assert list(rows["held-out"]) == ROWS
     judged = steps["label debate"]
     assert judged.flags["--no_use_vllm"] == []
@@ -179,7 +179,7 @@ def test_the_judge_can_run_in_transformers_where_vllm_is_installed(monkeypatch: 
 
 def test_the_embedded_study_measures_every_system_on_the_same_questions() -> None:
     steps = steps_of("embedded")
-    rows = study_table.parse_rows(steps["table"].flags["--rows"])
+    rows = parse_rows(steps["table"].flags["--rows"])
     assert {name: list(of) for name, of in rows.items()} == {"held-out": ROWS}
     asked = [one for one in steps.values() if one.stage in ("baselines", "evaluate") and "--split" in one.flags]
     assert len(asked) == len(ROWS)
@@ -231,7 +231,7 @@ def test_another_test_set_trains_nothing_again() -> None:
     """truthfulqa_robustness.yaml shares its folder with the recipe that it extends."""
     before, after = steps_of("gsm8k_qwen3_0.6b"), steps_of("truthfulqa_robustness")
     for name, step in before.items():
-        if step.stage not in ("table", "report"):
+        if step.stage not in ("table", "ark", "report"):
             assert after[name] == step
     more = after.keys() - before.keys()
     assert {name.rpartition(" on ")[2] for name in more} == {"TruthfulQA", "TruthfulQA, graded"}
