@@ -5,7 +5,7 @@
 <folder>/students   models: fine-tuned ones and policies
 <folder>/prm        reward models
 <folder>/eval       answers and figures, a folder per set of questions
-<folder>/worth      what eval.team says of the team;  ark: what its students keep
+<folder>/worth      what eval.team says of the team;  recovery, ark: what its students keep
 <folder>/logs       logs of every step;  study.json: how far the study is;  table.md, report/: its results
 """
 
