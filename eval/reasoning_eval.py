@@ -50,11 +50,15 @@ def parse(argv: list[str] | None) -> Namespace:
     args: Namespace = parser.parse_args(argv)
     if args.model_name_or_path is None and args.judge_model is None:
         raise UserError("give --model_name_or_path (likelihood), --judge_model (rubric), or both")
+    if args.lora_path is not None and args.judge_model is None:
+        raise UserError(
+            f"--lora_path {args.lora_path}: is the judge's, and there is no --judge_model; merge an adapter to score it"
+        )
     return args
 
 
 def likelihoods(args: Namespace, items: Items) -> list[Likelihood]:
-    trained = contamination.of_model(args.model_name_or_path, args.lora_path)
+    trained = contamination.of_model(args.model_name_or_path, None)
     ids = [sample.id for sample, _, _ in items]
     contamination.check(ids, trained, args.model_name_or_path, args.allow_contamination)
     model, _ = cli.resolve_model(args.model_name_or_path, "--model_name_or_path")

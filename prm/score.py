@@ -9,7 +9,6 @@ own token ids. One forward pass per solution; solutions of similar length share 
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from agentark.files import check_file, write_atomically
 from agentark.progress import starting
 from agentark.quiet import VLLM
 from agentark.rows import Question, questions
+from agentark.scratch import Folder
 from agentark.types import UserError
 from prm.steps import Encoded, Response, StepCodec, TooLong
 
@@ -148,7 +148,7 @@ def vllm_scores(folder: Path, sequences: Sequence[Encoded | None]) -> list[list[
         os.environ.setdefault(name, value)
     known = [sequence for sequence in sequences if sequence is not None]
     longest = max((len(sequence.ids) for sequence in known), default=1)
-    with starting("vLLM") as phase, tempfile.TemporaryDirectory() as classifier:
+    with starting("vLLM") as phase, Folder("classifier") as classifier:
         phase("importing")
         try:
             from vllm import LLM, PoolingParams

@@ -41,14 +41,13 @@ class Gate:
         study = self._plan.study
         worth = study.worth
         assert worth is not None
-        test = next(iter(study.tests))
         by_vote = worth.vote is not None and study.teachers[worth.vote].train
-        results = Path(self._plan.results(worth.team, test)).name
+        results = Path(self._plan.judged(worth.team)).name
         said = verdict_on(read_verdicts(path), results, worth.team == worth.vote)
         if said is None:
             raise UserError(f"{path}: holds no single verdict on {worth.team}; run 'worth' again")
         if not promising(said.verdict, by_vote):
             raise Closed(
-                f"gate: nothing is trained, as eval.team says {said.verdict} of {worth.team} on {test} "
+                f"gate: nothing is trained, as eval.team says {said.verdict} of {worth.team} on {self._plan.judged_on} "
                 f"({said.words}); --force goes on"
             )

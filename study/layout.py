@@ -40,9 +40,18 @@ class Layout:
     @property
     def rows(self) -> list[str]:
         """The systems, in the order of the table."""
-        study = self.study
-        measured = [name for name, teacher in study.teachers.items() if teacher.measured]
-        return [BASE, *measured, *self.students, *study.policies]
+        return [BASE, *self.measured, *self.students, *self.study.policies]
+
+    @property
+    def measured(self) -> list[str]:
+        """The teachers that are rows of the table."""
+        return [name for name, teacher in self.study.teachers.items() if teacher.measured]
+
+    @property
+    def judged_on(self) -> str:
+        """The questions on which eval.team judges, in words."""
+        worth = self.study.worth
+        return "train" if worth is not None and worth.questions == "train" else next(iter(self.study.tests))
 
     @property
     def students(self) -> list[str]:
@@ -106,20 +115,25 @@ class Layout:
             if self.study.gate:
                 raise UserError("gate: needs worth, which says what eval.team compares")
             return
-        measured = [name for name, teacher in self.study.teachers.items() if teacher.measured]
+        answering = self.teachers if worth.questions == "train" else self.measured
         named = {"team": [worth.team], "vote": [worth.vote] if worth.vote else []}
         named |= {"members": worth.members, "others": worth.others}
         for key, names in named.items():
-            known(f"worth.{key}", names, measured)
+            known(f"worth.{key}", names, answering)
         listed = [name for key, names in named.items() for name in names if (key, name) != ("vote", worth.team)]
         for name in listed:
             if listed.count(name) > 1:
                 raise UserError(f"worth: {name!r} is there twice (the team alone may also be the vote)")
         if worth.team == worth.vote and not worth.others:
             raise UserError("worth.others: names no team beside which the vote is judged")
-        first = next(iter(self.study.tests))
-        if (metric := get_task(self.study.tests[first].dataset).metric) != "accuracy":
-            raise UserError(f"worth: the first test, {first}, is reported in {metric}: nothing to vote on")
+        asked = self.study.train if worth.questions == "train" else next(iter(self.study.tests.values()))
+        if (metric := get_task(asked.dataset).metric) != "accuracy":
+            raise UserError(f"worth: {self.judged_on} is reported in {metric}: nothing to vote on")
+        tested = next(iter(self.study.tests.values())).dataset
+        if worth.team in self.measured and asked.dataset != tested:
+            raise UserError(
+                f"worth.questions: train is of {asked.dataset}, the first test of {tested}: not one ark card"
+            )
 
     def at(self, *parts: str) -> str:
         return str(self.folder.joinpath(*parts))
@@ -148,6 +162,13 @@ class Layout:
         label = PurePosixPath(model).name if local else model
         return self.at("eval", slug(test), self.study.tests[test].dataset, label, self.grader(test, short=True))
 
+    def judged(self, row: str) -> str:
+        """Results file of base or a teacher that eval.team reads."""
+        worth = self.study.worth
+        if worth is not None and worth.questions == "train":
+            return self.trajectories(row)
+        return self.results(row, next(iter(self.study.tests)))
+
     def results(self, row: str, test: str) -> str:
         """Results file of base or a teacher on a set."""
         if row == BASE:
@@ -163,7 +184,8 @@ class Layout:
         """Whether a model's name is a folder, now or after its step has run."""
         if model in MODELS:
             return False
-        return self.study.make_model is not None or model.startswith((".", "/", "~")) or (ROOT / model).is_dir()
+        made = self.study.make_model is not None or self.study.lab is not None
+        return made or model.startswith((".", "/", "~")) or (ROOT / model).is_dir()
 
     def graded(self, row: str, test: str) -> str:
         """per_sample.jsonl of a system on a set."""

@@ -19,6 +19,7 @@ STAGES = (
 """Base and teachers are measured first, because selection avoids the questions that base answered."""
 PROGRAMS = {
     "model": ["-m", "study.tiny_model"],
+    "lab": ["-m", "study.lab"],
     "worth": ["-m", "eval.team"],
     "inference": ["inference.py"],
     "label": ["label.py"],
@@ -79,8 +80,12 @@ class Plan(Layout):
         self._made: dict[str, str] = {}
         self._model()
         self._baselines()
-        self._worth()
-        self._train()
+        if study.worth is None or study.worth.questions == "test":  # where the gate stays closed, nothing more is asked
+            self._worth()
+            self._train()
+        else:
+            self._train()
+            self._worth()
         self._students()
         self._prms()
         self._policies()
@@ -132,6 +137,9 @@ class Plan(Layout):
         if self.study.make_model is not None:
             flags: Flags = {"output": self.study.model, "seed": self.study.seed}
             self._add("model", "", "model", flags, self.study.make_model, outputs=[self.study.model])
+        if self.study.lab is not None:
+            flags = {"output": self.at("models"), "seed": self.study.seed, **self.study.lab}
+            self._add("model", "", "lab", flags, outputs=[str(flags["output"])])
 
     def _baselines(self) -> None:
         """Systems of one model one after another: they share an engine (study/lending.py)."""
@@ -184,9 +192,9 @@ class Plan(Layout):
         worth = self.study.worth
         if worth is None:
             return
-        test = next(iter(self.study.tests))
-        named = [BASE, *worth.members, *filter(None, [worth.vote]), worth.team, *worth.others]
-        files = [self.results(name, test) for name in dict.fromkeys(named)]
+        alone = [BASE] if worth.questions == "test" else []
+        named = [*alone, *worth.members, *filter(None, [worth.vote]), worth.team, *worth.others]
+        files = [self.judged(name) for name in dict.fromkeys(named)]
         self._add(
             "worth", "", [*PROGRAMS["worth"], *files], {"output_dir": self.at("worth")}, worth.flags,
             outputs=[self.at("worth")], more=files, rewrites=True,
@@ -292,7 +300,7 @@ class Plan(Layout):
         sets = any(student.opd is None for student in study.students.values())
         folders = {"train": True, "sets": sets, "students": bool(self.students or study.policies)}
         folders |= {"prm": bool(study.prms), "eval": True}
-        folders |= {"ark": study.worth is not None}
+        folders |= {"ark": any(step.stage == "ark" for step in self.steps)}
         results: list[Value] = [self.at(name) for name, there in folders.items() if there]
         self._add(
             "report", "", "report", {"results": results, "output": self.at("report")}, study.report.flags,
@@ -301,13 +309,15 @@ class Plan(Layout):
 
     def _ark(self) -> None:
         study, worth = self.study, self.study.worth
-        if worth is None:
+        if worth is None or worth.team not in self.measured:
             return
-        systems = [BASE, *dict.fromkeys([*worth.members, *filter(None, [worth.vote]), worth.team])]
+        members = [name for name in worth.members if name in self.measured]
+        vote = worth.vote if worth.vote in self.measured else None
+        systems = [BASE, *dict.fromkeys([*members, *filter(None, [vote]), worth.team])]
         systems += [*self.students, *study.policies]
         rows = {f"{test}/{row}": self.graded(row, test) for test in study.tests for row in systems}
         flags: Flags = {"name": self.folder.name or "study", "rows": [f"{row}={path}" for row, path in rows.items()]}
-        flags |= {"best": BASE, "team": worth.team, "vote": worth.vote, "members": [*worth.members] or None}
+        flags |= {"best": BASE, "team": worth.team, "vote": vote, "members": [*members] or None}
         flags |= {"worth": self.at("worth", "team.json"), "output": self.at("ark", "ark"), "seed": study.seed}
         recovered = {} if worth.recovery is None else self._recovery(worth.team, worth.recovery)
         flags["recovery"] = [f"{row}={path}" for row, path in recovered.items()] or None

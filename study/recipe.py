@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -115,7 +115,7 @@ class Policy(Config):
 
 
 class Worth(Config):
-    """Which systems eval.team compares before anything is trained, on the first test; names of teachers."""
+    """Which systems eval.team compares before anything is trained; names of teachers."""
 
     team: str
     """The team that is distilled; the vote, if that is what is distilled."""
@@ -125,6 +125,8 @@ class Worth(Config):
     """The team's other members, each alone; the study's model is there anyway."""
     others: list[str] = Field([])
     """Further teams and votes that eval.team reads."""
+    questions: Literal["test", "train"] = "test"
+    """The first test; or the training questions, where a team's first round stands for its members alone."""
     flags: Flags = Field({})
     """Flags of eval.team, e.g. {set: [min_gain=0.02]}."""
     recovery: Flags | None = None
@@ -140,6 +142,8 @@ class Study(Config):
     """Model of base, students and policies: hub id, local folder, or smollm2-135m-instruct."""
     make_model: Flags | None = None
     """Flags of study.tiny_model, which first makes a small, hardly trained model."""
+    lab: Flags | None = None
+    """Flags of study.lab, which first makes the models of a laboratory world (output: <folder>/models)."""
     seed: int = Field(0, ge=0)
     """Seed of every run and training."""
     engine: Flags = Field({})

@@ -8,7 +8,6 @@ import importlib.util
 import itertools
 import os
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from pydantic import Field
 
-from agentark import quiet
+from agentark import quiet, scratch
 from agentark.engines.prompt import LocalConfig, Prompter
 from agentark.hub import check_adapter
 from agentark.progress import starting
@@ -377,7 +376,7 @@ def engine_log(quiet: bool) -> Iterator[Path | None]:
     if not quiet:
         yield None
         return
-    descriptor, name = tempfile.mkstemp(prefix="agentark-vllm-", suffix=".log")
+    descriptor, name = scratch.file("vllm")
     sys.stderr.flush()
     saved_err, saved_out = os.dup(2), os.dup(1)
     os.dup2(descriptor, 2)

@@ -179,7 +179,7 @@ class GRPOConfig(Config):
     """Scale of the adapter."""
 
     save_steps: int = Field(-1, ge=-1)
-    """Optimizer steps (OpenRLHF: rollouts) between checkpoints; -1: none."""
+    """Optimizer steps (TRL: rounded up to whole rollouts; OpenRLHF: rollouts) between checkpoints; -1: none."""
     max_ckpt_num: int = Field(3, ge=1)
     """Checkpoints kept."""
     logging_steps: int = Field(1, ge=1)
@@ -230,6 +230,11 @@ class GRPOConfig(Config):
     def total_samples(self) -> int:
         """Samples of one rollout over all GPUs."""
         return self.rollout_batch_size * self.n_samples_per_prompt
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps from one rollout."""
+        return self.total_samples // self.train_batch_size * self.max_epochs
 
     @property
     def samples_per_forward(self) -> int:

@@ -1,16 +1,14 @@
 """The command line of distill.opd: its own flags, and all flags of the TRL trainer that the teacher needs."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from agentark import health, students
-from agentark.config import build, read_yaml
-from agentark.flags import parser_beside
+from agentark.config import build
+from agentark.flags import parser_beside, with_config
 from agentark.types import UserError
 from distill.opd.contexts import LEAST, Kind
 
@@ -98,16 +96,16 @@ def parse(argv: list[str] | None = None) -> tuple[OPDFlags, Any]:
     students.check_installed("distill.opd")
     from trl import TrlParser
 
-    words = sys.argv[1:] if argv is None else argv
-    itself = given(words, "teacher") in (None, CONTEXT)
+    words, values = with_config(argv)
+    itself = given(words, values, "teacher") in (None, CONTEXT)
     parser = parser_beside(OPDFlags, TrlParser, trl_settings(itself), prog="python -m distill.opd")
     students.set_defaults(parser)
     own = {"num_generations": 1} if itself else {}
     fixed = {name: value for name, (value, _) in FIXED[itself].items()}
     parser.set_defaults(logging_steps=1, learning_rate=1e-5, max_completion_length=256, **own, **fixed)
-    if given(words, WEIGHT[itself]) is not None:
+    if given(words, values, WEIGHT[itself]) is not None:
         raise UserError(f"--{WEIGHT[itself]}: use --divergence ({', '.join(DIVERGENCES)})")
-    ours, training = students.read(parser, OPDFlags, argv)
+    ours, training = students.read(parser, OPDFlags, words)
     setattr(training, WEIGHT[itself], DIVERGENCES[ours.divergence])
     _check(ours, training, fixed)
     return ours, training
@@ -152,7 +150,7 @@ def trl_settings(itself: bool) -> type:
     return found
 
 
-def given(words: Sequence[str], name: str) -> str | None:
+def given(words: Sequence[str], values: Mapping[str, Any], name: str) -> str | None:
     """The value of a flag on the command line, or in the file of --config; None: it is in neither."""
     flags = (f"--{name}", f"--{name.replace('_', '-')}")
     for word, after in zip(words, [*words[1:], ""], strict=True):
@@ -160,7 +158,4 @@ def given(words: Sequence[str], name: str) -> str | None:
             return after
         if word.startswith(tuple(f"{flag}=" for flag in flags)):
             return word.partition("=")[2]
-    if name == "config" or (path := given(words, "config")) is None:
-        return None
-    value = read_yaml(Path(path)).get(name)
-    return None if value is None else str(value)
+    return None if values.get(name) is None else str(values[name])

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from agentark import students
-from agentark.flags import parser_beside
+from agentark.flags import parser_beside, with_config
 from agentark.types import UserError
 
 
@@ -29,9 +29,11 @@ def parse(argv: list[str] | None = None) -> tuple[SFTFlags, Any]:
     parser = parser_beside(SFTFlags, TrlParser, SFTConfig, prog="python -m distill.sft")
     students.set_defaults(parser)
     parser.set_defaults(max_length=None)
-    early, _ = parser.parse_known_args(argv)
-    if "eval_task" in early:
-        every = getattr(early, "eval_every", SFTFlags.model_fields["eval_every"].default)
+    words, values = with_config(argv)
+    early = values | vars(parser.parse_known_args(words)[0])
+    if early.get("eval_task") is not None:
+        every = early.get("eval_every", SFTFlags.model_fields["eval_every"].default)
+        parser.numbers = ("eval_steps", "save_steps")
         parser.set_defaults(
             eval_strategy="steps",
             eval_steps=every,
@@ -41,7 +43,7 @@ def parse(argv: list[str] | None = None) -> tuple[SFTFlags, Any]:
             metric_for_best_model="eval_score",
             greater_is_better=True,
         )
-    ours, training = students.read(parser, SFTFlags, argv)
+    ours, training = students.read(parser, SFTFlags, words)
     if training.packing and find_spec("flash_attn") is None:
         raise UserError("--packing: needs flash-attention, which is not installed; leave it out")
     if training.packing and ours.attn_implementation is None:

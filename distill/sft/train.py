@@ -30,11 +30,8 @@ def train(ours: SFTFlags, training: Any) -> int:
         return 0
     model, label = cli.resolve_model(ours.model_name_or_path, "--model_name_or_path")
     check_weights(model, "--model_name_or_path")
-    template = training.chat_template_path
-    own_template = template is not None and Path(template).is_file()  # else the tokenizer of a model with one
-    tokenizer = students.load_tokenizer(model, template if own_template else None)
-    if own_template:
-        training.chat_template_path = None
+    tokenizer = students.load_tokenizer(model, training.chat_template_path)
+    training.chat_template_path = None  # TRL would look for a name that is no file on the hub
     context = context_length(model_config(model, "--model_name_or_path")) or 1 << 20
     limit = min(training.max_length or context, context)
     rows, counts = fit(rows, tokenizer, limit, ours.too_long == "cut")

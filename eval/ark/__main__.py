@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--output {args.output}: {paths['json']} is one of the cards to merge; choose another path")
     made = card(args)
     text = show.markdown(made)
-    about = {"written": now(), "command": cli.command_line(), "versions": cli.provenance()}
+    about: dict[str, object] = {"written": now(), "command": cli.command_line(), "versions": cli.provenance()}
     show.plot(made, paths["png"])
     write_atomically(paths["md"], text.encode() + b"\n")
     write_atomically(paths["json"], encoded(made, about))

@@ -433,6 +433,23 @@ def test_likelihood_of_solutions(data_dir: Path, small_model: Path) -> None:
     assert str(small_model) not in json.dumps({key: value for key, value in report.items() if key != "command"})
 
 
+def test_an_adapter_is_the_judges(data_dir: Path, small_model: Path, tmp_path: Path) -> None:
+    """What the judge was trained on is no reason not to score another model."""
+    path = infer(data_dir, "GSM8K", n=1)
+    adapter = bare(tmp_path / "adapter")
+    (adapter / "manifest.json").write_text('{"train_ids": ["GSM8K/test/0"]}')
+    argv = ["--input_file", str(path), "--dataset_name", "GSM8K", "--model_name_or_path", str(small_model)]
+    argv += ["--device", "cpu", "--lora_path", str(adapter)]
+    assert "is the judge's, and there is no --judge_model" in refused(*argv, module=reasoning_eval)
+    assert reasoning_eval.main([*argv, "--judge_model", "org/judge"], choose_engine=choose_with()) == 0
+    (tmp_path / "trained").mkdir()
+    for file in small_model.iterdir():
+        (tmp_path / "trained" / file.name).symlink_to(file)
+    (tmp_path / "trained" / "manifest.json").write_text('{"train_ids": ["GSM8K/test/0"]}')
+    argv = [*argv[:4], "--model_name_or_path", str(tmp_path / "trained"), "--device", "cpu"]
+    assert "was trained on 1 of these questions" in refused(*argv, module=reasoning_eval)
+
+
 def test_a_judge_marks_by_the_rubric(data_dir: Path) -> None:
     path = infer(data_dir, "GSM8K", n=4)
 

@@ -108,6 +108,23 @@ def test_models_go_on_from_the_teams_solutions(tmp_path: Path) -> None:
     parsed("eval.team", steps["worth"].command[2:])
 
 
+def test_a_team_can_be_judged_on_the_training_questions(
+    tmp_path: Path, study: Callable[..., tuple[int, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then it need not be measured; without it in the table there is no ark card."""
+    changes = ["teachers.vote.train=true", "teachers.debate.measured=false", "worth.questions=train"]
+    by_vote = "worth={team: vote, vote: vote, others: [debate], questions: train}"
+    for change, ark in (([], False), ([by_vote], True)):
+        steps = plan_of(tmp_path, *GATED, *changes, *change)
+        worth = steps["worth"]
+        assert worth.program[2:] == [f"{tmp_path}/train/{name}_infer.jsonl" for name in ("vote", "debate")]
+        assert worth.after == ["inference vote", "inference debate"]
+        assert list(steps).index("worth") < list(steps).index("select R-SFT")
+        assert ("ark" in steps) == ark == (f"{tmp_path}/ark" in steps["report"].flags["--results"])
+    assert study("nothing_to_distil", *changes)[0] == 1
+    assert "nothing_to_distil of debate on train (" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_nothing_is_trained_where_there_is_nothing_to_distil(
     study: Callable[..., tuple[int, list[str]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,7 +180,13 @@ def test_the_gate_wants_a_verdict_that_is_up_to_date(study: Callable[..., tuple[
         ((VOTE, "teachers.vote.measured=false", WORTH), r"worth\.vote: no 'vote'"),
         ((VOTE, "worth={teem: debate}"), r"unknown key 'worth\.teem' .*did you mean team"),
         (("worth=[debate]",), r"worth"),
-        (("tests.held-out.dataset=HotpotQA", "worth={team: debate}"), r"the first test, held-out, is reported in f1"),
+        (
+            ("worth={team: debate, questions: train}", "train.dataset=GSM8K"),
+            r"train is of GSM8K, the first test of Cha",
+        ),
+        ((VOTE, "worth={team: debate, vote: vote, questions: train}"), r"worth\.vote: no 'vote' \(known: debate\)"),
+        ((VOTE, "worth={team: debate, questions: training}"), r"worth\.questions = 'training'"),
+        (("tests.held-out.dataset=HotpotQA", "worth={team: debate}"), r"worth: held-out is reported in f1"),
     ],
 )
 def test_comparisons_that_cannot_be_made(changes: tuple[str, ...], expected: str, tmp_path: Path) -> None:

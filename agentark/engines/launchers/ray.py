@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import Field, SecretStr
 
+from agentark import scratch
 from agentark.engines.endpoints import Endpoint
 from agentark.engines.launchers import guard
 from agentark.engines.launchers import replica as replica_module
@@ -127,7 +128,7 @@ class RayLauncher:
             os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_urlsafe(24)}
         ray = self._ray = import_module("ray")
         cloudpickle: Any = import_module("ray.cloudpickle")
-        cloudpickle.register_pickle_by_value(replica_module)
+        send_by_value(cloudpickle)
         if not ray.is_initialized():
             here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
             here["num_cpus"] = max(os.cpu_count() or 1, self.config.num_replicas)
@@ -306,3 +307,9 @@ class RayLauncher:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def send_by_value(cloudpickle: Any) -> None:
+    """Make Ray's pickles hold what a replica is made of, which its nodes cannot import."""
+    for module in (replica_module, scratch):
+        cloudpickle.register_pickle_by_value(module)

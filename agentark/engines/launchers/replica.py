@@ -1,21 +1,21 @@
 """Starts, checks and ends one server process on the machine that this runs on.
 
-Ray sends this module to its workers by value, so it needs nothing but the standard library: a node of a cluster must
-have vLLM, not this project.
+Ray sends this module and `scratch` to its workers by value, so they need nothing but the standard library: a node of
+a cluster must have vLLM, not this project.
 """
 
 import ctypes
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+
+from agentark.scratch import Folder
 
 HEALTH_SECONDS = 2.0
 STOP_SECONDS = 20.0
@@ -51,11 +51,11 @@ class Replica:
         """(address, port, process id) of the server, started anew; what is left of an earlier one is ended first."""
         self.stop(0.0)
         filled = {"{python}": sys.executable, "{host}": self._address, "{port}": str(self._port)}
-        self._folder = tempfile.mkdtemp(prefix="agentark-replica-")
-        self._log = os.path.join(self._folder, "log")
-        with open(os.path.join(self._folder, f"{GUARD_MODULE}.py"), "w", encoding="utf-8") as module:
+        self._folder = Folder("replica")
+        self._log = os.path.join(self._folder.name, "log")
+        with open(os.path.join(self._folder.name, f"{GUARD_MODULE}.py"), "w", encoding="utf-8") as module:
             module.write(self._guard)
-        paths = os.pathsep.join(filter(None, (self._folder, os.environ.get("PYTHONPATH"))))
+        paths = os.pathsep.join(filter(None, (self._folder.name, os.environ.get("PYTHONPATH"))))
         with open(self._log, "wb") as output:
             self._process = subprocess.Popen(
                 [filled.get(word, word) for word in self._command],
@@ -90,7 +90,7 @@ class Replica:
             os.killpg(group, signal.SIGKILL)  # an engine process outlives the server that was killed
         self._process.wait()
         self._process = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.cleanup()
 
     def _answers(self) -> bool:
         try:

@@ -139,7 +139,7 @@ def arguments(config: GRPOConfig, prompt_limit: int, world: int = 1) -> Any:
         deepspeed=deepspeed,
         model_init_kwargs={"dtype": "float32", "attn_implementation": attention(config, cuda), "use_safetensors": True},
         save_strategy="steps" if config.save_steps > 0 else "no",
-        save_steps=config.save_steps if config.save_steps > 0 else 500,
+        save_steps=_whole_rollouts(config) if config.save_steps > 0 else 500,
         save_total_limit=config.max_ckpt_num,
         logging_steps=config.logging_steps,
         report_to=_report_to(config),
@@ -152,6 +152,17 @@ def arguments(config: GRPOConfig, prompt_limit: int, world: int = 1) -> Any:
         vllm_gpu_memory_utilization=config.vllm_gpu_memory_utilization,
         vllm_tensor_parallel_size=config.vllm_tensor_parallel_size,
     )
+
+
+def _whole_rollouts(config: GRPOConfig) -> int:
+    """Steps between checkpoints. From one in the middle of a rollout, a run would sample that rollout anew."""
+    steps = -(-config.save_steps // config.steps_per_rollout) * config.steps_per_rollout
+    if steps != config.save_steps:
+        say(
+            f"--save_steps {config.save_steps}: a rollout makes {config.steps_per_rollout} optimizer steps; "
+            f"saving every {steps}"
+        )
+    return steps
 
 
 def _bf16(config: GRPOConfig, cuda: bool) -> bool:

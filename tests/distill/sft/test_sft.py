@@ -1,10 +1,12 @@
 """distill.sft on an untrained small model: the loss, the weights, resuming, adapters, and what it refuses."""
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -374,6 +376,9 @@ def test_a_folder_of_another_run_is_left_alone(train: Train, tmp_path: Path) -> 
         (["--model_name_or_path", "a/b/c"], "--model_name_or_path a/b/c: neither a folder nor a hub id"),
         (["--train_data_path", "gone.jsonl"], "--train_data_path gone.jsonl: no such file"),
         (["--too_long", "fold"], "invalid choice: 'fold'"),
+        (["--eval_task", "GSM8K", "--eval_steps=null"], "--eval_steps null: expected a number"),
+        (["--eval_task", "GSM8K", "--save_steps", "None"], "--save_steps"),
+        (["--config"], "--config: expected one argument"),
     ],
 )
 def test_bad_flags_are_one_line(train: Train, tmp_path: Path, flags: list[str], expected: str) -> None:
@@ -399,3 +404,53 @@ def test_bad_data_and_a_model_without_template(train: Train, small_model: Path, 
     assert train(
         "--model_name_or_path", str(bare), "--chat_template_path", str(small_model / "chat_template.jinja"), out="y"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("learning_rate: null", "--config: learning_rate = None: Input should be a valid number"),
+        ("max_steps: [1]", r"--config: max_steps = \[1\]"),
+        ("max_steps: true", "--config: max_steps = True"),
+        ("per_device_train_batch_size: 1.5", "--config: per_device_train_batch_size = 1.5"),
+        ("run_name: {a: 1}", "--config: run_name = "),
+        ("seed: 2026-01-01", "--config: seed = "),
+        ("eval_samples: null", "eval_samples = None"),
+        ("1: 2", r"config\.yaml: key 1: expected the name of a flag"),
+        ("a: [1", r"config\.yaml: not valid YAML"),
+        ("learning_rat: 1", "unknown argument --learning_rat"),
+        ("env: 3", "env"),
+        ("eval_task: GSM8K\neval_steps: null", "--eval_steps null: expected a number"),
+    ],
+)
+def test_a_file_of_flags_is_checked_like_flags(train: Train, tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    for words in (["--config", str(file)], [f"--config={file}"]):
+        with pytest.raises(UserError, match=expected) as raised:
+            train(*words)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_file_of_flags_is_taken(train: Train, data_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    about = {"eval_task": "GSM8K", "eval_data_dir": str(data_dir), "eval_samples": 1, "eval_every": 1}
+    file.write_text(
+        json.dumps(about | {"eval_max_tokens": 2, "learning_rate": "1e-3", "gradient_accumulation_steps": 2.0})
+    )
+    found = manifest(train(f"--config={file}", "--save_strategy", "steps", "--learning_rate", "1e-4"))
+    assert [row["step"] for row in found["evaluations"]] == [1, 2]
+    assert (found["config"]["learning_rate"], found["config"]["gradient_accumulation_steps"]) == (1e-4, 2)
+
+
+def test_a_chat_template_is_a_file(train: Train, small_model: Path, tmp_path: Path) -> None:
+    """A name is not looked for on the hub, and no tokenizer is loaded for its template."""
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    os.mkfifo(tmp_path / "fifo")
+    names = ("x", "org/model", str(small_model), str(tmp_path / "binary"), str(tmp_path / "fifo"), "\0", "x" * 5000, "")
+    for name in names:
+        started = time.perf_counter()
+        with pytest.raises(UserError, match=r"chat_template_path|fifo") as raised:
+            train("--chat_template_path", name)
+        assert "\n" not in str(raised.value)
+        assert time.perf_counter() - started < 3

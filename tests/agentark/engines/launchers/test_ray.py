@@ -200,12 +200,40 @@ def test_a_replica_ends_with_its_parent(tmp_path: Path) -> None:
         "one = Replica([sys.executable, '-c', 'import time; time.sleep(600)'], {}, False)\n"
         "print(one.start()[2], flush=True); sys.stdin.read()"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": {**os.environ, "TMPDIR": str(tmp_path)}}
+    parent = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)  # type: ignore[call-overload]
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.wait()
     assert psutil.wait_procs([child], timeout=10)[1] == []
+
+
+def test_a_node_needs_nothing_of_this_project(tmp_path: Path) -> None:
+    """What Ray's workers get starts a server where this project cannot be imported."""
+    code = (
+        "import sys; sys.modules['agentark'] = None\n"
+        "from ray import cloudpickle\n"
+        "one = cloudpickle.loads(sys.stdin.buffer.read())([sys.executable, '-c', 'print(1 / 0)'], {}, False)\n"
+        "one.start(); one._process.wait(); print(one.state()); one.stop()"
+    )
+    sent = [sys.executable, "-c", SEND]
+    pickled = subprocess.run(sent, capture_output=True, check=True).stdout
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickled, capture_output=True, env=environment, check=False
+    )
+    assert b"ZeroDivisionError" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+SEND = """
+import sys
+from ray import cloudpickle
+from agentark.engines.launchers import ray, replica
+ray.send_by_value(cloudpickle)
+sys.stdout.buffer.write(cloudpickle.dumps(replica.Replica))
+"""
 
 
 def test_a_replica_tells_how_it_died() -> None:

@@ -165,6 +165,39 @@ def test_a_killed_run_goes_on(small_model: Path, tmp_path: Path) -> None:
     assert len(trainer.watch.history) == 2
 
 
+def test_checkpoints_are_of_whole_rollouts(
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that goes on from one samples no rollout again."""
+    from transformers import TrainerCallback
+
+    class Dies(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    texts = []
+    for name in ("whole", "killed"):
+        config, inputs, run, trainer, _ = build(small_model, tmp_path / name, save_steps=1)
+        assert capsys.readouterr().out.count("--save_steps 1: a rollout makes 2 optimizer steps; saving every 2") == 1
+        if name == "killed":
+            trainer.add_callback(Dies())
+            with pytest.raises(KeyboardInterrupt):
+                grpo_trl.fit(config, inputs, run, trainer)
+            config, inputs, run, trainer, _ = build(small_model, tmp_path / name, save_steps=1)
+        assert grpo_trl.fit(config, inputs, run, trainer) == 0
+        assert sorted(path.name for path in config.checkpoints.glob("*-*")) == ["checkpoint-2", "checkpoint-4"]
+        texts.append([file.read_text() for file in sorted((run.folder / "completions").iterdir())])
+    assert len(texts[0]) == 2
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(("asked", "epochs", "saved"), [(1, 1, 2), (2, 1, 2), (3, 1, 4), (5, 2, 8), (8, 2, 8)])
+def test_steps_between_checkpoints(small_model: Path, tmp_path: Path, asked: int, epochs: int, saved: int) -> None:
+    config = settings(small_model, tmp_path / "run", save_steps=asked, max_epochs=epochs)
+    assert grpo_trl.arguments(config, 64).save_steps == saved
+
+
 def test_a_continued_run_has_its_episodes_in_the_same_orders(small_model: Path, tmp_path: Path) -> None:
     from transformers import TrainerCallback
 
