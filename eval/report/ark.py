@@ -27,7 +27,7 @@ def cards(study: Study) -> list[dict[str, Any]]:
     """The cards for the template, those of most cells first; a cell that stands in several cards is shown once."""
     read = sorted(((path, read_card(path)) for path in study.found.arks), key=lambda pair: -len(pair[1].cells))
     seen: list[Cell] = []
-    shown = []
+    shown: list[dict[str, Any]] = []
     for path, card in read:
         cells = [cell for cell in card.cells if cell not in seen]
         seen += cells
