@@ -82,12 +82,24 @@ class Exam(Struct, frozen=True):
 
 
 def greedy(
-    model: Any, tokenizer: Any, prompts: Sequence[Any], max_new_tokens: int, batch_size: int
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Any],
+    max_new_tokens: int,
+    batch_size: int,
+    begun: Sequence[str] | None = None,
 ) -> list[tuple[str, bool]]:
-    """(reply, whether it was cut at its token limit) for each chat prompt; prompts of similar length share a batch."""
+    """(reply, whether it was cut at its token limit) for each chat prompt; prompts of similar length share a batch.
+
+    Args:
+        begun: how each reply begins; what is returned comes after it.
+    """
     import torch
 
     encoded = [chat_template.ids(tokenizer, prompt) for prompt in prompts]
+    if begun is not None:
+        starts = [tokenizer.encode(text, add_special_tokens=False) for text in begun]
+        encoded = [[*ids, *start] for ids, start in zip(encoded, starts, strict=True)]
     ends = model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

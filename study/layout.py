@@ -5,7 +5,7 @@
 <folder>/students   models: fine-tuned ones and policies
 <folder>/prm        reward models
 <folder>/eval       answers and figures, a folder per set of questions
-<folder>/worth      what eval.team says of the team;  ark: what its students keep
+<folder>/worth      what eval.team says of the team;  recovery, ark: what its students keep
 <folder>/logs       logs of every step;  study.json: how far the study is;  table.md, report/: its results
 """
 
@@ -129,6 +129,11 @@ class Layout:
         asked = self.study.train if worth.questions == "train" else next(iter(self.study.tests.values()))
         if (metric := get_task(asked.dataset).metric) != "accuracy":
             raise UserError(f"worth: {self.judged_on} is reported in {metric}: nothing to vote on")
+        tested = next(iter(self.study.tests.values())).dataset
+        if worth.team in self.measured and asked.dataset != tested:
+            raise UserError(
+                f"worth.questions: train is of {asked.dataset}, the first test of {tested}: not one ark card"
+            )
 
     def at(self, *parts: str) -> str:
         return str(self.folder.joinpath(*parts))

@@ -14,7 +14,7 @@ from study.step import Step, slug
 
 STAGES = (
     *("model", "baselines", "worth", "inference", "label", "select", "sft", "opd", "prm", "grpo"),
-    *("evaluate", "table", "ark", "report"),
+    *("evaluate", "table", "recovery", "ark", "report"),
 )  # fmt: skip
 """Base and teachers are measured first, because selection avoids the questions that base answered."""
 PROGRAMS = {
@@ -31,6 +31,7 @@ PROGRAMS = {
     "check": ["-m", "prm.evaluate"],
     "grpo": ["-m", "openrlhf.cli.train_grpo"],
     "table": ["-m", "study.table"],
+    "recovery": ["-m", "eval.recovery"],
     "ark": ["-m", "eval.ark"],
     "report": ["-m", "eval.report"],
 }
@@ -318,10 +319,25 @@ class Plan(Layout):
         flags: Flags = {"name": self.folder.name or "study", "rows": [f"{row}={path}" for row, path in rows.items()]}
         flags |= {"best": BASE, "team": worth.team, "vote": vote, "members": [*members] or None}
         flags |= {"worth": self.at("worth", "team.json"), "output": self.at("ark", "ark"), "seed": study.seed}
+        recovered = {} if worth.recovery is None else self._recovery(worth.team, worth.recovery)
+        flags["recovery"] = [f"{row}={path}" for row, path in recovered.items()] or None
         self._add(
             "ark", "", "ark", flags, outputs=[self.at("ark")],
-            more=[*rows.values(), self.at("worth", "team.json")], rewrites=True,
+            more=[*rows.values(), *recovered.values(), self.at("worth", "team.json")], rewrites=True,
         )  # fmt: skip
+
+    def _recovery(self, team: str, given: Flags) -> dict[str, str]:
+        """Steps in which models go on from a team's solutions. Returns system -> what its step writes."""
+        test = next(iter(self.study.tests))
+        solutions = self.results(team, test)
+        written = {
+            row: self.at("recovery", f"{slug(row)}.json") for row in (BASE, *self.students, *self.study.policies)
+        }
+        for row, path in written.items():
+            flags: Flags = {"input_file": solutions, "dataset_name": self.study.tests[test].dataset}
+            flags |= {"model_name_or_path": self.model_of(row), "output": path, "seed": self.study.seed}
+            self._add("recovery", row, "recovery", flags, given, outputs=[path], rewrites=True)
+        return written
 
 
 def _texts(value: Value | list[Value] | None, hf: bool) -> list[str] | None:

@@ -124,11 +124,13 @@ class Worth(Config):
     members: list[str] = Field([])
     """The team's other members, each alone; the study's model is there anyway."""
     others: list[str] = Field([])
-    """Further teams, judged beside it."""
+    """Further teams and votes that eval.team reads."""
     questions: Literal["test", "train"] = "test"
     """The first test; or the training questions, where a team's first round stands for its members alone."""
     flags: Flags = Field({})
     """Flags of eval.team, e.g. {set: [min_gain=0.02]}."""
+    recovery: Flags | None = None
+    """Flags of eval.recovery: base, students and policies go on from the team's solutions; null: they do not."""
 
 
 class Study(Config):

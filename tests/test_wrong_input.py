@@ -315,12 +315,20 @@ def results(script: Script, action: argparse.Action, world: Mapping[str, str]) -
     yield "no such folder", str(Path(world["wrong"]) / "none"), True
     yield "a file", world["results"], True
     yield "an endless name", wrong.LONG_NAME, True
-    names = ("metrics.json", "manifest.json", "x.card.json", "evaluation.json", "metrics.jsonl", "x_infer.jsonl")
+    names = (
+        "metrics.json",
+        "manifest.json",
+        "x.card.json",
+        "evaluation.json",
+        "metrics.jsonl",
+        "x_infer.jsonl",
+        "ark.json",
+    )
     for number, (what, content) in enumerate(wrong.CONTENTS.items()):
         folder = Path(world["wrong"]) / f"results_{number}"
         if not folder.exists():
             folder.mkdir()
-            for name in names:
+            for name in (*names, "ark.json"):
                 (folder / name).write_bytes(content)
             (folder / "loop").symlink_to(folder)
             (folder / "loop.jsonl").symlink_to("loop.jsonl")

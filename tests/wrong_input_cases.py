@@ -167,6 +167,9 @@ SCRIPTS = (
     Script("eval.ark", "--name one --rows held-out/base={graded} held-out/debate={graded} held-out/SFT={graded} "
            "--best base --team debate --worth {team} --output {out}/ark", kinds={"worth": "rows", "merge": ""}),
     Script("eval.ark", "--merge {card} --output {out}/arks", only=("merge",), kinds={"merge": "rows"}),
+    Script("eval.recovery", "--input_file {results} --dataset_name GSM8K --model_name_or_path {model} --device cpu "
+           "--output {out}/recovery.json --max_samples 2 --max_tokens 4",
+           stops=("eval.recovery:Scorer",)),
     Script("eval.report", "--results {small} --output {out}/report"),
     Script("study", "--config configs/studies/smoke.yaml --set folder={out}/study", stops=("study.__main__:run",)),
     Script("study.table", "--rows held-out/base={graded} held-out/other={graded} --output {out}/table"),

@@ -11,6 +11,7 @@ Both write <output>.json, <output>.md and <output>.png.
 """
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 from agentark import cli
@@ -24,7 +25,7 @@ from eval.ark.cell import Roles, make
 
 ONE_CELL = ("name", "rows", "best", "team")
 """Flags that a cell needs."""
-BESIDE = ("vote", "members", "worth")
+BESIDE = ("vote", "members", "worth", "recovery")
 
 
 def parse(argv: list[str] | None) -> Namespace:
@@ -39,6 +40,7 @@ def parse(argv: list[str] | None) -> Namespace:
     cell.add_argument("--vote", metavar="SYSTEM", help="vote at equal tokens")
     cell.add_argument("--members", nargs="+", metavar="SYSTEM", help="the other members; what is left are students")
     cell.add_argument("--worth", type=Path, metavar="team.json", help="verdict of eval.team before training")
+    cell.add_argument("--recovery", nargs="+", metavar="SYSTEM=FILE", help="what eval.recovery wrote of these systems")
     cell.add_argument("--seed", type=cli.integer(0), default=0, help="seed of the bootstrap")
     args: Namespace = parser.parse_args(argv)
     given = [flag for flag in (*ONE_CELL, *BESIDE) if getattr(args, flag) is not None]
@@ -53,7 +55,21 @@ def card(args: Namespace) -> Card:
     if args.merge is not None:
         return merged(args.merge)
     roles = Roles(best=args.best, team=args.team, vote=args.vote, members=args.members or ())
-    return Card(cells=[make(args.name, parse_rows(args.rows), roles, args.worth, args.seed)])
+    recovery = parse_recovery(args.recovery or ())
+    return Card(cells=[make(args.name, parse_rows(args.rows), roles, args.worth, args.seed, recovery)])
+
+
+def parse_recovery(words: Sequence[str]) -> dict[str, Path]:
+    """System -> file, from words `system=file`."""
+    files: dict[str, Path] = {}
+    for word in words:
+        system, _, path = word.partition("=")
+        if not (system and path):
+            raise UserError(f"--recovery {word!r}: expected system=file")
+        if system in files:
+            raise UserError(f"--recovery {word!r}: {system} is there twice")
+        files[system] = Path(path)
+    return files
 
 
 def main(argv: list[str] | None = None) -> int:

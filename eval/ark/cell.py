@@ -3,15 +3,19 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from agentark import stats
 from agentark.config import nearest
+from agentark.recovery import Recovery, read_recovery
 from agentark.systems import Measured, measured
 from agentark.types import UserError
 from agentark.verdicts import Judged, Verdict, promising, read_verdicts, verdict_on
 
+NotNegative = Annotated[float, Meta(ge=0)]
 ALPHA = 0.05
 """Of the adjusted p values."""
 
@@ -34,20 +38,28 @@ class Roles(Struct, frozen=True, kw_only=True):
         return named if self.vote is None else [*named, ("--vote", self.vote)]
 
 
+class Systems(Struct, frozen=True, kw_only=True):
+    """The names of a cell's systems."""
+
+    best_member: str
+    team: str
+    vote: str | None = None
+
+
 class Share(Struct, frozen=True, kw_only=True):
     """A mean over questions: the share of right answers, or whatever figure the dataset is reported on."""
 
     accuracy: float
-    n: int
+    n: Annotated[int, Meta(ge=1)]
     """Questions with a figure."""
-    se: float | None
+    se: NotNegative | None
     """None for a single question."""
 
 
 class Figure(Share, frozen=True, kw_only=True):
     """A system."""
 
-    tokens: float
+    tokens: NotNegative
     """Completion tokens of an answer, all agents together."""
 
 
@@ -97,8 +109,7 @@ class Cell(Part, kw_only=True):
     name: str
     set: str
     """Name of the first set."""
-    systems: dict[str, str]
-    """best_member, vote, team -> name of the system."""
+    systems: Systems
     verdict: Verdict | None
     """What eval.team said of the team; None: it was not asked."""
     verdict_words: str | None
@@ -106,22 +117,33 @@ class Cell(Part, kw_only=True):
     """Whether students gained where the verdict said so, and did not where it did not; None: it could not tell."""
     sets: dict[str, Part]
     """The further sets."""
+    recovery: dict[str, Recovery] = {}
+    """System -> how it goes on from a wrong first step."""
 
 
 def make(
-    name: str, sets: Mapping[str, Mapping[str, Path]], roles: Roles, worth: Path | None = None, seed: int = 0
+    name: str,
+    sets: Mapping[str, Mapping[str, Path]],
+    roles: Roles,
+    worth: Path | None = None,
+    seed: int = 0,
+    recovery: Mapping[str, Path] = MappingProxyType({}),
 ) -> Cell:
     """A cell.
 
     Args:
         sets: set -> system -> its per_sample.jsonl. The first set has all systems.
         worth: team.json of eval.team.
+        recovery: system -> what eval.recovery wrote of it.
 
     Raises:
         UserError: a system is missing or unknown, files are of other questions, or the verdict is on another team.
     """
     first, *more = sets
     check(sets, roles)
+    for system in recovery:
+        if system not in sets[first]:
+            raise UserError(f"--recovery {system!r}: no such system in {first} ({nearest(system, sets[first])})")
     judged = None if worth is None else read_verdicts(worth)
     systems = {system: measured(path) for system, path in sets[first].items()}
     part = _part(first, systems, roles, seed)
@@ -135,11 +157,12 @@ def make(
         **{field: getattr(part, field) for field in Part.__struct_fields__},
         name=name,
         set=first,
-        systems={"best_member": roles.best, "team": roles.team} | ({"vote": roles.vote} if roles.vote else {}),
+        systems=Systems(best_member=roles.best, team=roles.team, vote=roles.vote),
         verdict=said.verdict if said else None,
         verdict_words=said.words if said else None,
         verdict_right=right,
         sets={other: _part(other, of, roles, seed) for other, of in parts.items()},
+        recovery={system: read_recovery(path) for system, path in recovery.items()},
     )
 
 

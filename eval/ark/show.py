@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from agentark.files import replacing
 from eval.ark.card import Card, Overall, best_gain
-from eval.ark.cell import Cell, Figure, Part, Trained, points
+from eval.ark.cell import Cell, Figure, Part, Systems, Trained, points
 
 PANEL = (6.0, 4.4)
 """Inches."""
@@ -99,6 +99,8 @@ def tables(cell: Cell) -> Iterator[Table]:
         tags = list(dict.fromkeys(tag for of in part.by_tag.values() for tag in of))
         if len(tags) > 1:
             yield _by_tag(part, tags)
+    if cell.recovery:
+        yield _recovery(cell)
 
 
 def parts(cell: Cell) -> Iterator[tuple[str, Part]]:
@@ -107,17 +109,17 @@ def parts(cell: Cell) -> Iterator[tuple[str, Part]]:
     yield from cell.sets.items()
 
 
-def figures_of(part: Part, systems: dict[str, str]) -> Iterator[tuple[str, str, Figure]]:
+def figures_of(part: Part, systems: Systems) -> Iterator[tuple[str, str, Figure]]:
     """(role, system, figure), students last."""
-    yield "best member", systems["best_member"], part.best_member
+    yield "best member", systems.best_member, part.best_member
     yield from (("member", name, one) for name, one in part.members.items())
-    if part.vote is not None and systems["vote"] != systems["team"]:
-        yield "vote", systems["vote"], part.vote
-    yield "team", systems["team"], part.team
+    if part.vote is not None and systems.vote not in (None, systems.team):
+        yield "vote", str(systems.vote), part.vote
+    yield "team", systems.team, part.team
     yield from (("student", name, one) for name, one in part.students.items())
 
 
-def _systems(name: str, part: Part, systems: dict[str, str]) -> Table:
+def _systems(name: str, part: Part, systems: Systems) -> Table:
     rows = []
     for role, system, one in figures_of(part, systems):
         cells = ["–"] * 4
@@ -141,6 +143,19 @@ def _by_tag(part: Part, tags: Sequence[str]) -> Table:
         for system, of in part.by_tag.items()
     ]
     return Table(title="", head=[f"system, {part.metric}, % by tag", *tags], rows=rows, texts=frozenset((0,)))
+
+
+def _recovery(cell: Cell) -> Table:
+    rows = []
+    for system, one in cell.recovery.items():
+        ways = [f"{100 * way.value:.1f} [{100 * way.low:.1f}, {100 * way.high:.1f}]" for way in one.ways]
+        rows.append([system, str(one.after_wrong.n), *ways])
+    return Table(
+        title="Continued from the first step of a right solution",
+        head=["system", "n", "right after a wrong number, % [95%]", "right after the step as it was, % [95%]"],
+        rows=rows,
+        texts=frozenset((0,)),
+    )
 
 
 def figure(one: Figure | None) -> str:

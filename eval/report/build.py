@@ -15,7 +15,8 @@ from agentark.records import now
 from agentark.run_folder import aside, check_replaceable, entries, set_aside
 from agentark.trajectories import CLASSES
 from agentark.types import Record, UserError
-from eval.report import charts, export, overview, pages, training
+from eval.ark.show import LEGEND
+from eval.report import ark, charts, export, overview, pages, training
 from eval.report.files import MARKER, Origin
 from eval.report.overview import Costs, Row
 from eval.report.paper import load_paper
@@ -179,6 +180,8 @@ def _overview(study: Study, rows: Sequence[Row], exports: Sequence[str]) -> dict
             name: list({origin.file: origin for row in of for origin in row.origins}.values())
             for name, of in datasets.items()
         },
+        "arks": ark.cards(study),
+        "legend": LEGEND,
         "reasoning": overview.reasoning_rows(study),
         "cards": overview.label_cards(study),
         "paper": load_paper(),

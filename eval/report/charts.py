@@ -16,6 +16,9 @@ COLOURS = tuple(f"var(--series-{number})" for number in range(1, 8))
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x")
 
+TOKEN_TICKS = [factor * 10**power for power in range(8) for factor in (1, 2, 5)]
+"""Of a logarithmic axis; plotly leaves out those out of range."""
+
 
 class Chart(Struct, frozen=True, kw_only=True):
     """A figure with its title, text and sources."""
@@ -100,7 +103,6 @@ def cost(dataset: str, rows: Sequence[Row]) -> Chart | None:
     if len(known) < 2:
         return None
     methods = list(dict.fromkeys(row.method for row in known))
-    ticks = [factor * 10**power for power in range(8) for factor in (1, 2, 5)]  # plotly leaves out those out of range
     data = []
     for number, method in enumerate(methods):
         of = [row for row in known if row.method == method]
@@ -120,7 +122,7 @@ def cost(dataset: str, rows: Sequence[Row]) -> Chart | None:
         text="Completion tokens per question (logarithmic), all calls of the method together.",
         data=data,
         layout={
-            "xaxis": axis("completion tokens per question", type="log", tickvals=ticks, tickformat=",d"),
+            "xaxis": axis("completion tokens per question", type="log", tickvals=TOKEN_TICKS, tickformat=",d"),
             "yaxis": axis(known[0].metric or ""),
         },
         origins=[row.origins[0] for row in known],

@@ -14,11 +14,13 @@ from agentark.files import file_sha256, json_in, json_of, manifest_of, sessions_
 from agentark.jsonl import objects
 from agentark.rows import kind_of
 from agentark.types import UserError
+from eval.ark.card import read_card
 
 MARKER = "agentark-report.json"
 """Marks a folder as a report: nothing in it is a result, and only such a folder is ever replaced."""
 METRICS = "metrics.json"
 CURVES = "metrics.jsonl"
+ARK = "ark.json"
 CHECKS = "evaluation.json"
 """Output of prm.evaluate, in the reward model's folder."""
 SCORED = "_scored"
@@ -79,6 +81,8 @@ class Found(Struct):
     """Manifests of training sets and of model folders."""
     checks: list[Path] = field(default_factory=list)
     """Output of prm.evaluate."""
+    arks: list[Path] = field(default_factory=list)
+    """Ark cards (eval.ark)."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -149,6 +153,11 @@ def _sort(path: Path, found: Found) -> None:
             found.evaluations.append(path)
     elif name == CHECKS:
         found.checks.append(path)
+    elif name == ARK:
+        content = json_in(path)
+        if isinstance(content, dict) and "cells" in content:
+            read_card(path)
+            found.arks.append(path)
     elif name.endswith("manifest.json"):
         content = json_in(path)
         if isinstance(content, dict) and ("train_ids" in content or "counts" in content):

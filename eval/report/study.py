@@ -122,9 +122,9 @@ def read(folders: Sequence[Path]) -> Study:
             problems.append(f"{path}: is not an evaluation ({error})")
     for run in runs:
         _name(run, problems)
-    if not (runs or evaluations or found.curves):
+    if not (runs or evaluations or found.curves or found.arks):
         raise UserError(
-            f"--results {' '.join(map(str, folders))}: holds no results, evaluations or training curves "
+            f"--results {' '.join(map(str, folders))}: holds no results, evaluations, ark cards or training curves "
             "(inference.py, eval.*, prm and distill write them)"
         )
     return Study(folders=list(folders), found=found, runs=runs, evaluations=evaluations, problems=problems)

@@ -459,7 +459,7 @@ def test_a_report_stays_until_its_successor_is_finished(
 def test_nothing_to_report_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         entry.main(["--results", str(tmp_path / "none")])
-    with pytest.raises(UserError, match="holds no results, evaluations or training curves"):
+    with pytest.raises(UserError, match="holds no results, evaluations, ark cards or training curves"):
         entry.main(["--results", str(tmp_path), "--output", str(tmp_path / "r")])
 
 

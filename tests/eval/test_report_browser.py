@@ -307,3 +307,60 @@ def test_first_view_and_search_are_quick_enough(site: Path, look: Callable[..., 
     page.fill("#text", "zebra")
     settle(page, "0 of 240")
     assert float(page.evaluate("document.body.dataset.searchMs")) < 2000
+
+
+def still(look: Callable[..., Watched], path: Path, height: int = 300) -> Any:
+    """A page whose charts below the fold wait, as idle time never comes."""
+    watched = look(viewport={"width": 1400, "height": height})
+    watched.page.add_init_script("window.requestIdleCallback = () => 0")
+    page = watched.open(path)
+    page.wait_for_selector("h1")
+    return page
+
+
+WAITING = "document.querySelectorAll('.chart:not([data-drawn])').length"
+
+
+@pytest.mark.parametrize("how", ["the event", "the medium", "a PDF"])
+def test_a_printed_page_has_all_its_charts(site: Path, look: Callable[..., Watched], how: str) -> None:
+    page = still(look, site / "rl.html")
+    assert page.evaluate(WAITING) > 0
+    if how == "the event":
+        page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate(WAITING) == 0
+    elif how == "the medium":
+        page.emulate_media(media="print")
+        until(page, f"{WAITING} === 0")
+    else:
+        page.pdf()
+        assert page.evaluate(WAITING) == 0
+    assert page.evaluate("[...document.querySelectorAll('.chart')].every(one => one.querySelector('.main-svg'))")
+
+
+def test_charts_fit_on_the_paper_and_grow_again(site: Path, look: Callable[..., Watched]) -> None:
+    page = still(look, site / "index.html", 1000)
+    until(page, f"{WAITING} === 0")
+    widest = "Math.max(...[...document.querySelectorAll('.chart .main-svg')].map(one => one.clientWidth))"
+    assert page.evaluate(widest) > 1000
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(widest) <= 700
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(widest) > 1000
+
+
+def test_a_page_that_nobody_scrolls_has_all_its_charts_after_a_while(site: Path, look: Callable[..., Watched]) -> None:
+    page = look(viewport={"width": 1400, "height": 300}).open(site / "rl.html")
+    until(page, f"{WAITING} === 0")
+
+
+def test_a_saved_page_draws_its_charts_once(site: Path, look: Callable[..., Watched]) -> None:
+    watched = look()
+    page = watched.open(site / "index.html")
+    until(page, f"{WAITING} === 0")
+    drawn = "document.querySelectorAll('.chart .main-svg').length"
+    before = page.evaluate(drawn)
+    saved = site / "saved.html"
+    saved.write_text(page.content(), encoding="utf-8")
+    page = watched.open(saved)
+    until(page, "document.querySelector('.chart')?.on !== undefined")  # plotly has taken it over
+    assert page.evaluate(drawn) == before

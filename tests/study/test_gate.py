@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from script_parsers import parsed
 
 from agentark.config import ROOT
 from agentark.types import UserError
@@ -91,6 +92,22 @@ def test_members_other_teams_and_flags(tmp_path: Path) -> None:
     assert "held-out/debate" not in rows, "neither team nor student"
 
 
+def test_models_go_on_from_the_teams_solutions(tmp_path: Path) -> None:
+    steps = plan_of(tmp_path, *GATED, "worth.recovery={max_tokens: 24, batch_size: 4}")
+    names = [name for name, step in steps.items() if step.stage == "recovery"]
+    assert names == [f"recovery {name}" for name in ("base", "R-SFT", "DA", "PAD", "R-SFT+PAD")]
+    step = steps["recovery R-SFT"]
+    assert step.flags["--input_file"] == [f"{tmp_path}/eval/held_out/debate_infer.jsonl"]
+    assert step.flags["--model_name_or_path"] == steps["sft R-SFT"].outputs
+    assert step.flags["--max_tokens"] == ["24"]
+    assert steps["ark"].flags["--recovery"][1] == f"R-SFT={tmp_path}/recovery/r_sft.json"
+    assert {*names} <= {*steps["ark"].after}
+    assert "--recovery" not in plan_of(tmp_path, *GATED)["ark"].flags
+    parsed("eval.ark", steps["ark"].command[2:])
+    parsed("eval.recovery", step.command[2:])
+    parsed("eval.team", steps["worth"].command[2:])
+
+
 def test_a_team_can_be_judged_on_the_training_questions(
     tmp_path: Path, study: Callable[..., tuple[int, list[str]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +180,10 @@ def test_the_gate_wants_a_verdict_that_is_up_to_date(study: Callable[..., tuple[
         ((VOTE, "teachers.vote.measured=false", WORTH), r"worth\.vote: no 'vote'"),
         ((VOTE, "worth={teem: debate}"), r"unknown key 'worth\.teem' .*did you mean team"),
         (("worth=[debate]",), r"worth"),
+        (
+            ("worth={team: debate, questions: train}", "train.dataset=GSM8K"),
+            r"train is of GSM8K, the first test of Cha",
+        ),
         ((VOTE, "worth={team: debate, vote: vote, questions: train}"), r"worth\.vote: no 'vote' \(known: debate\)"),
         ((VOTE, "worth={team: debate, questions: training}"), r"worth\.questions = 'training'"),
         (("tests.held-out.dataset=HotpotQA", "worth={team: debate}"), r"worth: held-out is reported in f1"),

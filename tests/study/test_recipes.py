@@ -32,7 +32,7 @@ SCRIPTS = {
     *("inference.py", "label.py", "prm/finetune2.py", "distill.select", "distill.sft", "study.tiny_model", "study.lab"),
     "distill.opd",
     *("study.table", "openrlhf.cli.train_grpo", "prm.score", "prm.evaluate", "eval.math_eval"),
-    *("eval.choice_eval", "eval.short_answer_eval", "eval.report", "eval.team", "eval.ark"),
+    *("eval.choice_eval", "eval.short_answer_eval", "eval.report", "eval.team", "eval.ark", "eval.recovery"),
 }  # fmt: skip
 
 
