@@ -2,7 +2,10 @@
 #                   SVAMP from there)
 # make test         the tests that take minutes at most;  make test-slow   all of them
 # make check        style, types, import rules
-# make distill      the whole study on two cores: debate, R-SFT, DA, PAD, a table and a report (about an hour)
+# make distill      a study on two cores: a model of 0.5B votes and debates, and learns from both; a table and a report
+#                   (about two hours; DATA_DIR as above)
+# make lab          tiny worlds in which the truth is known: which strategy distils a team, and what the controls give
+#                   (WORLDS=denoise or SET=engine.use_vllm=false, ... for a part of it)
 # make bench        every benchmark in bench/, then their ratios as one table (DATA_DIR as above: on real problems)
 # Each builds .venv first where it must (agentark/install.py chooses the GPU or the CPU stack; STACK=cpu forces one).
 
@@ -13,13 +16,26 @@ PYTHON ?= $(or $(shell for python in python3 python3.12 python3.11 python3.13; d
 BIN := .venv/bin
 VENV := .venv/.agentark-stack
 
-.PHONY: quickstart distill test test-slow check bench .venv FORCE
+# the study's questions, where upstream's file of all problems is in DATA_DIR
+SVAMP = $(foreach part,train tests.held-out,$(part).dataset=SVAMP $(part).split=test "$(part).data_dir=$(DATA_DIR)" \
+	"$(part).task_config=[part=$(if $(filter train,$(part)),train,test)]")
+
+# denoise comes first: clones and unrelated are its controls
+WORLDS ?= denoise clones unrelated interact compose
+
+.PHONY: quickstart distill lab test test-slow check bench .venv FORCE
 
 quickstart: $(VENV)
 	$(BIN)/python -m agentark.quickstart $(if $(DATA_DIR),--data_dir "$(DATA_DIR)")
 
 distill: $(VENV)
-	$(BIN)/python -m study --config configs/studies/embedded.yaml
+	$(BIN)/python -m study --config configs/studies/embedded.yaml $(if $(DATA_DIR),--set folder=outputs/svamp $(SVAMP))
+
+lab: $(VENV)
+	for world in $(WORLDS); do \
+		$(BIN)/python -m study --config configs/studies/lab_$$world.yaml $(if $(SET),--set $(SET)) || exit; done
+	$(BIN)/python -m eval.ark --merge $(WORLDS:%=outputs/lab/%/ark/ark.json) --output outputs/lab/ark
+	$(BIN)/python -m eval.report --results $(WORLDS:%=outputs/lab/%) --output outputs/lab/report
 
 test: $(VENV)
 	$(BIN)/python -m pytest

@@ -114,6 +114,59 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def ratio_interval(
+    tops: Sequence[float], bottoms: Sequence[float], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of sum of tops over sum of bottoms: pairs are drawn with replacement.
+
+    A draw whose bottoms do not sum to more than 0 counts as infinite, with the sign of its tops; so a limit is infinite
+    where the sum of bottoms may well be 0.
+
+    Args:
+        tops, bottoms: shape (N,), N >= 1.
+
+    Raises:
+        ValueError: no values.
+    """
+    import numpy as np
+
+    if not tops:
+        raise ValueError("the ratio of no values is undefined")
+    pairs = np.array([*zip(tops, bottoms, strict=True)])  # (N, 2)
+    generator = np.random.default_rng(seed)
+    ratios = np.empty(resamples)
+    for index in range(resamples):
+        top, bottom = pairs[generator.integers(len(pairs), size=len(pairs))].sum(axis=0)
+        ratios[index] = top / bottom if bottom > 0 else math.copysign(math.inf, top)
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Spearman's rank correlation; equal values share the mean of their ranks.
+
+    Args:
+        a, b: shape (N,).
+
+    Returns:
+        None for fewer than 3 pairs, or where one side has the same value everywhere.
+    """
+    if len(a) < 3:
+        return None
+    left, right = (_ranks(values) for values in (a, b))
+    middle = (len(a) - 1) / 2
+    product = math.fsum((x - middle) * (y - middle) for x, y in zip(left, right, strict=True))
+    squares = [math.fsum((rank - middle) ** 2 for rank in ranks) for ranks in (left, right)]
+    return product / math.sqrt(squares[0] * squares[1]) if all(squares) else None
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """From 0 to N - 1."""
+    return [
+        sum(other < value for other in values) + (sum(other == value for other in values) - 1) / 2 for value in values
+    ]
+
+
 def wilson_interval(right: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a share: of some width even where none or all are right.
 

@@ -125,7 +125,7 @@ def _row(path: Path) -> tuple[dict[str, str], list[str]]:
         shown = f"{mean:.3f}" + (f" ± {error:.3f}" if error is not None else "")
     spent, seconds = totals.all_spent(), totals.spans.busy_seconds()
     figures = {
-        "method": first.method.name,
+        "method": first.method.shown,
         "n": str(totals.n),
         "answered": str(totals.answered) if task.graded else "-",
         "errors": str(totals.errors),
@@ -186,7 +186,7 @@ def comparison(paths: Sequence[Path]) -> str:
             figures = [f"{right / n:.2f}", f"{low:.2f} to {high:.2f}"]
         spent = totals.all_spent()
         cost = [f"{count / totals.n:.1f}" for count in (spent.num_llm_calls, spent.completion_tokens)]
-        rows.append([records[0].method.name, f"{right} of {n}", *figures, *cost])
+        rows.append([records[0].method.shown, f"{right} of {n}", *figures, *cost])
     return "\n".join(_aligned(rows))
 
 
@@ -274,7 +274,7 @@ def debate(record: Record, width: int = 100, fold: bool = False) -> str:
             lines[FOLD_HEAD:-FOLD_TAIL] = [f"[... {left_out} lines]"]
         return textwrap.indent("\n".join(lines), indent)
 
-    out = [f"sample {record.id} | {record.method.name} | {record.model}", block(record.query)]
+    out = [f"sample {record.id} | {record.method.shown} | {record.model}", block(record.query)]
     several = len({turn.completion.model for turn in record.trajectory} - {SANDBOX}) > 1
     for turn in record.trajectory:
         done = turn.completion

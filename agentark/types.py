@@ -301,6 +301,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 SANDBOX = "sandbox"
 """Name of the model that runs code (agentark/sandbox_engine.py)."""
+GATEWAY = "gateway"
+"""Method of the records of teams that came through agentark/gateway; the variant names the team."""
 TEAM = "team"
 """Who gives a recorded team's own answer (agentark/gateway), and the name of its model."""
 REPAIR_ROLE = "_repair"
@@ -404,6 +406,11 @@ class MethodInfo(Struct, frozen=True):
     name: str
     variant: str
     config: dict[str, Any]
+
+    @property
+    def shown(self) -> str:
+        """Its name for people: of a team that came through the gateway, the team's too."""
+        return f"{self.name} ({self.variant})" if self.name == GATEWAY else self.name
 
 
 class Record(Sample, frozen=True, kw_only=True, omit_defaults=False):

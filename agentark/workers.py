@@ -103,7 +103,7 @@ def _serve(
     """Answer every list of places with its rows, or with what stopped them, until there are none."""
     global _samples, _runner, _loop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     util.Finalize(None, answers.close_pool, exitpriority=100)  # atexit does not run in a worker
     answers._WORKERS = 1
     _samples = Stored(*source, array("Q"))
@@ -117,7 +117,7 @@ def _serve(
         connection.send(rows)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Leave when the main process has been killed; nobody else would end this one."""
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()

@@ -4,7 +4,8 @@
 
 Every step is a command of this repository, run as a child process with a log in <folder>/logs. Finished steps do
 not run again; changed steps do, and so do all steps that build on them. The same command continues a study, however it
-was stopped. --dry_run prints the commands, ready to paste into a shell in the repository's root.
+was stopped. --dry_run prints the commands, ready to paste into a shell in the repository's root. Exit code 1 also where
+the recipe's gate stopped the study before a training.
 """
 
 # ruff: noqa: T201 -- an entry script: it prints its progress
@@ -14,13 +15,14 @@ import shutil
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from agentark import cli
 from agentark.config import ROOT, nearest
 from agentark.lock import RunLock
 from agentark.types import UserError
+from study.gate import Closed, Gate
 from study.lending import Lender
 from study.plan import STAGES, Plan, PlannedStep
 from study.recipe import load
@@ -39,6 +41,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--only", nargs="+", metavar="STAGE", help=f"run only these: {names}")
     parser.add_argument("--from", dest="first", metavar="STAGE", help="begin there")
     parser.add_argument("--until", dest="last", metavar="STAGE", help="end with it")
+    parser.add_argument("--force", action="store_true", help="train even if the recipe's gate says no")
     parser.add_argument("--dry_run", action="store_true", help="print the commands and stop")
     args: Namespace = parser.parse_args(argv)
     if args.only and (args.first or args.last):
@@ -107,11 +110,18 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def run(steps: Sequence[PlannedStep], chosen: Sequence[PlannedStep], memory: Memory, lock: RunLock) -> list[str]:
+def run(
+    steps: Sequence[PlannedStep],
+    chosen: Sequence[PlannedStep],
+    memory: Memory,
+    lock: RunLock,
+    check: Callable[[PlannedStep], None] = lambda step: None,
+) -> list[str]:
     """Run the chosen steps that are not done, in order.
 
     Args:
         steps: steps of the whole study.
+        check: called with each step before it starts; raises where it may not.
 
     Returns:
         Names of the steps that ran.
@@ -129,6 +139,7 @@ def run(steps: Sequence[PlannedStep], chosen: Sequence[PlannedStep], memory: Mem
             if status.kind == "done":
                 view.say(step, f"done, in {clock(memory.steps[step.name].seconds)}")
                 continue
+            check(step)
             for path in step.inputs:
                 if not (ROOT / path).exists():
                     maker = f"; run {step.sources[path]!r} first, which makes it" if path in step.sources else ""
@@ -189,14 +200,15 @@ def _below(path: Path) -> str:
 
 
 def outcome(plan: Plan, memory: Memory) -> str:
-    """The table, the times and the path of the report."""
-    table, page = (ROOT / plan.at(*parts) for parts in (("table.md",), ("report", "index.html")))
+    """The table, the ark card, the times and the path of the report."""
+    page = ROOT / plan.at("report", "index.html")
+    shown = [ROOT / plan.at(*parts) for parts in (("table.md",), ("ark", "ark.md"))]
     times: dict[str, float] = {}
     for step in plan.steps:
         entry = memory.steps.get(step.name)
         times[step.stage] = times.get(step.stage, 0.0) + (entry.seconds if entry else 0.0)
     listed = ", ".join(f"{stage} {clock(seconds)}" for stage, seconds in times.items())
-    lines = [table.read_text(encoding="utf-8").rstrip(), ""] if table.is_file() else []
+    lines = [line for path in shown if path.is_file() for line in (path.read_text(encoding="utf-8").rstrip(), "")]
     lines.append(f"times: {listed}; in all {clock(sum(times.values()))}")
     return "\n".join([*lines, f"report: {_below(page)}"] if page.is_file() else lines)
 
@@ -215,7 +227,12 @@ def main(argv: list[str] | None = None) -> int:
         for line in stale(plan.steps, chosen, memory):
             print(line)
         started = time.perf_counter()
-        ran = run(plan.steps, chosen, memory, lock)
+        try:
+            ran = run(plan.steps, chosen, memory, lock, Gate(plan, memory, args.force).pass_through)
+        except Closed as closed:
+            memory.save()
+            print(closed)
+            return 1
         memory.save()
     print(f"{len(ran)} of {len(chosen)} steps were run, in {clock(time.perf_counter() - started)}")
     print(outcome(plan, memory))

@@ -5,6 +5,7 @@
 <folder>/students   models: fine-tuned ones and policies
 <folder>/prm        reward models
 <folder>/eval       answers and figures, a folder per set of questions
+<folder>/worth      what eval.team says of the team;  ark: what its students keep
 <folder>/logs       logs of every step;  study.json: how far the study is;  table.md, report/: its results
 """
 
@@ -39,9 +40,18 @@ class Layout:
     @property
     def rows(self) -> list[str]:
         """The systems, in the order of the table."""
-        study = self.study
-        measured = [name for name, teacher in study.teachers.items() if teacher.measured]
-        return [BASE, *measured, *self.students, *study.policies]
+        return [BASE, *self.measured, *self.students, *self.study.policies]
+
+    @property
+    def measured(self) -> list[str]:
+        """The teachers that are rows of the table."""
+        return [name for name, teacher in self.study.teachers.items() if teacher.measured]
+
+    @property
+    def judged_on(self) -> str:
+        """The questions on which eval.team judges, in words."""
+        worth = self.study.worth
+        return "train" if worth is not None and worth.questions == "train" else next(iter(self.study.tests))
 
     @property
     def students(self) -> list[str]:
@@ -96,6 +106,29 @@ class Layout:
 
         for name, pair in study.contrasts.items():
             known(f"contrasts.{name}", pair, self.rows)
+        self._check_worth()
+
+    def _check_worth(self) -> None:
+        """Raises UserError for a comparison of eval.team that cannot be made."""
+        worth = self.study.worth
+        if worth is None:
+            if self.study.gate:
+                raise UserError("gate: needs worth, which says what eval.team compares")
+            return
+        answering = self.teachers if worth.questions == "train" else self.measured
+        named = {"team": [worth.team], "vote": [worth.vote] if worth.vote else []}
+        named |= {"members": worth.members, "others": worth.others}
+        for key, names in named.items():
+            known(f"worth.{key}", names, answering)
+        listed = [name for key, names in named.items() for name in names if (key, name) != ("vote", worth.team)]
+        for name in listed:
+            if listed.count(name) > 1:
+                raise UserError(f"worth: {name!r} is there twice (the team alone may also be the vote)")
+        if worth.team == worth.vote and not worth.others:
+            raise UserError("worth.others: names no team beside which the vote is judged")
+        asked = self.study.train if worth.questions == "train" else next(iter(self.study.tests.values()))
+        if (metric := get_task(asked.dataset).metric) != "accuracy":
+            raise UserError(f"worth: {self.judged_on} is reported in {metric}: nothing to vote on")
 
     def at(self, *parts: str) -> str:
         return str(self.folder.joinpath(*parts))
@@ -124,6 +157,19 @@ class Layout:
         label = PurePosixPath(model).name if local else model
         return self.at("eval", slug(test), self.study.tests[test].dataset, label, self.grader(test, short=True))
 
+    def judged(self, row: str) -> str:
+        """Results file of base or a teacher that eval.team reads."""
+        worth = self.study.worth
+        if worth is not None and worth.questions == "train":
+            return self.trajectories(row)
+        return self.results(row, next(iter(self.study.tests)))
+
+    def results(self, row: str, test: str) -> str:
+        """Results file of base or a teacher on a set."""
+        if row == BASE:
+            return str(PurePosixPath(self.answers(BASE, test)) / "vanilla_infer.jsonl")
+        return self.at("eval", slug(test), f"{slug(row)}_infer.jsonl")
+
     def grader(self, test: str, short: bool = False) -> str:
         """The grader of answers to a set: the module, or its name in paths."""
         name = f"{get_task(self.study.tests[test].dataset).grader}_eval"
@@ -133,7 +179,8 @@ class Layout:
         """Whether a model's name is a folder, now or after its step has run."""
         if model in MODELS:
             return False
-        return self.study.make_model is not None or model.startswith((".", "/", "~")) or (ROOT / model).is_dir()
+        made = self.study.make_model is not None or self.study.lab is not None
+        return made or model.startswith((".", "/", "~")) or (ROOT / model).is_dir()
 
     def graded(self, row: str, test: str) -> str:
         """per_sample.jsonl of a system on a set."""

@@ -13,11 +13,14 @@ from study.recipe import Flags, Questions, Study, Teacher, Value
 from study.step import Step, slug
 
 STAGES = (
-    *("model", "baselines", "inference", "label", "select", "sft", "opd", "prm", "grpo", "evaluate", "table", "report"),
+    *("model", "baselines", "worth", "inference", "label", "select", "sft", "opd", "prm", "grpo"),
+    *("evaluate", "table", "ark", "report"),
 )  # fmt: skip
 """Base and teachers are measured first, because selection avoids the questions that base answered."""
 PROGRAMS = {
     "model": ["-m", "study.tiny_model"],
+    "lab": ["-m", "study.lab"],
+    "worth": ["-m", "eval.team"],
     "inference": ["inference.py"],
     "label": ["label.py"],
     "select": ["-m", "distill.select"],
@@ -28,6 +31,7 @@ PROGRAMS = {
     "check": ["-m", "prm.evaluate"],
     "grpo": ["-m", "openrlhf.cli.train_grpo"],
     "table": ["-m", "study.table"],
+    "ark": ["-m", "eval.ark"],
     "report": ["-m", "eval.report"],
 }
 HF_BOOLEANS = ("sft", "opd", "prm")
@@ -75,7 +79,12 @@ class Plan(Layout):
         self._made: dict[str, str] = {}
         self._model()
         self._baselines()
-        self._train()
+        if study.worth is None or study.worth.questions == "test":  # where the gate stays closed, nothing more is asked
+            self._worth()
+            self._train()
+        else:
+            self._train()
+            self._worth()
         self._students()
         self._prms()
         self._policies()
@@ -127,6 +136,9 @@ class Plan(Layout):
         if self.study.make_model is not None:
             flags: Flags = {"output": self.study.model, "seed": self.study.seed}
             self._add("model", "", "model", flags, self.study.make_model, outputs=[self.study.model])
+        if self.study.lab is not None:
+            flags = {"output": self.at("models"), "seed": self.study.seed, **self.study.lab}
+            self._add("model", "", "lab", flags, outputs=[str(flags["output"])])
 
     def _baselines(self) -> None:
         """Systems of one model one after another: they share an engine (study/lending.py)."""
@@ -142,7 +154,7 @@ class Plan(Layout):
 
     def _measure(self, name: str, teacher: Teacher, test: str) -> None:
         questions, graded = self.study.tests[test], self.graded(name, test)
-        output = self.at("eval", slug(test), f"{slug(name)}_infer.jsonl")
+        output = self.results(name, test)
         self._infer("baselines", f"{name} on {test}", teacher, questions, output)
         self._add(
             "baselines", f"{name} on {test}, graded", ["-m", self.grader(test)],
@@ -175,6 +187,18 @@ class Plan(Layout):
             questions.flags, outputs=[self.answers(row, test)], launcher=study.evaluate.launcher, grows=True,
         )  # fmt: skip
 
+    def _worth(self) -> None:
+        worth = self.study.worth
+        if worth is None:
+            return
+        alone = [BASE] if worth.questions == "test" else []
+        named = [*alone, *worth.members, *filter(None, [worth.vote]), worth.team, *worth.others]
+        files = [self.judged(name) for name in dict.fromkeys(named)]
+        self._add(
+            "worth", "", [*PROGRAMS["worth"], *files], {"output_dir": self.at("worth")}, worth.flags,
+            outputs=[self.at("worth")], more=files, rewrites=True,
+        )  # fmt: skip
+
     def _train(self) -> None:
         study = self.study
         for name in self.teachers:
@@ -190,11 +214,7 @@ class Plan(Layout):
 
     def _students(self) -> None:
         study = self.study
-        clear: list[Value] = [
-            str(PurePosixPath(self.answers(BASE, name)) / "vanilla_infer.jsonl")
-            for name, test in study.tests.items()
-            if test.clear
-        ]
+        clear: list[Value] = [self.results(BASE, name) for name, test in study.tests.items() if test.clear]
         for name, student in study.students.items():
             teachers, output = student.teachers or self.teachers, self.training_set(name)
             if student.select is None:
@@ -275,13 +295,32 @@ class Plan(Layout):
         self._add(
             "table", "", "table", flags, {"seed": study.seed}, outputs=outputs, more=rows.values(), rewrites=True,
         )  # fmt: skip
+        self._ark()
         sets = any(student.opd is None for student in study.students.values())
         folders = {"train": True, "sets": sets, "students": bool(self.students or study.policies)}
         folders |= {"prm": bool(study.prms), "eval": True}
+        folders |= {"ark": any(step.stage == "ark" for step in self.steps)}
         results: list[Value] = [self.at(name) for name, there in folders.items() if there]
         self._add(
             "report", "", "report", {"results": results, "output": self.at("report")}, study.report.flags,
             outputs=[self.at("report")], after=[step.name for step in self.steps], rewrites=True,
+        )  # fmt: skip
+
+    def _ark(self) -> None:
+        study, worth = self.study, self.study.worth
+        if worth is None or worth.team not in self.measured:
+            return
+        members = [name for name in worth.members if name in self.measured]
+        vote = worth.vote if worth.vote in self.measured else None
+        systems = [BASE, *dict.fromkeys([*members, *filter(None, [vote]), worth.team])]
+        systems += [*self.students, *study.policies]
+        rows = {f"{test}/{row}": self.graded(row, test) for test in study.tests for row in systems}
+        flags: Flags = {"name": self.folder.name or "study", "rows": [f"{row}={path}" for row, path in rows.items()]}
+        flags |= {"best": BASE, "team": worth.team, "vote": vote, "members": [*members] or None}
+        flags |= {"worth": self.at("worth", "team.json"), "output": self.at("ark", "ark"), "seed": study.seed}
+        self._add(
+            "ark", "", "ark", flags, outputs=[self.at("ark")],
+            more=[*rows.values(), self.at("worth", "team.json")], rewrites=True,
         )  # fmt: skip
 
 

@@ -7,10 +7,11 @@ Flags of the scripts are mappings: true is the bare flag, false and null leave i
 values. Each script defines its own flags; a test parses every command of every recipe.
 """
 
+import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -113,6 +114,23 @@ class Policy(Config):
     """Flags of openrlhf.cli.train_grpo that override those of all policies."""
 
 
+class Worth(Config):
+    """Which systems eval.team compares before anything is trained; names of teachers."""
+
+    team: str
+    """The team that is distilled; the vote, if that is what is distilled."""
+    vote: str | None = None
+    """Self-consistency with about as many tokens as the team."""
+    members: list[str] = Field([])
+    """The team's other members, each alone; the study's model is there anyway."""
+    others: list[str] = Field([])
+    """Further teams, judged beside it."""
+    questions: Literal["test", "train"] = "test"
+    """The first test; or the training questions, where a team's first round stands for its members alone."""
+    flags: Flags = Field({})
+    """Flags of eval.team, e.g. {set: [min_gain=0.02]}."""
+
+
 class Study(Config):
     """A study. The rows of its table are its systems: base, teachers, students, policies."""
 
@@ -122,6 +140,8 @@ class Study(Config):
     """Model of base, students and policies: hub id, local folder, or smollm2-135m-instruct."""
     make_model: Flags | None = None
     """Flags of study.tiny_model, which first makes a small, hardly trained model."""
+    lab: Flags | None = None
+    """Flags of study.lab, which first makes the models of a laboratory world (output: <folder>/models)."""
     seed: int = Field(0, ge=0)
     """Seed of every run and training."""
     engine: Flags = Field({})
@@ -135,6 +155,10 @@ class Study(Config):
     inference: Stage = Stage()
     """Flags of inference.py for all teachers."""
     teachers: dict[str, Teacher] = Field(min_length=1)
+    worth: Worth | None = None
+    """What eval.team is asked; also makes an ark card (eval.ark) of the table's systems."""
+    gate: bool = False
+    """Whether training starts only if its verdict is that there is something to distil."""
     label: Stage = Stage()
     """Flags of label.py: the judge."""
     select: Flags = Field({})
@@ -215,6 +239,9 @@ def _parts(annotation: Any, value: Any, name: str) -> Iterator[tuple[type[Config
     """(config, its values, its dotted key) of each config nested in a field."""
     if not isinstance(value, Mapping):
         return
+    if isinstance(annotation, types.UnionType):
+        for kind in typing.get_args(annotation):
+            yield from _parts(kind, value, name)
     if isinstance(annotation, type) and issubclass(annotation, Config):
         yield annotation, value, name
     elif typing.get_origin(annotation) is dict:

@@ -15,7 +15,6 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import msgspec
 from msgspec import Struct, structs
@@ -25,6 +24,7 @@ from agentark.config import nearest
 from agentark.evaluation import read_graded, values_by_question
 from agentark.files import check_file, json_of, write_atomically
 from agentark.records import now
+from agentark.systems import completion_tokens, parse_rows, report
 from agentark.types import UserError
 from study.layout import answering_steps, training_steps
 
@@ -80,17 +80,6 @@ class Table(Struct, frozen=True, kw_only=True):
     contrasts: dict[str, Contrast] = {}
 
 
-def tokens(graded: Path) -> int:
-    """Completion tokens behind an evaluation, all agents and questions together."""
-    used = report(graded)["tokens"]
-    return sum(int(model["completion_tokens"]) for model in used.values())
-
-
-def report(graded: Path) -> dict[str, Any]:
-    """The metrics.json beside a per_sample.jsonl."""
-    return json_of(graded.with_name(graded.name.removesuffix("per_sample.jsonl") + "metrics.json"))
-
-
 def make(
     sets: Mapping[str, Mapping[str, Path]],
     seconds: Mapping[str, float] = MappingProxyType({}),
@@ -136,7 +125,7 @@ def make(
             se=se,
             difference=None if name == first else paired.difference,
             p=None if name == first else paired.p,
-            tokens=sum(tokens(files[name]) for files in sets.values()) / len(asked),
+            tokens=sum(completion_tokens(files[name]) for files in sets.values()) / len(asked),
             seconds=_spent(seconds, (step for key in sets for step in answering_steps(name, key))),
             training_seconds=_spent(seconds, training_steps(name)),
         )
@@ -214,20 +203,6 @@ def _contrast_lines(contrasts: Mapping[str, Contrast]) -> list[str]:
 def percent(value: float, se: float | None) -> str:
     """`41.2 ± 2.8`."""
     return f"{100 * value:.1f}" + ("" if se is None else f" ± {100 * se:.1f}")
-
-
-def parse_rows(words: Sequence[str]) -> dict[str, dict[str, Path]]:
-    """Set -> system -> file, from words `set/system=file`."""
-    sets: dict[str, dict[str, Path]] = {}
-    for word in words:
-        name, separator, path = word.partition("=")
-        questions, slash, system = name.partition("/")
-        if not (separator and slash and path and system and questions):
-            raise UserError(f"--rows {word!r}: expected set/system=file")
-        if system in sets.setdefault(questions, {}):
-            raise UserError(f"--rows {word!r}: {system} is there twice for {questions}")
-        sets[questions][system] = Path(path)
-    return sets
 
 
 def parse_pools(words: Sequence[str], sets: Mapping[str, Mapping[str, Path]]) -> dict[str, list[str]]:

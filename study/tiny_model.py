@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple, cast
+from typing import cast
 
-from agentark import chat_template, cli, embedded
+from agentark import cli, embedded
 from agentark.config import build
 from agentark.files import space_in
 from agentark.hub import pretrained
@@ -24,6 +24,8 @@ from agentark.judge import CHOICES, Judge, load_prompts
 from agentark.tasks import get_task
 from agentark.types import Chat, Sample, UserError
 from methods.llm_debate import prompts as prompt
+from study.lab import model
+from study.lab.model import Lesson, said
 
 BATCH = 8
 PEERS = 2
@@ -37,39 +39,30 @@ CALLED_RIGHT = 0.3
 """Share of judged answers that are right; so it tends to judge "wrong", as most of its own answers are."""
 
 
-class Example(NamedTuple):
-    messages: list[dict[str, str]]
-    reply: str
-
-
-def batches(samples: Sequence[Sample], draw: Random) -> Iterator[list[Example]]:
+def batches(samples: Sequence[Sample], draw: Random) -> Iterator[list[Lesson]]:
     """Endless examples: sums solved alone or in a debate's second round, or results to be judged."""
     prompts = load_prompts()
 
-    def answered(sample: Sample) -> Example:
-        return Example([_said("user", sample.prompt)], solution(sample.gt))
+    def answered(sample: Sample) -> Lesson:
+        return Lesson([said("user", sample.prompt)], solution(sample.gt))
 
-    def updated(sample: Sample) -> Example:
+    def updated(sample: Sample) -> Lesson:
         before = [solution(draw.choice(samples).gt) for _ in range(PEERS + 1)]
         peers = "".join(prompt.PEER.format(number=number) + text for number, text in enumerate(before[1:], 1))
         asked = answered(sample).messages
-        heard = [_said("assistant", before[0]), _said("user", prompt.PEERS + peers + prompt.UPDATE)]
-        return Example([*asked, *heard], solution(sample.gt))
+        heard = [said("assistant", before[0]), said("user", prompt.PEERS + peers + prompt.UPDATE)]
+        return Lesson([*asked, *heard], solution(sample.gt))
 
-    def judged(sample: Sample) -> Example:
+    def judged(sample: Sample) -> Lesson:
         right = draw.random() < CALLED_RIGHT
         result = sample.gt if right else str(int(sample.gt) + draw.choice((-3, -2, -1, 1, 2, 3)))
         unasked = cast(Chat, None)  # only the prompts are needed here
         [asked] = Judge(prompts, sample, unasked).asking(solution(result), prompts.verdict)
-        return Example([_said("user", asked.text)], CHOICES[0] if right else CHOICES[1])
+        return Lesson([said("user", asked.text)], CHOICES[0] if right else CHOICES[1])
 
     while True:  # one kind per step: similar lengths need little padding
         [kind] = draw.choices((judged, updated, answered), (JUDGED, UPDATED, 1 - JUDGED - UPDATED))
         yield [kind(draw.choice(samples)) for _ in range(BATCH)]
-
-
-def _said(role: str, text: str) -> dict[str, str]:
-    return {"role": role, "content": text}
 
 
 def solution(result: str) -> str:
@@ -80,7 +73,6 @@ def solution(result: str) -> str:
 def teach(folder: Path, steps: int, seed: int) -> float:
     """Train the model in a folder in place. Returns the mean loss of the last steps, in nats per reply token."""
     import torch
-    from torch.nn.functional import cross_entropy
 
     task = get_task("ChainSum")
     loaded = task.load("train", None, build(task.options, {"size": 150}, "ChainSum")).samples
@@ -88,33 +80,10 @@ def teach(folder: Path, steps: int, seed: int) -> float:
     samples = [sample for sample in loaded if sample.gt in common]
     torch.manual_seed(seed)
     tokenizer = pretrained("AutoTokenizer", str(folder))
-    model = pretrained("AutoModelForCausalLM", str(folder), dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
-    source = batches(samples, Random(seed))
-    losses: list[float] = []
-    for step in range(steps):
-        rows = [_encoded(tokenizer, example) for example in next(source)]
-        width = max(len(ids) for ids, _ in rows)
-        ids = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in rows])  # (B, T)
-        learnt = torch.tensor([[start <= at < len(ids) for at in range(1, width)] for ids, start in rows])  # (B, T - 1)
-        hidden = model.model(ids).last_hidden_state[:, :-1][learnt]  # (replies' tokens, H): other logits are not needed
-        loss = cross_entropy(model.lm_head(hidden), ids[:, 1:][learnt])
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * (1 - step / steps)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    model.save_pretrained(folder)
-    last = losses[-20:]
-    return sum(last) / len(last)
-
-
-def _encoded(tokenizer: Any, example: Example) -> tuple[list[int], int]:
-    """(ids of the dialogue, index where the reply begins)."""
-    asked = chat_template.ids(tokenizer, example.messages)
-    reply = tokenizer.encode(example.reply, add_special_tokens=False)
-    return [*asked, *reply, tokenizer.eos_token_id], len(asked)
+    made = pretrained("AutoModelForCausalLM", str(folder), dtype=torch.float32)
+    loss = model.teach(made, tokenizer, batches(samples, Random(seed)), steps, adam=LEARNING_RATE)
+    made.save_pretrained(folder)
+    return loss
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import wrong_input_cases as cases
 import wrong_values as wrong
@@ -21,6 +22,8 @@ from wrong_input_cases import SCRIPTS, Case, Ended, Script
 from distill.grpo.config import GRPOConfig
 from distill.opd.flags import OPDFlags
 from distill.sft.flags import SFTFlags
+from eval.ark import cell as ark_cell
+from eval.ark.card import Card
 from prm.settings import PRMConfig
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +80,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> dict[s
         "out": folder / "out",
         "wrong": folder / "wrong",
     }
+    judged = {"dataset": "GSM8K", "team": "llm_debate", "file": "a.jsonl", "verdict": "cannot_tell", "words": "few"}
+    places["team"] = write(folder / "team.json", {"teams": [judged]})
+    systems = dict.fromkeys(("base", "debate", "SFT"), places["graded"])
+    cell = ark_cell.make("one", {"held-out": systems}, ark_cell.Roles(best="base", team="debate"), places["team"])
+    places["card"] = write(folder / "ark.json", msgspec.to_builtins(Card(cells=[cell])))
     for name, first in (("questions", 0), ("other_questions", 10)):
         rows = [{"id": f"q{k}", "query": f"What is {k} + 1?", "gt": str(k + 1)} for k in range(first, first + 4)]
         places[name] = write(folder / f"{name}.jsonl", *rows)

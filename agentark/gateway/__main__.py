@@ -29,7 +29,7 @@ from agentark.progress import Progress
 from agentark.records import Store, now
 from agentark.sampling import add_sampling_flags, saying
 from agentark.tasks import get_task
-from agentark.types import Engine, MethodInfo, UserError
+from agentark.types import GATEWAY, Engine, MethodInfo, UserError
 
 MAX_PORT = 65535
 MIN_KEY = 32
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None, choose_engine: Callable[..., Choice]
     runs = {"temperature": defaults.temperature, **defaults.controls}
     make = saying(choice.make, choice.label, choice.model, runs)
     variant = args.variant or args.output.name.removesuffix(".jsonl").removesuffix("_infer")
-    info = MethodInfo("gateway", variant, {})
+    info = MethodInfo(GATEWAY, variant, {})
     identity = {
         **{"method": info.name, "variant": info.variant, "method_config": info.config},
         **job.identity(args, task, loaded, choice.label, defaults),

@@ -126,10 +126,10 @@ class TeamSample:
         given = {"Sample": self.id, "Agent": agent, "Round": round}
         return {f"X-AgentArk-{name}": quote(str(one)) for name, one in given.items() if one is not None}
 
-    def client(self, agent: str | None = None) -> dict[str, Any]:
-        """Settings of an agent's client: `OpenAI(**sample.client("solver"))`, `ChatOpenAI(...)`."""
+    def client(self, agent: str | None = None, round: int | None = None) -> dict[str, Any]:
+        """Settings of an agent's client: `OpenAI(**sample.client("solver", round=1))`, `ChatOpenAI(...)`."""
         base_url = f"{self._team.url}/v1"
-        return {"base_url": base_url, "api_key": self._team.key, "default_headers": self.headers(agent)}
+        return {"base_url": base_url, "api_key": self._team.key, "default_headers": self.headers(agent, round)}
 
     def answer(self, text: str) -> None:
         """The team's answer; it is sent, and the sample closed, at the end of `with`."""

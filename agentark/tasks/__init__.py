@@ -11,6 +11,7 @@ TASKS = {
     "MATH-500": "agentark.tasks.math500:TASK",
     "GSMSymbolic": "agentark.tasks.gsm_symbolic:TASK",
     "ChainSum": "agentark.tasks.chain_sum:TASK",
+    "HiddenDigits": "agentark.tasks.hidden_digits:TASK",
     "SVAMP": "agentark.tasks.svamp:TASK",
     "QMSum": "agentark.tasks.qmsum:TASK",
     "HotpotQA": "agentark.tasks.hotpotqa:TASK",

@@ -32,6 +32,7 @@ def parse(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--min_correct", type=cli.integer(1), default=2, help="fewest right agents per question")
     parser.add_argument("--trace", choices=["single", "dialogue"], default="single", help="last reply, or all replies")
     parser.add_argument("--target", choices=["full", "answer"], default="full", help="answer: only the gold answer")
+    parser.add_argument("--prefer", choices=["shortest"], help="among alike paths; default: drawn (settings' seed)")
     parser.add_argument("--thinking", choices=["strip", "keep"], default="strip", help="text between thinking tags")
     parser.add_argument(
         "--k", type=int, choices=range(1, K_MAX + 1), default=K_MAX, help="DA: most solutions per question"

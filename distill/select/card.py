@@ -16,7 +16,7 @@ from agentark.types import UserError
 
 SCHEMA = 1
 """Version of the rows and the manifest."""
-FLAGS = ("strategy", "trace", "target", "thinking", "min_correct", "k", "diversity", "distiller")
+FLAGS = ("strategy", "trace", "target", "prefer", "thinking", "min_correct", "k", "diversity", "distiller")
 SESSION = ("command", "written", "versions")
 """Keys of the manifest that differ between two runs of one command."""
 

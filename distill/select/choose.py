@@ -97,7 +97,8 @@ def usable_targets(
 ) -> list[Target]:
     """The trajectories of a question that pass the filters, best first; the others are counted."""
     passed = []
-    ranked = preferred(question.sample.id, question.trajectories, settings.preference.model_dump(), settings.seed)
+    weights = settings.preference.model_dump()
+    ranked = preferred(question.sample.id, question.trajectories, weights, settings.seed)
     for trajectory in ranked:
         reason, text = _text(question.sample, trajectory, args, settings)
         if text is None:
@@ -107,6 +108,8 @@ def usable_targets(
         if last.reasoning or answers.visible(last.text) != last.text:
             thinking["thinking kept" if args.thinking == "keep" else "thinking stripped"] += 1
         passed.append(Target(trajectory, text))
+    if args.prefer == "shortest":
+        passed.sort(key=lambda target: (-weights[target.trajectory.kind], match.size(target.text)))
     return passed
 
 
@@ -196,7 +199,7 @@ class Yielded(Struct, kw_only=True):
         if question.correct < self.min_correct:
             return
         self.enough += 1
-        flags = Namespace(trace="single", thinking="strip")
+        flags = Namespace(trace="single", thinking="strip", prefer=None)
         passed = usable_targets(question, flags, settings, Counter(), Counter())
         texts = [target.text for target in passed]
         kept = distinct(texts, settings.near_duplicate, settings.shingle)

@@ -14,7 +14,7 @@ from agentark.jsonl import ById, Stored
 from agentark.labels import LabelRow, stored_labels
 from agentark.rows import records
 from agentark.tasks import TASKS, Task, get_task
-from agentark.types import Record, UserError
+from agentark.types import GATEWAY, Record, UserError
 from eval.report import files
 from eval.report.files import Found, Origin
 
@@ -44,7 +44,8 @@ class Evaluation(Struct, kw_only=True):
 
     @property
     def method(self) -> str:
-        return str(self.report["method"])
+        named = str(self.report["method"])
+        return self.run.method or named if named == GATEWAY and self.run is not None else named
 
 
 class Run(Struct, kw_only=True):
@@ -61,7 +62,6 @@ class Run(Struct, kw_only=True):
     dataset: str = ""
     model: str = ""
     method: str = ""
-    variant: str = ""
     setting: str = ""
 
     @property
@@ -141,7 +141,7 @@ def _name(run: Run, problems: list[str]) -> None:
         return
     if first is not None:
         run.dataset, run.model = first.source, first.model
-        run.method, run.variant = first.method.name, first.method.variant
+        run.method = first.method.shown
         run.setting = _setting(manifest_of(run.path))
 
 

@@ -217,7 +217,7 @@ def read(path: Path, yielded: Yielded) -> Course:
     if not votable(first.source):
         metric = get_task(first.source).metric if first.source in TASKS else "nothing that we know"
         raise UserError(f"{path}: {first.source} is reported in {metric}, so there is nothing to vote on")
-    course, settings = opened(path, first.source, first.method.name, first.model, yielded), selection()
+    course, settings = opened(path, first.source, first.method.shown, first.model, yielded), selection()
     for record in records:
         if record.source != course.dataset:
             raise UserError(f"{path}: holds rows of {course.dataset} and of {record.source}")

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from msgspec import structs
 
 from agentark import stats
+from agentark.verdicts import Verdict
 from eval.team.course import Course
-from eval.team.worth import BEST, TEAM, VOTE, Gap, Thresholds, Verdict, Worth, measure
+from eval.team.worth import BEST, TEAM, VOTE, Gap, Thresholds, Worth, measure
 
 
 def judged(worths: Sequence[Worth], thresholds: Thresholds) -> list[Worth]:

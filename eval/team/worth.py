@@ -8,7 +8,7 @@ from sign flips, adjusted for all p values of the table.
 import shlex
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from msgspec import Struct
 from pydantic import Field
@@ -16,16 +16,20 @@ from pydantic import Field
 from agentark import config, stats
 from agentark.config import ROOT, Config
 from agentark.types import UserError, digest
+from agentark.verdicts import Verdict
 from distill.select.choose import K_MAX, Yielded
 from eval.team import running
 from eval.team.course import VOTING, Asked, Course, Tokens, mean_tokens, prefixes
 
 THRESHOLDS = ROOT / "configs" / "eval" / "team.yaml"
-Verdict = Literal["worth_distilling", "distil_the_vote", "nothing_to_distil", "cannot_tell"]
-"""See eval/team/verdict.py."""
 BEST, VOTE, TEAM = "best member", "vote", "team"
 DECIDED = ("__method_name", "__method_config", "__method_config_name", "__output_path")
 """Flags of a team's run that a vote sets itself."""
+GATEWAYS = (
+    *("__output", "__variant", "__host", "__port", "__replay", "__idle_timeout"),
+    *("__max_body", "__max_open_samples", "__max_calls", "__dataset_name"),
+)
+"""Flags of agentark.gateway that inference.py has not."""
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -350,12 +354,14 @@ def _voting_commands(team: Course, used: Tokens, vote: Vote) -> list[str]:
     """The commands that make as many votes as the team's tokens buy, one for each member."""
     replies = max(2, round(used.total / max(1.0, vote.curve[0][1].total)))
     made = team.command or f"python inference.py --test_dataset_name {team.dataset} --model_name {team.model}"
+    if made.startswith("python -m agentark.gateway "):
+        made = made.replace("-m agentark.gateway", f"inference.py --test_dataset_name {team.dataset}", 1)
     kept, members = list[str](), list[str]()
     into = kept
     for word in shlex.split(made):
         if word.startswith("--"):
             name = word.partition("=")[0].replace("-", "_")
-            into = members if name == "__team" else [] if name in DECIDED else kept
+            into = members if name == "__team" else [] if name in (*DECIDED, *GATEWAYS) else kept
         into.append(word)
     words = members[1:]
     known = words and ("=" in words[0] or Path(words[0]).is_file())

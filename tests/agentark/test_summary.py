@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from agentark.records import read_records
 from agentark.summary import Spans, changed, comparison, debate, main, row, table
@@ -85,6 +86,11 @@ def test_a_debate_in_readable_form() -> None:
     assert "-- round 2 | agent_1 | debater | 69 prompt tokens (0 cached), 10 new, stop" in text
     assert "asked: Go over your answer once more" in text
     assert text.endswith("final answer: '18' (gold '18', score 1.0)")
+
+
+def test_a_team_of_the_gateway_is_shown_by_its_name() -> None:
+    method = MethodInfo("gateway", "my_team", {})
+    assert "| gateway (my_team) | scripted" in debate(structs.replace(next(read_records(GOLDEN)), method=method))
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

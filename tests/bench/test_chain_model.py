@@ -8,22 +8,19 @@ from script_parsers import parsed
 from bench import prm_learns
 from bench.parts import chain_model
 from bench.parts.chains import rows
+from study.lab import model
+from study.lab.model import make_tokenizer
 
 
-def test_the_tokenizer_knows_words_and_keeps_digits_apart() -> None:
-    tokenizer = chain_model.make_tokenizer(rows(80, 4, (2, 4), 0))
-    assert len(tokenizer) <= chain_model.VOCABULARY
-    ids, start = chain_model.encode(tokenizer, "Start with 3.", "3 + 4 = 7\n\nThe answer is 7.")
-    assert tokenizer.decode(ids[start:]) == "3 + 4 = 7\n\nThe answer is 7.<|im_end|>"
-    assert tokenizer.decode(ids[:start]).endswith("assistant\n")
-    assert [tokenizer.decode(one) for one in ids[start : start + 5]] == ["3", " +", " 4", " =", " 7"]
+def test_a_blank_line_is_one_token() -> None:
+    tokenizer = make_tokenizer(["3 + 4 = 7\n\nThe answer is 7."])
     assert len(tokenizer.encode("\n\n", add_special_tokens=False)) == 1  # the reward models' separator
 
 
 def test_a_model_is_saved_early_where_it_is_good_enough_and_made_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(chain_model, "CHECK_EVERY", 1)
+    monkeypatch.setattr(model, "EVERY", 1)
     made = rows(160, 4, (2, 4), 0)
 
     def teach(name: str, goal: float) -> None:

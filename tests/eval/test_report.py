@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import report_cases
 from label_cases import debate, write
+from msgspec import structs
 
 from agentark import stats
 from agentark.run_folder import aside
-from agentark.types import Message, Part, UserError
+from agentark.types import Message, MethodInfo, Part, UserError
 from eval import math_eval
 from eval.report import __main__ as entry
 from eval.report import charts, export, overview, pages, samples, training
@@ -179,6 +180,18 @@ def test_ungraded_run_says_how_to_grade_it(tmp_path: Path) -> None:
     (row,) = overview.rows(read([tmp_path]), {}, None)
     assert row.value is None
     assert row.grade_with == f"python -m eval.math_eval --dataset_name GSM8K --input_file {path}"
+
+
+def test_teams_of_the_gateway_are_told_apart(tmp_path: Path) -> None:
+    record = debate("GSM8K/test/0", "7", [[R, W]], R)
+    pair, trio = (
+        write(tmp_path / f"{name}_infer.jsonl", structs.replace(record, method=MethodInfo("gateway", name, {})))
+        for name in ("pair", "trio")
+    )
+    assert math_eval.main(["--input_file", str(pair), "--dataset_name", "GSM8K"]) == 0
+    assert {run.path: run.method for run in read([tmp_path]).runs} == {pair: "gateway (pair)", trio: "gateway (trio)"}
+    rows = {row.method: row.value for row in overview.rows(read([tmp_path]), {}, None)}
+    assert rows == {"gateway (pair)": 1.0, "gateway (trio)": None}
 
 
 def test_results_of_the_published_code_are_listed_and_shown(tmp_path: Path) -> None:

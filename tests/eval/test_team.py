@@ -1,6 +1,7 @@
 """What a team is worth: the table by hand, the verdicts, and the command with scripted runs."""
 
 import json
+import shlex
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import pytest
 from fakes import ScriptedEngine
 from label_cases import debate, write
 from msgspec import structs
+from script_parsers import parsed
 
 import inference
 import label
@@ -163,6 +165,19 @@ def test_without_votes_the_first_round_votes_and_the_command_for_more_is_named(t
         "python inference.py --test_dataset_name GSM8K --model_name m --seed 4 --method_name self_consistency "
         f"--method_config parallel_num=7 --output_path {tmp_path}/self_consistency_infer.jsonl"
     ]
+
+
+def test_a_team_of_the_gateway_has_a_vote_to_make_too(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", [debate(f"GSM8K/test/{k}", "7", [[W, R], [R, R]], R) for k in range(4)])
+    about = {"command": "python -m agentark.gateway --output a.jsonl --dataset_name GSM8K --split train --model_name m "
+             "--replay --use_vllm --port=8100"}  # fmt: skip
+    path.with_name("a.jsonl.manifest.json").write_text(json.dumps({"config": {}, "sessions": [about]}))
+    (command,) = table(path).missing
+    assert command.partition(" --method_config")[0] == (
+        "python inference.py --test_dataset_name GSM8K --split train --model_name m --use_vllm "
+        "--method_name self_consistency"
+    )
+    parsed("inference.py", shlex.split(command)[2:])
 
 
 def test_members_come_from_files_greedy_and_sampled_else_from_the_first_round(tmp_path: Path) -> None:

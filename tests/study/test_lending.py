@@ -54,9 +54,10 @@ def starts(steps: list[PlannedStep]) -> tuple[int, int]:
     ("recipe", "expected"),
     [
         ("arith", (14, 4)),
-        ("embedded", (7, 5)),
-        ("gsm8k_qwen3_0.6b", (9, 6)),
-        ("paper_qwen3_8b", (38, 8)),
+        ("embedded", (9, 6)),
+        ("sums", (8, 5)),
+        ("gsm8k_qwen3_0.6b", (10, 6)),
+        ("paper_qwen3_8b", (43, 8)),
         ("smoke", (0, 0)),
     ],
 )
@@ -78,7 +79,7 @@ def test_the_base_model_answers_for_all_teachers_and_each_student_has_its_own() 
 def test_steps_of_two_models_are_sorted_by_model() -> None:
     small, large = shared(steps_of("gsm8k_qwen3_0.6b"))
     assert small.steps == ("baselines base on GSM8K", "baselines debate of students on GSM8K")
-    assert large.steps == ("baselines debate on GSM8K", "inference debate", "select DA")
+    assert large.steps == ("baselines debate on GSM8K", "baselines vote on GSM8K", "inference debate", "select DA")
     assert small.flags == ("--model_name", "Qwen/Qwen3-0.6B", "--no_enable_thinking", "--use_vllm")
 
 
@@ -130,7 +131,7 @@ def test_a_long_path_for_temporary_files_does_no_harm(folder: Path, monkeypatch:
         assert one.start_for(asking(folder)[0]) > 0
 
 
-@pytest.mark.parametrize("recipe", ["arith", "embedded", "gsm8k_qwen3_0.6b", "paper_qwen3_8b"])
+@pytest.mark.parametrize("recipe", ["arith", "embedded", "sums", "gsm8k_qwen3_0.6b", "paper_qwen3_8b"])
 def test_the_engine_has_the_settings_of_its_steps(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else no step would borrow it, and two engines would run at once."""
     monkeypatch.setattr(choosing, "resolve_model", lambda name, flag: (name, name))

@@ -14,11 +14,11 @@ from script_parsers import parsed
 
 from agentark import config
 from agentark.config import ROOT
+from agentark.systems import parse_rows
 from agentark.tasks import get_task
 from agentark.types import UserError
 from methods import load_method
 from study import __main__ as pipeline
-from study import table as study_table
 from study.plan import Plan, PlannedStep
 from study.recipe import Study, load
 
@@ -29,10 +29,10 @@ ROWS = ["base", "debate", "R-SFT", "DA", "PAD", "R-SFT+PAD"]
 
 
 SCRIPTS = {
-    *("inference.py", "label.py", "prm/finetune2.py", "distill.select", "distill.sft", "study.tiny_model"),
+    *("inference.py", "label.py", "prm/finetune2.py", "distill.select", "distill.sft", "study.tiny_model", "study.lab"),
     "distill.opd",
     *("study.table", "openrlhf.cli.train_grpo", "prm.score", "prm.evaluate", "eval.math_eval"),
-    *("eval.choice_eval", "eval.short_answer_eval", "eval.report"),
+    *("eval.choice_eval", "eval.short_answer_eval", "eval.report", "eval.team", "eval.ark"),
 }  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def test_the_chain_of_the_smoke_recipe() -> None:
     assert after["evaluate PAD on held-out"] == {"grpo PAD"}
     assert "label debate" not in after["evaluate DA on held-out"] | after["sft DA"]
     assert len(after["report"]) == len(steps) - 1
-    rows = study_table.parse_rows(steps["table"].flags["--rows"])
+    rows = parse_rows(steps["table"].flags["--rows"])
     assert list(rows["held-out"]) == ROWS
     judged = steps["label debate"]
     assert judged.flags["--no_use_vllm"] == []
@@ -177,12 +177,45 @@ def test_the_judge_can_run_in_transformers_where_vllm_is_installed(monkeypatch: 
     assert found == [True, True, False]
 
 
-def test_the_embedded_study_measures_every_system_on_the_same_questions() -> None:
-    steps = steps_of("embedded")
-    rows = study_table.parse_rows(steps["table"].flags["--rows"])
-    assert {name: list(of) for name, of in rows.items()} == {"held-out": ROWS}
+DISTIL = {
+    "sums": ["base", "debate", "vote", *ROWS[2:]],
+    "embedded": ["base", "vote", "R-SFT", "DA", "from debate", "from samples"],
+    "embedded_small": ["base", "R-SFT"],
+}
+
+
+def make_distill(*variables: str) -> list[str]:
+    """The words after `python` that `make distill` would run."""
+    made = subprocess.run(
+        ["make", "-n", "-o", ".venv/.agentark-stack", "distill", *variables],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    words = shlex.split(made.stdout.strip().splitlines()[-1])
+    assert words[:3] == [".venv/bin/python", "-m", "study"]
+    return words[3:]
+
+
+@pytest.mark.parametrize("folder", [None, "../shared/data", "/some where/else"])
+def test_make_distill_takes_svamp_from_a_folder(folder: str | None) -> None:
+    args = pipeline.parse(make_distill(*[f"DATA_DIR={folder}"] * bool(folder)))
+    study = load(ROOT / args.config, args.set)
+    train, test = study.train, study.tests["held-out"]
+    if folder is None:
+        assert (study, args.set) == (load(ROOT / "configs" / "studies" / "embedded.yaml"), [])
+        return
+    assert (train.max_samples, test.max_samples, study.folder) == (120, 300, "outputs/svamp")
+    for questions, part in ((train, "train"), (test, "test")):
+        assert (questions.dataset, questions.split, questions.data_dir) == ("SVAMP", "test", folder)
+        assert questions.task_config == [f"part={part}"]
+
+
+@pytest.mark.parametrize(("recipe", "systems"), DISTIL.items())
+def test_a_study_on_two_cores_measures_every_system_on_the_same_questions(recipe: str, systems: list[str]) -> None:
+    steps = steps_of(recipe)
+    rows = parse_rows(steps["table"].flags["--rows"])
+    assert {name: list(of) for name, of in rows.items()} == {"held-out": systems}
     asked = [one for one in steps.values() if one.stage in ("baselines", "evaluate") and "--split" in one.flags]
-    assert len(asked) == len(ROWS)
+    assert len(asked) == len(systems)
     for flag in ("--split", "--max_samples", "--task_config", "--seed"):
         assert len({tuple(one.flags[flag]) for one in asked}) == 1, flag
     assert all("--use_vllm" in one.flags for one in asked)
@@ -231,7 +264,7 @@ def test_another_test_set_trains_nothing_again() -> None:
     """truthfulqa_robustness.yaml shares its folder with the recipe that it extends."""
     before, after = steps_of("gsm8k_qwen3_0.6b"), steps_of("truthfulqa_robustness")
     for name, step in before.items():
-        if step.stage not in ("table", "report"):
+        if step.stage not in ("table", "ark", "report"):
             assert after[name] == step
     more = after.keys() - before.keys()
     assert {name.rpartition(" on ")[2] for name in more} == {"TruthfulQA", "TruthfulQA, graded"}

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from gateway_cases import MODEL, free_port, rows, timeless
@@ -95,7 +96,7 @@ async def debate(team: Team, id: str, stream: bool) -> None:
         async def say(agent: int, *texts: str) -> str:
             roles = ("user", "assistant")
             messages: Any = [{"role": roles[index % 2], "content": text} for index, text in enumerate(texts)]
-            async with AsyncOpenAI(**sample.client(f"agent_{agent}"), max_retries=0) as client:
+            async with AsyncOpenAI(**sample.client(f"agent_{agent}"), timeout=600, max_retries=0) as client:
                 if not stream:
                     reply = await client.chat.completions.create(model=MODEL, messages=messages)
                     return reply.choices[0].message.content or ""
@@ -140,6 +141,16 @@ def test_a_gateway_ends_when_it_is_told_to(tmp_path: Path, data_dir: Path) -> No
     assert manifest["config"]["variant"] == "team"
     assert (manifest["sessions"][0]["done"], manifest["sessions"][0]["failed"]) == (1, 1)
     assert gateway.log.read_text().splitlines()[-1] == "1 samples written, 1 failed, 0 left open"
+
+
+def test_a_client_says_who_asks_and_in_which_round() -> None:
+    sample = Team("http://127.0.0.1:1", "k").sample(id="GSM8K/test/3")
+    assert sample.client("the judge", 2)["default_headers"] == {
+        "X-AgentArk-Sample": quote("GSM8K/test/3"),
+        "X-AgentArk-Agent": quote("the judge"),
+        "X-AgentArk-Round": "2",
+    }
+    assert sample.client()["default_headers"].keys() == {"X-AgentArk-Sample"}
 
 
 def test_a_team_that_fails_says_why(tmp_path: Path, data_dir: Path) -> None:

@@ -18,16 +18,16 @@ ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "bring_your_own_team.md").read_text("utf-8")
 TEAMS = dict(re.findall(r"<!-- team: (\w+) -->\n```python\n(.*?)```", PAGE, re.S))
 NEEDS = {"openai": "openai", "langgraph": "langchain_openai", "smolagents": "smolagents"}
-AGENTS = {
-    "openai": {"solver_1", "solver_2", "judge"},
-    "langgraph": {"solver", "critic", "editor"},
-    "smolagents": {"solver", "checker"},
+ROUNDS = {
+    "openai": {"solver_1": 1, "solver_2": 1, "judge": 2},
+    "langgraph": {"solver": 1, "critic": 2, "editor": 3},
+    "smolagents": {"solver": 1, "checker": 2},
 }
 MODEL = "smollm2-135m-instruct"
 
 
 def test_each_team_is_short() -> None:
-    assert TEAMS.keys() == AGENTS.keys()
+    assert TEAMS.keys() == ROUNDS.keys()
     for name, code in TEAMS.items():
         assert len(code.strip().splitlines()) <= 40, name
 
@@ -39,7 +39,7 @@ def command(*words: str, folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", ROUNDS)
 def test_a_team_becomes_a_student(name: str, tmp_path: Path, embedded_model: Path) -> None:
     if importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"needs {NEEDS[name]}")
@@ -68,8 +68,9 @@ def test_a_team_becomes_a_student(name: str, tmp_path: Path, embedded_model: Pat
     assert len(records) == (8 if name == "smolagents" else 16)
     for record in records:
         assert record.error is None
-        assert {turn.agent for turn in record.trajectory} - {"team"} == AGENTS[name]
-        assert all(expand(record, turn) for turn in record.trajectory if turn.agent != "team")
+        said = [turn for turn in record.trajectory if turn.agent != "team"]
+        assert {turn.agent: turn.round for turn in said} == ROUNDS[name]
+        assert all(expand(record, turn) for turn in said)
         assert record.solutions[-1].agent == "team"
     labels, chosen = tmp_path / "labels.jsonl", tmp_path / "rsft.jsonl"
     command("label.py", "--input", str(results), "--dataset_name", "ChainSum", "--rules_only", "--rounds", "all",

@@ -32,6 +32,7 @@ COUNTS = {
     "MATH-500": 500,
     "GSMSymbolic": 100,
     "ChainSum": 95,
+    "HiddenDigits": 100,
     "SVAMP": 1000,
     "QMSum": 281,
     "HotpotQA": 100,

@@ -130,6 +130,23 @@ def test_min_correct_and_preference(labels: Path, tmp_path: Path) -> None:
     assert [row["id"][-1] for row in chosen(tmp_path / "c.jsonl")] == ["0"]
 
 
+def test_the_shortest_of_the_same_path_is_preferred(tmp_path: Path) -> None:
+    corrected = says(7, "Now that I count all of them once more I find")
+    replies = [says(7, "I count on and on and find"), says(7, "So there are"), says(7, "Three and four more make")]
+    votes = labelled(tmp_path / "votes", [debate("GSM8K/train/0", "7", [replies])], name="self_consistency")
+    debates = labelled(tmp_path / "debates", [debate("GSM8K/train/0", "7", [[says(8)], [corrected]])])
+    flags = ["--prefer", "shortest", "--min_correct", "1"]
+    texts = []
+    for inputs, more in (([votes], []), ([votes], ["--set", "min_reasoning_words=5"]), ([votes, debates], [])):
+        output = tmp_path / f"{len(texts)}.jsonl"
+        assert run(inputs, output, *flags, *more) == 0
+        texts += [row["completion"][0]["content"] for row in chosen(output)]
+    assert texts == [replies[1], replies[2], corrected]
+    assert manifest(tmp_path / "0.jsonl")["prefer"] == "shortest"
+    with pytest.raises(UserError, match="prefer was 'shortest', now None"):
+        run(votes, tmp_path / "0.jsonl", *flags[2:])
+
+
 def test_dialogue_and_answer_only(labels: Path, tmp_path: Path) -> None:
     assert run(labels, tmp_path / "a.jsonl", "--trace", "dialogue") == 0
     text = chosen(tmp_path / "a.jsonl")[0]["completion"][0]["content"]

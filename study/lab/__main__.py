@@ -1,0 +1,87 @@
+"""Make the models of a laboratory world: a base that can debate, and the members of a team, who know different things.
+
+    python -m study.lab --world denoise --output outputs/lab/denoise/models
+
+The base (0.3M parameters) learns to add up digits, to revise a solution after reading peers, and to read a team's
+transcript; it has never seen a true digit. Each member is the base, taught what it believes about every noun.
+Members are numbered by how much they get right alone, so that member_1 is the best. Models that are there stay.
+"""
+
+# ruff: noqa: T201 -- an entry script: it prints its progress
+
+import shutil
+import time
+from argparse import Namespace
+
+import msgspec
+
+from agentark import cli
+from agentark.files import space_in, write_atomically
+from agentark.lock import RunLock
+from agentark.types import UserError
+from study.lab import school
+from study.lab.worlds import SPECS, WORLDS, members
+
+
+def make(args: Namespace) -> None:
+    """The base, unless it is there, and the members."""
+    if not (args.base / "config.json").is_file():
+        partial_base = args.base.with_name(f".{args.base.name}.partial")
+        shutil.rmtree(partial_base, ignore_errors=True)
+        school.make_base(partial_base, args.base_steps, args.seed)
+        partial_base.rename(args.base)
+    tables = members(args.world, args.members, args.hidden_digits, args.seed)
+    making = args.output.with_name(f".{args.output.name}.partial")
+    shutil.rmtree(making, ignore_errors=True)
+    folders = [making / f"taught_{number}" for number in range(args.members)]
+    school.in_parallel(
+        [
+            (folder, args.base, table, args.member_steps, args.seed * 100 + number)
+            for number, (folder, table) in enumerate(zip(folders, tables, strict=True))
+        ]
+    )
+    shares = {folder: school.right_alone(folder, args.hidden_digits) for folder in folders}
+    ranked = sorted(folders, key=lambda folder: -shares[folder])
+    about = {f"member_{number}": {"right_alone": shares[folder]} for number, folder in enumerate(ranked, 1)}
+    for number, folder in enumerate(ranked, 1):
+        folder.rename(making / f"member_{number}")
+        print(f"member_{number}: {shares[folder]:.1%} of {school.ASKED} training questions right alone")
+    told = {"world": args.world, "hidden_digits": args.hidden_digits, "seed": args.seed, "members": about}
+    write_atomically(making / "lab.json", msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n")
+    making.rename(args.output)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.Parser(prog="python -m study.lab", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--world", choices=WORLDS, required=True, help="how the members differ")
+    parser.add_argument("--output", type=cli.output_folder, required=True, help="folder of the members")
+    parser.add_argument("--base", type=cli.output_folder, help="folder of the base (default: base beside --output)")
+    parser.add_argument("--members", type=cli.integer(2, 9), default=3)
+    parser.add_argument("--hidden_digits", type=cli.integer(0), default=0, help="`world` of the HiddenDigits questions")
+    parser.add_argument(
+        "--base_steps", type=cli.integer(1), default=school.BASE_STEPS, help=f"of {school.BATCH} dialogues or more"
+    )
+    parser.add_argument("--member_steps", type=cli.integer(1), default=school.MEMBER_STEPS)
+    parser.add_argument(
+        "--seed", type=cli.integer(0, 2**16), default=0, help="of models, lessons, and who is wrong about what"
+    )
+    args: Namespace = parser.parse_args(argv)
+    args.base = args.base or args.output.with_name("base")
+    if (args.world, args.members) not in SPECS:
+        known = ", ".join(str(count) for world, count in SPECS if world == args.world)
+        raise UserError(f"--members {args.members}: the world {args.world} has {known}")
+    if (args.output / "lab.json").is_file():
+        print(f"{args.output} is there already")
+        return 0
+    if args.output.exists():
+        raise UserError(f"--output {args.output}: is there, and no models of the laboratory; choose another folder")
+    began = time.monotonic()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with RunLock(args.base), space_in(args.output):
+        make(args)
+    print(f"written to {args.output}, in {time.monotonic() - began:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.entry(main)
