@@ -104,6 +104,9 @@ def parser_beside(ours: type[Config], parser: type, theirs: type, **options: Any
 
         def set_defaults_with_config(self, **values: Any) -> Any:
             """TRL's, which takes the values of a file as they are."""
+            known = {action.dest for action in self._actions}
+            if unknown := [name for name in values if name not in known]:
+                raise UserError(f"--config: unknown key {unknown[0]!r:.100} ({meant(f'--{unknown[0]}', self)})")
             return super().set_defaults_with_config(**of_their_types(theirs, values))
 
         def error(self, message: str) -> NoReturn:
@@ -111,6 +114,13 @@ def parser_beside(ours: type[Config], parser: type, theirs: type, **options: Any
 
     made = Parser((theirs,), allow_abbrev=False, **options)
     group = made.add_argument_group("flags of this project")
+    if hasattr(parser, "set_defaults_with_config"):
+        group.add_argument(
+            "--config",
+            metavar="FILE",
+            default=argparse.SUPPRESS,
+            help="YAML file of flags; the command line overrides it",
+        )
     for name, reading in flags_of(ours):
         group.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), **reading)
     return made
@@ -165,16 +175,22 @@ def of_their_types(theirs: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_infinite(theirs: Mapping[str, Any]) -> None:
-    """Raises UserError for a setting of a library that is infinite or not a number; none of them has a use for that."""
+    """Raises UserError for a number of a library's settings that none of them can use: infinite, none, or enormous."""
     for name, value in theirs.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{name} {value}: expected a finite number")
+        if isinstance(value, int | float) and abs(value) > LARGEST:
+            raise UserError(f"--{name} {value!s:.20}: expected a smaller number, of at most 63 bits")
 
 
 def refuse_unknown(unknown: list[str], parser: argparse.ArgumentParser) -> None:
     """Raises UserError for arguments that a parser does not know."""
     if unknown:
-        flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-        hint = nearest(unknown[0], flags).rpartition("; ")[2] if unknown[0].startswith("--") else ""
-        hint = f"{hint}; see --help" if "mean" in hint else "see --help"
-        raise UserError(f"unknown argument {unknown[0]} ({hint})")
+        raise UserError(f"unknown argument {unknown[0]} ({meant(unknown[0], parser)})")
+
+
+def meant(word: str, parser: argparse.ArgumentParser) -> str:
+    """Where to look for the right flag, and which of them is like the word."""
+    flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    hint = nearest(word, flags).rpartition("; ")[2] if word.startswith("--") else ""
+    return f"{hint}; see --help" if "mean" in hint else "see --help"

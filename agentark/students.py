@@ -22,6 +22,13 @@ BESIDE = {
 }
 """Flags that do not affect the result (the content of the data does, its path does not)."""
 
+LEAST = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("max_length", "pad_to_multiple_of", "dataloader_prefetch_factor"), 1),
+    **dict.fromkeys(("dataloader_num_workers", "data_seed", "learning_rate", "weight_decay"), 0),
+}
+"""Smallest values of transformers' and TRL's settings that they check too late or not at all."""
+
 
 class StudentFlags(Config):
     """Flags of every training of a student that are not TRL's."""
@@ -88,17 +95,47 @@ def read(parser: Any, ours: type[ConfigT], words: list[str]) -> tuple[ConfigT, A
     """
     try:
         training, given, unknown = parser.parse_args_and_config(words, return_remaining_strings=True)
-    except (ValueError, OSError, OverflowError, TypeError, AttributeError) as error:
+    except (ValueError, OSError, ArithmeticError, TypeError, AttributeError) as error:
         raise UserError(" ".join(str(error).split())) from None
     refuse_unknown(unknown, parser)
     refuse_infinite(vars(training))
     for name, value in vars(training).items():
         if name.endswith("_kwargs") and not isinstance(value, dict | None):
             raise UserError(f"--{name} {value!r:.200}: expected a JSON object")
+    check_training(training)
     flags = settings_of(ours, vars(given))
     if getattr(flags, "merge_lora", False) and getattr(flags, "lora_rank", None) is None:
         raise UserError("--merge_lora: needs --lora_rank")
     return flags, training
+
+
+def check_training(args: Any) -> None:
+    """Refuse what would otherwise end the training as it begins, when its folder is claimed already.
+
+    Args:
+        args: transformers' TrainingArguments, or TRL's.
+
+    Raises:
+        UserError: a number out of range, no step to train, or settings that the optimizer or its schedule refuses.
+    """
+    import torch
+    from transformers import Trainer, get_scheduler
+
+    for name, least in LEAST.items():
+        if (value := getattr(args, name, None)) is not None and value < least:
+            raise UserError(f"--{name} {value}: expected at least {least}")
+    if args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise UserError(f"--num_train_epochs {args.num_train_epochs:g}: expected more than 0 (or --max_steps)")
+    optimizer, schedule = (getattr(name, "value", name) for name in (args.optim, args.lr_scheduler_type))
+    if args.optim_target_modules is not None or "lomo" in optimizer:
+        return  # such an optimizer is made for a model
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
+        made = kind([torch.nn.Parameter(torch.zeros(1))], **options)
+        get_scheduler(schedule, made, args.get_warmup_steps(100), 100, dict(args.lr_scheduler_kwargs or {}))
+    except (ValueError, TypeError, ImportError, RuntimeError, KeyError, ArithmeticError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"optimizer {optimizer}, schedule {schedule}: refused ({said:.200})") from None
 
 
 def identity(ours: StudentFlags, training: Any) -> dict[str, Any]:

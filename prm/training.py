@@ -17,6 +17,7 @@ from agentark.files import file_sha256, json_of, sessions_of, space_in, write_at
 from agentark.hub import context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
+from agentark.students import check_training
 from agentark.types import RunError, UserError
 from prm import data, distributed, features, loss, model
 from prm.figures import plot
@@ -104,6 +105,7 @@ def stage_args(flags: Flags, stage: int, folder: Path) -> Any:
     elif flags.values["gradient_checkpointing"] and not flags.values["gradient_checkpointing_kwargs"]:
         changed["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     args = flags.training_args(**changed, **distributed.settings(bool(flags.values["deepspeed"])))
+    check_training(args)
     args._n_gpu = min(args.n_gpu, 1)  # no DataParallel, which would cut a batch in pieces: torchrun uses all GPUs
     return args
 

@@ -18,6 +18,7 @@ from agentark.files import space_in
 from agentark.health import STOPPED
 from agentark.hub import check_weights, pretrained
 from agentark.lock import RunLock
+from agentark.students import check_training
 from agentark.types import UserError
 from distill.grpo.cli import check
 from distill.grpo.config import GRPOConfig
@@ -72,6 +73,8 @@ def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | Non
     check_weights(inputs.model, "--pretrain")
     dataset = Dataset.from_list([{"prompt": prompt.text, "row": row} for row, prompt in enumerate(inputs.prompts)])
     try:
+        args = arguments(config, inputs.prompt_limit, world)
+        check_training(args)
         return StepGRPOTrainer(
             config=config,
             prompts=inputs.prompts,
@@ -80,7 +83,7 @@ def build(config: GRPOConfig, inputs: Inputs, run: Run, scorer: StepScorer | Non
             watch=Watch(*config.bounds()),
             folder=run.folder,
             model=inputs.model,
-            args=arguments(config, inputs.prompt_limit, world),
+            args=args,
             train_dataset=dataset,
             processing_class=inputs.tokenizer,
             peft_config=_adapter(config),

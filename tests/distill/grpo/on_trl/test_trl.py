@@ -10,6 +10,7 @@ from grpo_cases import Scorer, made_inputs, settings
 
 from agentark import checkpoints
 from agentark.health import STOPPED
+from agentark.types import UserError
 from distill.grpo.on_trl import run as grpo_trl
 from distill.grpo.run import Run, rows
 
@@ -196,6 +197,13 @@ def test_checkpoints_are_of_whole_rollouts(
 def test_steps_between_checkpoints(small_model: Path, tmp_path: Path, asked: int, epochs: int, saved: int) -> None:
     config = settings(small_model, tmp_path / "run", save_steps=asked, max_epochs=epochs)
     assert grpo_trl.arguments(config, 64).save_steps == saved
+
+
+@pytest.mark.parametrize("changes", [{"adam_betas": [2.0, 0.9]}, {"lr_scheduler": "no_such"}])
+def test_settings_that_the_optimizer_refuses(small_model: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=r"Invalid beta|no_such"):
+        build(small_model, tmp_path / "run", **changes)
+    assert not (tmp_path / "run" / "manifest.json").exists()
 
 
 def test_a_continued_run_has_its_episodes_in_the_same_orders(small_model: Path, tmp_path: Path) -> None:
