@@ -209,8 +209,8 @@ class Debate(Struct, kw_only=True):
 
     @property
     def is_debate(self) -> bool:
-        """Whether several agents answered, or one in several rounds."""
-        return bool(self.flows or self.agreement or self.importance)
+        """Whether several agents answered, at once or in turns, or one in several rounds."""
+        return bool(self.flows or self.agreement or self.importance or len(self.rounds) > 1)
 
     def agreed(self) -> dict[int, tuple[float, float, int]]:
         """Round -> (share of questions on which all agree, mean share of the largest group, questions)."""

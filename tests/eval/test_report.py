@@ -99,6 +99,18 @@ def test_one_agent_alone_has_no_vote_and_importance_is_summed() -> None:
     assert dict(zip(chart.data[0]["y"], chart.data[0]["x"], strict=True)) == {"agent_1": 1.0, "agent_2": 1.0}
 
 
+def test_agents_that_answer_in_turns_are_a_team() -> None:
+    record = debate("GSM8K/test/0", "7", [[W], [R]], None)
+    first, second = record.trajectory
+    checked = structs.replace(second, id="checker/2/debater", agent="checker")
+    final = structs.replace(record.solutions[-1], agent="checker", turn=checked.id)
+    chain = structs.replace(record, trajectory=[first, checked], solutions=[final])
+    found = added(chain)
+    assert {round: dict(states) for round, states in found.rounds.items()} == {1: {"wrong": 1}, 2: {"right": 1}}
+    assert found.is_debate
+    assert not added(debate("GSM8K/test/0", "7", [[R]], None)).is_debate
+
+
 def test_the_debate_page_says_of_a_team_what_eval_team_says(tmp_path: Path) -> None:
     data, results = report_cases.dataset(tmp_path / "data", 12), tmp_path / "results"
     runs = [("vanilla", 4, ()), ("self_consistency", 5, ("--method_config", "parallel_num=40")), ("llm_debate", 4, ())]
