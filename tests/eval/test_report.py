@@ -14,6 +14,7 @@ from label_cases import debate, write
 from msgspec import structs
 
 from agentark import stats
+from agentark.labels import LabelRow
 from agentark.run_folder import aside
 from agentark.types import Message, MethodInfo, Part, UserError
 from eval import math_eval
@@ -108,6 +109,12 @@ def test_agents_that_answer_in_turns_are_a_team() -> None:
     found = added(chain)
     assert {round: dict(states) for round, states in found.rounds.items()} == {1: {"wrong": 1}, 2: {"right": 1}}
     assert found.is_debate
+    row = LabelRow(
+        **chain.fields(), solutions=[], labels=[True], judge="rules", input="", token_stats={},
+        round_labels={"agent_1": [False, None], "checker": [None, True]},
+    )  # fmt: skip
+    seen = look(chain, row, None)
+    assert seen.verdicts == {("agent_1", 1): False, ("checker", 2): True}, "who said nothing has no verdict"
     assert not added(debate("GSM8K/test/0", "7", [[R]], None)).is_debate
 
 
