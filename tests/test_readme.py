@@ -37,7 +37,7 @@ def commands(text: str) -> Iterator[str]:
             and "<" not in line
             and not line.startswith("python -m distill.grpo.")
         ):
-            yield line.strip()
+            yield line.strip().removesuffix(" &")
     inline = re.findall(r"(?<!`)`(python [^`]+)`(?!`)", text)
     yield from (command for command in inline if "<" not in command and "..." not in command)
 

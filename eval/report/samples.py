@@ -245,6 +245,14 @@ class StepScores(Struct, frozen=True):
     """Verdict on the solution, as in the scorer's input."""
 
 
+def _in_order(record: Record) -> list[str]:
+    """Its agents as they begin to speak; those of one round by name."""
+    first: dict[str, int] = {}
+    for turn in record.trajectory:
+        first[turn.agent] = min(turn.round, first.get(turn.agent, turn.round))
+    return sorted(first, key=lambda agent: (first[agent], natural(agent)))
+
+
 def detail(
     record: Record, row: LabelRow | None, seen: Sampled | None, grade: Graded | None, scores: Sequence[StepScores] = ()
 ) -> dict[str, Any]:
@@ -291,7 +299,7 @@ def detail(
         "parse_failures": record.parse_failures,
         "info": record.info,
         "figures": grade.figures if grade else None,
-        "agents": sorted({turn.agent for turn in record.trajectory}, key=natural),
+        "agents": _in_order(record),
         "paths": seen.paths if seen else {},
         "turns": turns,
     }

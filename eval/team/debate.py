@@ -68,6 +68,7 @@ def look(record: Record, row: LabelRow | None, grade: Graded | None) -> Sampled:
             if by_id.get(solution.id) is not None and roles[solution.turn][0] == solution.agent
         }
     extracted = {(reply.agent, reply.round): _extracted(record, reply) for reply in given}
+    verdicts = {key: verdict for key, verdict in verdicts.items() if verdict is not None or key in extracted}
     rounds = sorted({reply.round for reply in given})
     agreed, votes, polls = asyncio.run(_votes(record, extracted, rounds, verdicts))
     agents = sorted({reply.agent for reply in given}, key=natural) if len(rounds) > 1 else []
@@ -209,8 +210,8 @@ class Debate(Struct, kw_only=True):
 
     @property
     def is_debate(self) -> bool:
-        """Whether several agents answered, or one in several rounds."""
-        return bool(self.flows or self.agreement or self.importance)
+        """Whether several agents answered, at once or in turns, or one in several rounds."""
+        return bool(self.flows or self.agreement or self.importance or len(self.rounds) > 1)
 
     def agreed(self) -> dict[int, tuple[float, float, int]]:
         """Round -> (share of questions on which all agree, mean share of the largest group, questions)."""

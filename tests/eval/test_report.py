@@ -14,6 +14,7 @@ from label_cases import debate, write
 from msgspec import structs
 
 from agentark import stats
+from agentark.labels import LabelRow
 from agentark.run_folder import aside
 from agentark.types import Message, MethodInfo, Part, UserError
 from eval import math_eval
@@ -97,6 +98,24 @@ def test_one_agent_alone_has_no_vote_and_importance_is_summed() -> None:
     chart = charts.importance("x", "x", added(*scored), [])
     assert chart is not None
     assert dict(zip(chart.data[0]["y"], chart.data[0]["x"], strict=True)) == {"agent_1": 1.0, "agent_2": 1.0}
+
+
+def test_agents_that_answer_in_turns_are_a_team() -> None:
+    record = debate("GSM8K/test/0", "7", [[W], [R]], None)
+    first, second = record.trajectory
+    checked = structs.replace(second, id="checker/2/debater", agent="checker")
+    final = structs.replace(record.solutions[-1], agent="checker", turn=checked.id)
+    chain = structs.replace(record, trajectory=[first, checked], solutions=[final])
+    found = added(chain)
+    assert {round: dict(states) for round, states in found.rounds.items()} == {1: {"wrong": 1}, 2: {"right": 1}}
+    assert found.is_debate
+    row = LabelRow(
+        **chain.fields(), solutions=[], labels=[True], judge="rules", input="", token_stats={},
+        round_labels={"agent_1": [False, None], "checker": [None, True]},
+    )  # fmt: skip
+    seen = look(chain, row, None)
+    assert seen.verdicts == {("agent_1", 1): False, ("checker", 2): True}, "who said nothing has no verdict"
+    assert not added(debate("GSM8K/test/0", "7", [[R]], None)).is_debate
 
 
 def test_the_debate_page_says_of_a_team_what_eval_team_says(tmp_path: Path) -> None:
