@@ -169,7 +169,9 @@ SCRIPTS = (
     Script("eval.ark", "--merge {card} --output {out}/arks", only=("merge",), kinds={"merge": "rows"}),
     Script("eval.recovery", "--input_file {results} --dataset_name GSM8K --model_name_or_path {model} --device cpu "
            "--output {out}/recovery.json --max_samples 2 --max_tokens 4",
-           stops=("eval.recovery:Scorer",)),
+           stops=("eval.recovery:Scorer",), kinds={"model_name_or_path": ""}),
+    Script("eval.recovery", "--input_file {results} --dataset_name GSM8K --model_name_or_path {model} --device cpu "
+           "--output {out}/recovery_2.json --max_samples 1 --max_tokens 1", only=("model_name_or_path",)),
     Script("eval.report", "--results {small} --output {out}/report"),
     Script("study", "--config configs/studies/smoke.yaml --set folder={out}/study", stops=("study.__main__:run",)),
     Script("study.table", "--rows held-out/base={graded} held-out/other={graded} --output {out}/table"),

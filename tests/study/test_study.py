@@ -337,8 +337,13 @@ def names(steps: Sequence[PlannedStep]) -> list[str]:
 
 
 def test_choosing_stages_and_steps() -> None:
+    asking = [
+        "teachers.vote={method: self_consistency, train: false}",
+        "worth={team: debate, vote: vote, recovery: {}}",
+    ]
+    every = Plan(load(RECIPES / "smoke.yaml", asking)).steps
     steps = Plan(load(RECIPES / "smoke.yaml")).steps
-    stages = list(dict.fromkeys(one.stage for one in steps))
+    stages = list(dict.fromkeys(one.stage for one in every))
     assert stages == [stage for stage in pipeline.STAGES if stage != "opd"], "no student of smoke.yaml is of that kind"
     assert names(choose(steps, ["sft DA", "label"], None, None)) == ["label debate", "sft DA"]
     assert names(choose(steps, None, "grpo R-SFT+PAD", "evaluate"))[:2] == [
