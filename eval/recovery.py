@@ -16,6 +16,7 @@ import msgspec
 from agentark import answers, cli, contamination, recovery
 from agentark.exam import greedy
 from agentark.files import write_atomically
+from agentark.hub import model_config
 from agentark.reasoning import Scorer
 from agentark.records import now
 from agentark.recovery import Planted, Reached, Recovery, reached
@@ -59,6 +60,7 @@ def measure(args: Namespace, task: Task) -> tuple[Reached, Reached]:
             f"--input_file {args.input_file}: holds no right solution of several steps with a number in the first"
         )
     model, _ = cli.resolve_model(args.model_name_or_path, "--model_name_or_path")
+    model_config(model, "--model_name_or_path")
     scorer = Scorer(model, args.device)
     if getattr(scorer.tokenizer, "chat_template", None) is None:
         raise UserError(f"--model_name_or_path {args.model_name_or_path}: has no chat template")
