@@ -20,8 +20,8 @@ VENV := .venv/.agentark-stack
 SVAMP = $(foreach part,train tests.held-out,$(part).dataset=SVAMP $(part).split=test "$(part).data_dir=$(DATA_DIR)" \
 	"$(part).task_config=[part=$(if $(filter train,$(part)),train,test)]")
 
-# denoise comes first: clones and unrelated are its controls
-WORLDS ?= denoise clones unrelated interact compose
+# denoise comes first: the three after it are its controls
+WORLDS ?= denoise clones unrelated independent interact compose
 
 .PHONY: quickstart distill lab test test-slow check bench .venv FORCE
 
@@ -35,7 +35,7 @@ lab: $(VENV)
 	for world in $(WORLDS); do \
 		$(BIN)/python -m study --config configs/studies/lab_$$world.yaml $(if $(SET),--set $(SET)) || exit; done
 	$(BIN)/python -m eval.ark --merge $(WORLDS:%=outputs/lab/%/ark/ark.json) --output outputs/lab/ark
-	$(BIN)/python -m eval.report --results $(WORLDS:%=outputs/lab/%) --output outputs/lab/report
+	$(BIN)/python -m eval.report --results outputs/lab --output outputs/lab/report
 
 test: $(VENV)
 	$(BIN)/python -m pytest

@@ -15,7 +15,11 @@ from study.lab.worlds import members
 from study.plan import Plan
 from study.recipe import load
 
-CONTROLS = {"clones": {"--team", "--model_temperature"}, "unrelated": {"--method_config"}}
+CONTROLS = {
+    "clones": {"--team", "--model_temperature"},
+    "unrelated": {"--method_config"},
+    "independent": {"--team", "--model_temperature", "--method_config"},
+}
 """Control -> the flags of the debate that it changes."""
 
 
