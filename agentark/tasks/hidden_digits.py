@@ -35,8 +35,8 @@ TRIES = 50
 
 
 class HiddenDigitsOptions(Config):
-    world: int = Field(0, ge=0)
-    """Which digit each noun has, >= 0."""
+    world: int = Field(0, ge=0, le=1_000_000)
+    """Which digit each noun has, 0 to 1,000,000."""
     seed: int = Field(0, ge=0)
     """Seed of the draw of questions, >= 0."""
     size: int = Field(200, ge=1, le=1_000_000)

@@ -57,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=cli.output_folder, required=True, help="folder of the members")
     parser.add_argument("--base", type=cli.output_folder, help="folder of the base (default: base beside --output)")
     parser.add_argument("--members", type=cli.integer(2, 9), default=3)
-    parser.add_argument("--hidden_digits", type=cli.integer(0), default=0, help="`world` of the HiddenDigits questions")
+    parser.add_argument(
+        "--hidden_digits", type=cli.integer(0, 1_000_000), default=0, help="`world` of the HiddenDigits questions"
+    )
     parser.add_argument(
         "--base_steps", type=cli.integer(1), default=school.BASE_STEPS, help=f"of {school.BATCH} dialogues or more"
     )

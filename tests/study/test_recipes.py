@@ -187,7 +187,7 @@ DISTIL = {
 def make_distill(*variables: str) -> list[str]:
     """The words after `python` that `make distill` would run."""
     made = subprocess.run(
-        ["make", "-n", "-o", ".venv/.agentark-stack", "distill", *variables],
+        ["make", "--no-print-directory", "-n", "-o", ".venv/.agentark-stack", "distill", *variables],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     words = shlex.split(made.stdout.strip().splitlines()[-1])
