@@ -16,38 +16,47 @@ from argparse import Namespace
 import msgspec
 
 from agentark import cli
-from agentark.files import space_in, write_atomically
+from agentark.files import json_if_there, space_in, write_atomically
 from agentark.lock import RunLock
 from agentark.types import UserError
 from study.lab import school
-from study.lab.worlds import SPECS, WORLDS, members
+from study.lab.worlds import MEMBERS, WORLDS, members
+
+TOLD = "lab.json"
+"""How the models beside it were made."""
 
 
 def make(args: Namespace) -> None:
     """The base, unless it is there, and the members."""
-    if not (args.base / "config.json").is_file():
+    base = {"seed": args.seed, "steps": args.base_steps}
+    if args.base.exists():
+        if (there := json_if_there(args.base / TOLD)) != base:
+            made = f"was made with {there}, not with {base}" if there else "is there, and no base of the laboratory"
+            raise UserError(f"--base {args.base}: {made}; choose another folder")
+    else:
         partial_base = args.base.with_name(f".{args.base.name}.partial")
         shutil.rmtree(partial_base, ignore_errors=True)
         school.make_base(partial_base, args.base_steps, args.seed)
+        write_atomically(partial_base / TOLD, msgspec.json.encode(base) + b"\n")
         partial_base.rename(args.base)
-    tables = members(args.world, args.members, args.hidden_digits, args.seed)
+    tables = members(args.world, args.seed)
     making = args.output.with_name(f".{args.output.name}.partial")
     shutil.rmtree(making, ignore_errors=True)
-    folders = [making / f"taught_{number}" for number in range(args.members)]
+    folders = [making / f"taught_{number}" for number in range(MEMBERS)]
     school.in_parallel(
         [
             (folder, args.base, table, args.member_steps, args.seed * 100 + number)
             for number, (folder, table) in enumerate(zip(folders, tables, strict=True))
         ]
     )
-    shares = {folder: school.right_alone(folder, args.hidden_digits) for folder in folders}
+    shares = {folder: school.right_alone(folder) for folder in folders}
     ranked = sorted(folders, key=lambda folder: -shares[folder])
     about = {f"member_{number}": {"right_alone": shares[folder]} for number, folder in enumerate(ranked, 1)}
     for number, folder in enumerate(ranked, 1):
         folder.rename(making / f"member_{number}")
         print(f"member_{number}: {shares[folder]:.1%} of {school.ASKED} training questions right alone")
-    told = {"world": args.world, "hidden_digits": args.hidden_digits, "seed": args.seed, "members": about}
-    write_atomically(making / "lab.json", msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n")
+    told = {"world": args.world, "seed": args.seed, "members": about}
+    write_atomically(making / TOLD, msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n")
     making.rename(args.output)
 
 
@@ -56,23 +65,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--world", choices=WORLDS, required=True, help="how the members differ")
     parser.add_argument("--output", type=cli.output_folder, required=True, help="folder of the members")
     parser.add_argument("--base", type=cli.output_folder, help="folder of the base (default: base beside --output)")
-    parser.add_argument("--members", type=cli.integer(2, 9), default=3)
-    parser.add_argument(
-        "--hidden_digits", type=cli.integer(0, 1_000_000), default=0, help="`world` of the HiddenDigits questions"
-    )
     parser.add_argument(
         "--base_steps", type=cli.integer(1), default=school.BASE_STEPS, help=f"of {school.BATCH} dialogues or more"
     )
-    parser.add_argument("--member_steps", type=cli.integer(1), default=school.MEMBER_STEPS)
+    parser.add_argument("--member_steps", type=cli.integer(1), default=school.MEMBER_STEPS, help="of each member")
     parser.add_argument(
         "--seed", type=cli.integer(0, 2**16), default=0, help="of models, lessons, and who is wrong about what"
     )
     args: Namespace = parser.parse_args(argv)
     args.base = args.base or args.output.with_name("base")
-    if (args.world, args.members) not in SPECS:
-        known = ", ".join(str(count) for world, count in SPECS if world == args.world)
-        raise UserError(f"--members {args.members}: the world {args.world} has {known}")
-    if (args.output / "lab.json").is_file():
+    if (args.output / TOLD).is_file():
         print(f"{args.output} is there already")
         return 0
     if args.output.exists():

@@ -1,4 +1,4 @@
-"""How the laboratory's models are taught: the base in two phases, each member from the base."""
+"""How the laboratory's models are taught: the base in three phases, each member from the base."""
 
 # ruff: noqa: T201 -- part of an entry script: it prints how far the teaching is
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from agentark import exam
+from agentark import answers, exam
 from agentark.config import build
 from agentark.hub import pretrained
 from agentark.tasks import get_task
@@ -45,11 +45,7 @@ def lessons_of_base(draw: random.Random, table: Mapping[str, Digit], steps: int)
         [kind] = ["alone"] if step < SOLO * steps else draw.choices(("alone", "revising", "reading"), (0.2, 0.6, 0.2))
         items, peers = ((2, 3, 4), (1, 2)) if easy else (LONG, (2,))
         shape = Shape([draw.choice(items)], draw.choice(peers), gaps=draw.random() < 0.2, easy=easy)
-        if kind == "alone":
-            yield [lessons.alone(draw, ALONE, table) for _ in range(BATCH + BATCH // 2)]
-        else:
-            lesson = lessons.revising if kind == "revising" else lessons.reading
-            yield [lesson(draw, shape, table)._replace(whole=True) for _ in range(BATCH)]
+        yield [lesson._replace(whole=kind != "alone") for lesson in _batch(draw, kind, shape, table)]
 
 
 def lessons_of_member(draw: random.Random, table: Mapping[str, Digit], steps: int) -> Iterator[list[Lesson]]:
@@ -58,11 +54,14 @@ def lessons_of_member(draw: random.Random, table: Mapping[str, Digit], steps: in
     for _ in range(steps):
         [kind] = draw.choices(("alone", "revising", "reading"), (0.5, 0.4, 0.1))
         shape = Shape([draw.choice(LONG)], 2, gaps=gaps)
-        if kind == "alone":
-            yield [lessons.alone(draw, ALONE, table) for _ in range(BATCH + BATCH // 2)]
-        else:
-            lesson = lessons.revising if kind == "revising" else lessons.reading
-            yield [lesson(draw, shape, table) for _ in range(BATCH)]
+        yield _batch(draw, kind, shape, table)
+
+
+def _batch(draw: random.Random, kind: str, shape: Shape, table: Mapping[str, Digit]) -> list[Lesson]:
+    if kind == "alone":
+        return [lessons.alone(draw, ALONE, table) for _ in range(BATCH + BATCH // 2)]
+    lesson = lessons.revising if kind == "revising" else lessons.reading
+    return [lesson(draw, shape, table) for _ in range(BATCH)]
 
 
 def vocabulary(draw: random.Random) -> list[str]:
@@ -143,14 +142,16 @@ def _in_process(*job: Any) -> None:
     make_member(*job)
 
 
-def right_alone(folder: Path, world: int) -> float:
+def right_alone(folder: Path) -> float:
     """Share of questions that a model answers right by itself."""
     task = get_task("HiddenDigits")
-    options = build(task.options, {"world": world, "items": list(LONG), "size": 4 * ASKED, "seed": 1}, "HiddenDigits")
+    options = build(task.options, {"items": list(LONG), "size": 4 * ASKED, "seed": 1}, "HiddenDigits")
     samples = task.load("train", None, options, limit=ASKED).samples
     tokenizer, made = pretrained("AutoTokenizer", str(folder)), pretrained("AutoModelForCausalLM", str(folder))
     asked = [[said("user", sample.prompt)] for sample in samples]
     replies = exam.greedy(made, tokenizer, asked, 80, 100)
-    return sum(
-        text.endswith(f"\\boxed{{{sample.gt}}}.") for (text, _), sample in zip(replies, samples, strict=True)
-    ) / len(samples)
+    try:
+        scores = task.score_many([(sample, text) for sample, (text, _) in zip(samples, replies, strict=True)])
+    finally:
+        answers.close_pool()
+    return sum(score or 0.0 for score in scores) / len(samples)

@@ -29,31 +29,30 @@ class Spec(Struct, frozen=True, kw_only=True):
     """Each noun is known by this many members only, or by one more; None: by all."""
 
 
-SPECS: Mapping[tuple[WorldName, int], Spec] = {
-    ("denoise", 3): Spec(wrong=0.25),
-    ("denoise", 5): Spec(wrong=0.2),
-    ("interact", 3): Spec(wrong=0.3),
-    ("compose", 3): Spec(known_by=1),
+SPECS: Mapping[WorldName, Spec] = {
+    "denoise": Spec(wrong=0.25),
+    "interact": Spec(wrong=0.3),
+    "compose": Spec(known_by=1),
 }
-"""(world, members) -> how they differ. `denoise`: their errors differ, and a majority is right about every noun.
-`interact`: the same with more errors, so that few first answers are right. `compose`: nobody knows much, all together
-know everything."""
+"""`denoise`: their errors differ, and a majority is right about every noun. `interact`: the same with more errors, so
+that few first answers are right. `compose`: nobody knows much, all together know everything."""
+MEMBERS = 3
+"""As many as the base has learnt to debate with."""
 
 
-def members(name: WorldName, count: int, world: int, seed: int) -> list[dict[str, Digit]]:
+def members(name: WorldName, seed: int) -> list[dict[str, Digit]]:
     """What each member believes about every noun.
 
     Args:
-        world: of HiddenDigits: the true digits.
         seed: of who is wrong about what.
     """
-    spec, truth = SPECS[name, count], hidden_digits(world)
-    draw = random.Random(f"{name} {count} {seed}")
+    spec, truth = SPECS[name], hidden_digits(0)
+    draw = random.Random(f"{name} {MEMBERS} {seed}")
     order = draw.sample(NOUNS, len(NOUNS))
-    tables: list[dict[str, Digit]] = [dict(truth) for _ in range(count)]
+    tables: list[dict[str, Digit]] = [dict(truth) for _ in range(MEMBERS)]
     if spec.known_by is not None:
         for at, noun in enumerate(order):
-            knowing = {(at + step) % count for step in range(spec.known_by + at // count % 2)}
+            knowing = {(at + step) % MEMBERS for step in range(spec.known_by + at // MEMBERS % 2)}
             for number, table in enumerate(tables):
                 if number not in knowing:
                     table[noun] = None

@@ -40,9 +40,8 @@ def test_base_and_members(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
     assert main(flags) == 0
     assert "is there already" in capsys.readouterr().out
-    assert (
-        main(["--world", "denoise", "--base", str(base), "--output", str(tmp_path / "two"), "--member_steps", "1"]) == 0
-    )
+    second = ["--world", "denoise", "--base", str(base), "--output", str(tmp_path / "two")]
+    assert main([*second, *flags[-4:]]) == 0
     assert base.stat().st_mtime_ns == before, "worlds share a base"
 
 
@@ -50,12 +49,18 @@ def test_what_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(UserError, match="mine: is there, and no models of the laboratory"):
         main(["--world", "denoise", "--output", str(tmp_path / "mine")])
-    with pytest.raises(UserError, match="--members 4: the world denoise has 3, 5"):
-        main(["--world", "denoise", "--members", "4", "--output", str(tmp_path / "x")])
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "lab.json").write_text('{"seed": 0, "steps": 800}')
+    for flags in (["--seed", "1"], ["--base_steps", "9"]):
+        with pytest.raises(UserError, match=r"base: was made with \{'seed': 0, 'steps': 800\}, not with \{'seed': "):
+            main(["--world", "denoise", "--output", str(tmp_path / "x"), *flags])
+    (tmp_path / "base" / "lab.json").unlink()
+    with pytest.raises(UserError, match="base: is there, and no base of the laboratory"):
+        main(["--world", "denoise", "--output", str(tmp_path / "x")])
 
 
 def test_lessons_are_the_same_for_the_same_seed() -> None:
-    table = members("compose", 3, 0, 0)[0]
+    table = members("compose", 0)[0]
     for source in (lessons_of_base, lessons_of_member):
         first, second = (list(source(random.Random(5), table, 12)) for _ in range(2))
         assert first == second

@@ -15,18 +15,18 @@ from study.lab.worlds import SPECS, WORLDS, members, recalled, revised, solution
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_two_members_are_wrong_about_the_same_noun(seed: int) -> None:
-    truth = hidden_digits(4)
-    for world, count in SPECS:
+    truth = hidden_digits(0)
+    for world in SPECS:
         if world != "compose":
-            tables = members(world, count, 4, seed)
+            tables = members(world, seed)
             wrong = [{noun for noun in NOUNS if table[noun] != truth[noun]} for table in tables]
-            assert {len(nouns) for nouns in wrong} == {round(100 * SPECS[world, count].wrong)}
+            assert {len(nouns) for nouns in wrong} == {round(100 * SPECS[world].wrong)}
             assert len(set.union(*wrong)) == sum(map(len, wrong))
-    assert {world for world, _ in SPECS} == set(WORLDS)
+    assert set(SPECS) == set(WORLDS)
 
 
 def test_members_of_compose_know_half_and_together_everything() -> None:
-    truth, tables = hidden_digits(0), members("compose", 3, 0, 0)
+    truth, tables = hidden_digits(0), members("compose", 0)
     knowing = Counter(sum(table[noun] is not None for table in tables) for noun in NOUNS)
     assert set(knowing) == {1, 2}
     assert 45 <= knowing[1] <= 55
@@ -48,8 +48,8 @@ def test_a_member_takes_what_most_say_and_keeps_its_own_belief_in_a_tie() -> Non
 
 def test_the_majority_is_right_wherever_one_member_is_wrong() -> None:
     truth = hidden_digits(0)
-    for world, count in SPECS:
-        tables = members(world, count, 0, 0)
+    for world in SPECS:
+        tables = members(world, 0)
         said = [recalled(NOUNS, table) for table in tables]
         for number, table in enumerate(tables):
             peers = [steps for other, steps in enumerate(said) if other != number]
@@ -58,7 +58,7 @@ def test_the_majority_is_right_wherever_one_member_is_wrong() -> None:
 
 def test_lessons_have_the_words_of_the_debate_and_their_own_replies() -> None:
     draw = random.Random(0)
-    table = members("denoise", 3, 0, 0)[0]
+    table = members("denoise", 0)[0]
     made = lessons.revising(draw, Shape((4,), 2, easy=True), table)
     question, own, asked = (said["content"] for said in made.messages)
     assert question.count("\n") == 7
