@@ -16,7 +16,7 @@ from argparse import Namespace
 import msgspec
 
 from agentark import cli
-from agentark.files import json_if_there, space_in, write_atomically
+from agentark.files import check_folder, json_if_there, space_in, write_atomically
 from agentark.lock import RunLock
 from agentark.types import UserError
 from study.lab import school
@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args: Namespace = parser.parse_args(argv)
     args.base = args.base or args.output.with_name("base")
+    check_folder(args.base, f"--base {args.base}")
     if (args.output / TOLD).is_file():
         print(f"{args.output} is there already")
         return 0

@@ -55,6 +55,10 @@ def test_what_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"base: was made with \{'seed': 0, 'steps': 800\}, not with \{'seed': "):
             main(["--world", "denoise", "--output", str(tmp_path / "x"), *flags])
     (tmp_path / "base" / "lab.json").unlink()
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "base").symlink_to(tmp_path / "loop" / "base")
+    with pytest.raises(UserError, match="is a link to what does not exist"):
+        main(["--world", "denoise", "--output", str(tmp_path / "loop" / "x")])
     with pytest.raises(UserError, match="base: is there, and no base of the laboratory"):
         main(["--world", "denoise", "--output", str(tmp_path / "x")])
 
