@@ -2,8 +2,10 @@
 
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from string import Template
 
 import pytest
 from script_parsers import module_of, parsed, script_and_flags
@@ -28,11 +30,19 @@ LISTINGS = ("methods", "agentark.engines")
 """Modules that take words, not flags; other tests run them."""
 
 
-def commands(text: str) -> Iterator[str]:
-    """The python commands of a document: in blocks, and between single backticks."""
+def commands(text: str, exported: dict[str, str] | None = None) -> Iterator[str]:
+    """The python commands of a document: in blocks, and between single backticks.
+
+    Args:
+        exported: variables of the shell, to which those of the document are added.
+    """
+    exported = {} if exported is None else exported
     joined = text.replace("\\\n", " ")
-    for line in joined.splitlines():
-        if (
+    for written in joined.splitlines():
+        line = Template(written).safe_substitute(exported)
+        if line.startswith("export "):
+            exported |= dict(word.split("=", 1) for word in shlex.split(line)[1:] if "=" in word)
+        elif (
             re.match(r"\s*(\w+=\S+ )?python (-m )?[\w./]+", line)
             and "<" not in line
             and not line.startswith("python -m distill.grpo.")
@@ -43,10 +53,12 @@ def commands(text: str) -> Iterator[str]:
 
 
 def documented() -> list[object]:
+    """Documents of one folder share a shell: a tutorial may go on where another ended."""
+    exported: dict[Path, dict[str, str]] = defaultdict(dict)
     return [
         pytest.param(line, id=f"{file.relative_to(ROOT)}: {line[:60]}")
         for file in [*DOCUMENTS, PUBLISHED]
-        for line in commands(file.read_text("utf-8"))
+        for line in commands(file.read_text("utf-8"), exported[file.parent])
     ]
 
 

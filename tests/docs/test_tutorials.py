@@ -17,6 +17,8 @@ from gateway_cases import free_port
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "tutorials"
 TUTORIALS = sorted(FOLDER.glob("[1-9]_*.md"))
+RUNS = [["1_debate"], ["2_labels"], ["3_student", "4_reward_model"], ["5_own_method"], ["6_own_team"]]
+"""Pages that go on where another ended follow it."""
 MAX_LINES = 80
 PORT = "8100"
 """Of the gateway, in the text; the test takes a free one."""
@@ -109,19 +111,26 @@ def test_exact_figures_are_compared() -> None:
     assert missing("n 48\n", "n 47\n", exact=True) == "n 48"
 
 
+def test_each_tutorial_is_run() -> None:
+    assert [name for names in RUNS for name in names] == [page.stem for page in TUTORIALS]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT_SECONDS)
-@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
-def test_a_tutorial_runs_and_prints_what_it_shows(page: Path, tmp_path: Path, embedded_model: Path) -> None:
+@pytest.mark.parametrize("names", RUNS, ids=lambda names: names[0])
+def test_tutorials_run_and_print_what_they_show(names: list[str], tmp_path: Path, embedded_model: Path) -> None:
     assert embedded_model
     folder = tmp_path / "AgentArk"
+    pages = "".join((FOLDER / f"{name}.md").read_text("utf-8") for name in names)
+    exported = ""
     for name in new_clone():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     printed = ""
-    for number, block in enumerate(blocks(page.read_text("utf-8").replace(PORT, str(free_port())))):
+    for number, block in enumerate(blocks(pages.replace(PORT, str(free_port())))):
         if block.language == "bash":
-            printed = run(block.text, folder, tmp_path / f"output_{number}")
+            printed = run(exported + block.text, folder, tmp_path / f"output_{number}")
+            exported += "".join(re.findall(r"^export (?:.*\\\n)*.*\n", block.text, re.M))
         elif block.language:
             write(block, folder)
         else:
