@@ -28,9 +28,9 @@ from study.plan import STAGES, Plan, PlannedStep
 from study.recipe import load
 from study.state import Memory, Status
 from study.step import run as run_step
-from study.step import shown, slug
+from study.step import shown
 
-ENGINE_LOG = "engine.log"
+ENGINE = "engine"
 
 
 def parse(argv: list[str] | None = None) -> Namespace:
@@ -131,9 +131,8 @@ def run(
     """
     view = View(steps)
     ran = []
-    logs = memory.folder / "logs"
     ahead = [step for step, status in statuses(chosen, memory) if status.kind != "done"]
-    with Lender(ahead, logs / ENGINE_LOG, lock, view.detail, view.watch) as lender:
+    with Lender(ahead, memory.log(ENGINE), lock, view.detail, view.watch) as lender:
         for step in chosen:
             status = memory.status(step)
             if status.kind == "done":
@@ -151,7 +150,7 @@ def run(
             try:
                 seconds = lender.start_for(step)
                 environment = lender.environment(step)
-                seconds += run_step(step, logs / f"{slug(step.name)}.log", lock, view.watch, environment)
+                seconds += run_step(step, memory.log(step.name), lock, view.watch, environment)
             finally:
                 view.clear()
             lender.end_after(step)

@@ -11,6 +11,7 @@ with other settings. If a script only adds to its output (more samples), the out
 import hashlib
 import shlex
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -73,7 +74,7 @@ class Entry(Struct, kw_only=True):
     attempts: int = 0
     """Attempts since then."""
     seconds: float = 0.0
-    """Seconds since then, without failed attempts."""
+    """Seconds since then; of an attempt that was stopped, those until the last word in its log."""
     started: str = ""
     finished: str | None = None
 
@@ -133,6 +134,9 @@ class Memory:
     @property
     def steps(self) -> Mapping[str, Entry]:
         return self._state.steps
+
+    def log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{slug(name)}.log"
 
     # ------------------------------------------------------------ the status of a step
 
@@ -251,7 +255,7 @@ class Memory:
             runs=before.runs if before else 0,
             made=(before.made if before else 0) + afresh,
             attempts=1 if afresh or before is None else before.attempts + 1,
-            seconds=0.0 if afresh or before is None else before.seconds,
+            seconds=0.0 if afresh or before is None else before.seconds + _stopped(before, self.log(step.name)),
             started=now(),
         )
         self.save()
@@ -264,6 +268,13 @@ class Memory:
         entry.runs += 1
         entry.seconds = round(entry.seconds + seconds, 1)
         self.save()
+
+
+def _stopped(entry: Entry, log: Path) -> float:
+    """Seconds of the last attempt, if it did not come to its end."""
+    if entry.status == "done" or not log.is_file():
+        return 0.0
+    return max(0.0, log.stat().st_mtime - datetime.fromisoformat(entry.started).timestamp())
 
 
 def _counts(file: Path) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,19 @@ def test_a_killed_study_leaves_a_child_that_the_next_one_ends(folder: Path) -> N
     assert run(folder, slow(folder, "0")) == ["two"]
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert (folder / "two.txt").read_text() == "dx0"
+
+
+def test_the_time_of_a_stopped_attempt_counts(folder: Path) -> None:
+    memory = Memory(str(folder))
+    [one, *_] = chain(folder)
+    memory.begin(one, memory.status(one))
+    memory.log("one").parent.mkdir(exist_ok=True)
+    memory.log("one").touch()
+    began = datetime.fromisoformat(memory.steps["one"].started).timestamp()
+    os.utime(memory.log("one"), (began + 40, began + 40))
+    memory.begin(one, memory.status(one))
+    memory.finish(one, 2.5)
+    assert memory.steps["one"].seconds == 42.5
 
 
 def test_two_studies_do_not_write_to_one_folder(folder: Path) -> None:
