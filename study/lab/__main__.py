@@ -20,7 +20,7 @@ from agentark.files import check_folder, json_if_there, space_in, write_atomical
 from agentark.lock import RunLock
 from agentark.types import UserError
 from study.lab import school
-from study.lab.worlds import MEMBERS, WORLDS, members
+from study.lab.worlds import WORLDS, members
 
 TOLD = "lab.json"
 """How the models beside it were made."""
@@ -28,7 +28,7 @@ TOLD = "lab.json"
 
 def make(args: Namespace) -> None:
     """The base, unless it is there, and the members."""
-    base = {"seed": args.seed, "steps": args.base_steps}
+    base = {"seed": args.seed, "steps": args.base_steps, "members": args.members}
     if args.base.exists():
         if (there := json_if_there(args.base / TOLD)) != base:
             made = f"was made with {there}, not with {base}" if there else "is there, and no base of the laboratory"
@@ -36,16 +36,16 @@ def make(args: Namespace) -> None:
     else:
         partial_base = args.base.with_name(f".{args.base.name}.partial")
         shutil.rmtree(partial_base, ignore_errors=True)
-        school.make_base(partial_base, args.base_steps, args.seed)
+        school.make_base(partial_base, args.base_steps, args.seed, args.members - 1)
         write_atomically(partial_base / TOLD, msgspec.json.encode(base) + b"\n")
         partial_base.rename(args.base)
-    tables = members(args.world, args.seed)
+    tables = members(args.world, args.seed, args.members)
     making = args.output.with_name(f".{args.output.name}.partial")
     shutil.rmtree(making, ignore_errors=True)
-    folders = [making / f"taught_{number}" for number in range(MEMBERS)]
+    folders = [making / f"taught_{number}" for number in range(args.members)]
     school.in_parallel(
         [
-            (folder, args.base, table, args.member_steps, args.seed * 100 + number)
+            (folder, args.base, table, args.member_steps, args.seed * 100 + number, args.members - 1)
             for number, (folder, table) in enumerate(zip(folders, tables, strict=True))
         ]
     )
@@ -64,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser(prog="python -m study.lab", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--world", choices=WORLDS, required=True, help="how the members differ")
     parser.add_argument("--output", type=cli.output_folder, required=True, help="folder of the members")
+    parser.add_argument(
+        "--members", type=cli.integer(2, 5), default=3, help="of the team; its base has learnt no other size"
+    )
     parser.add_argument("--base", type=cli.output_folder, help="folder of the base (default: base beside --output)")
     parser.add_argument(
         "--base_steps", type=cli.integer(1), default=school.BASE_STEPS, help=f"of {school.BATCH} dialogues or more"

@@ -38,22 +38,24 @@ ASKED = 300
 """Questions on which members are compared."""
 
 
-def lessons_of_base(draw: random.Random, table: Mapping[str, Digit], steps: int) -> Iterator[list[Lesson]]:
+def lessons_of_base(draw: random.Random, table: Mapping[str, Digit], steps: int, peers: int) -> Iterator[list[Lesson]]:
     """A kind and a shape for each step: dialogues of one length need no padding."""
     for step in range(steps):
         easy = step < EASY * steps
         [kind] = ["alone"] if step < SOLO * steps else draw.choices(("alone", "revising", "reading"), (0.2, 0.6, 0.2))
-        items, peers = ((2, 3, 4), (1, 2)) if easy else (LONG, (2,))
-        shape = Shape([draw.choice(items)], draw.choice(peers), gaps=draw.random() < 0.2, easy=easy)
+        items, told = ((2, 3, 4), range(1, peers + 1)) if easy else (LONG, (peers,))
+        shape = Shape([draw.choice(items)], draw.choice(told), gaps=draw.random() < 0.2, easy=easy)
         yield [lesson._replace(whole=kind != "alone") for lesson in _batch(draw, kind, shape, table)]
 
 
-def lessons_of_member(draw: random.Random, table: Mapping[str, Digit], steps: int) -> Iterator[list[Lesson]]:
+def lessons_of_member(
+    draw: random.Random, table: Mapping[str, Digit], steps: int, peers: int
+) -> Iterator[list[Lesson]]:
     """Half of them alone; the base's other skills are rehearsed."""
     gaps = None in table.values()
     for _ in range(steps):
         [kind] = draw.choices(("alone", "revising", "reading"), (0.5, 0.4, 0.1))
-        shape = Shape([draw.choice(LONG)], 2, gaps=gaps)
+        shape = Shape([draw.choice(LONG)], peers, gaps=gaps)
         yield _batch(draw, kind, shape, table)
 
 
@@ -88,28 +90,29 @@ def said_of(name: str, steps: int) -> Callable[[int, float], None]:
     return report
 
 
-def make_base(folder: Path, steps: int, seed: int) -> None:
+def make_base(folder: Path, steps: int, seed: int, peers: int) -> None:
+    """A model that can debate with this many peers."""
     draw = random.Random(seed)
     table: dict[str, Digit] = {noun: None if draw.random() < UNKNOWN else draw.randrange(10) for noun in NOUNS}
     tokenizer = model.make_tokenizer(vocabulary(draw))
     made = model.new_model(tokenizer, hidden=HIDDEN, layers=LAYERS, heads=HEADS, seed=seed)
     print(f"base: {made.num_parameters() / 1e6:.2f}M parameters, {len(tokenizer)} tokens", flush=True)
     model.teach(
-        made, tokenizer, lessons_of_base(draw, table, steps), steps, muon=0.02, adam=3e-3, warmup=60,
+        made, tokenizer, lessons_of_base(draw, table, steps, peers), steps, muon=0.02, adam=3e-3, warmup=60,
         report=said_of("base", steps),
     )  # fmt: skip
     model.save(made, tokenizer, folder)
 
 
-def make_member(folder: Path, base: Path, table: Mapping[str, Digit], steps: int, seed: int) -> None:
+def make_member(folder: Path, base: Path, table: Mapping[str, Digit], steps: int, seed: int, peers: int) -> None:
     import torch
 
     torch.manual_seed(seed)
     tokenizer = pretrained("AutoTokenizer", str(base))
     made = pretrained("AutoModelForCausalLM", str(base), dtype=torch.float32)
     model.teach(
-        made, tokenizer, lessons_of_member(random.Random(seed), table, steps), steps, muon=0.01, adam=2e-3, warmup=10,
-        report=said_of(folder.name, steps),
+        made, tokenizer, lessons_of_member(random.Random(seed), table, steps, peers), steps, muon=0.01, adam=2e-3,
+        warmup=10, report=said_of(folder.name, steps),
     )  # fmt: skip
     model.save(made, tokenizer, folder)
 

@@ -24,7 +24,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     """How the members of a world differ."""
 
     wrong: float = 0.0
-    """Share of the nouns that a member is wrong about, always in the same way; no two about the same."""
+    """Largest share of the nouns that a member is wrong about, always in the same way; no two about the same."""
     known_by: int | None = None
     """Each noun is known by this many members only, or by one more; None: by all."""
 
@@ -36,27 +36,25 @@ SPECS: Mapping[WorldName, Spec] = {
 }
 """`denoise`: their errors differ, and a majority is right about every noun. `interact`: the same with more errors, so
 that few first answers are right. `compose`: nobody knows much, all together know everything."""
-MEMBERS = 3
-"""As many as the base has learnt to debate with."""
 
 
-def members(name: WorldName, seed: int) -> list[dict[str, Digit]]:
+def members(name: WorldName, seed: int, count: int = 3) -> list[dict[str, Digit]]:
     """What each member believes about every noun.
 
     Args:
         seed: of who is wrong about what.
     """
     spec, truth = SPECS[name], hidden_digits(0)
-    draw = random.Random(f"{name} {MEMBERS} {seed}")
+    draw = random.Random(f"{name} {count} {seed}")
     order = draw.sample(NOUNS, len(NOUNS))
-    tables: list[dict[str, Digit]] = [dict(truth) for _ in range(MEMBERS)]
+    tables: list[dict[str, Digit]] = [dict(truth) for _ in range(count)]
     if spec.known_by is not None:
         for at, noun in enumerate(order):
-            knowing = {(at + step) % MEMBERS for step in range(spec.known_by + at // MEMBERS % 2)}
+            knowing = {(at + step) % count for step in range(spec.known_by + at // count % 2)}
             for number, table in enumerate(tables):
                 if number not in knowing:
                     table[noun] = None
-    share = round(spec.wrong * len(NOUNS))
+    share = min(round(spec.wrong * len(NOUNS)), len(NOUNS) // count)
     for number, table in enumerate(tables):
         for noun in order[number * share : (number + 1) * share]:
             table[noun] = draw.choice([digit for digit in range(10) if digit != truth[noun]])

@@ -9,6 +9,7 @@ import pytest
 from agentark.config import ROOT
 from agentark.hub import pretrained
 from agentark.types import UserError
+from methods.llm_debate import prompts
 from study.lab.__main__ import main
 from study.lab.school import lessons_of_base, lessons_of_member
 from study.lab.worlds import members
@@ -50,9 +51,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mine: is there, and no models of the laboratory"):
         main(["--world", "denoise", "--output", str(tmp_path / "mine")])
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "lab.json").write_text('{"seed": 0, "steps": 800}')
-    for flags in (["--seed", "1"], ["--base_steps", "9"]):
-        with pytest.raises(UserError, match=r"base: was made with \{'seed': 0, 'steps': 800\}, not with \{'seed': "):
+    (tmp_path / "base" / "lab.json").write_text('{"seed": 0, "steps": 800, "members": 3}')
+    for flags in (["--seed", "1"], ["--base_steps", "9"], ["--members", "5"]):
+        with pytest.raises(UserError, match=r"base: was made with \{'seed': 0, .*\}, not with \{'seed': "):
             main(["--world", "denoise", "--output", str(tmp_path / "x"), *flags])
     (tmp_path / "base" / "lab.json").unlink()
     (tmp_path / "loop").mkdir()
@@ -66,9 +67,17 @@ def test_what_is_refused(tmp_path: Path) -> None:
 def test_lessons_are_the_same_for_the_same_seed() -> None:
     table = members("compose", 0)[0]
     for source in (lessons_of_base, lessons_of_member):
-        first, second = (list(source(random.Random(5), table, 12)) for _ in range(2))
+        first, second = (list(source(random.Random(5), table, 12, 2)) for _ in range(2))
         assert first == second
         assert {len(lesson.messages) for lessons in first for lesson in lessons} == {1, 3}
+
+
+def test_a_base_debates_with_the_peers_of_its_team() -> None:
+    table = members("denoise", 0, 5)[0]
+    [debated] = lessons_of_member(random.Random(0), table, 1, 4)
+    for lesson in debated:
+        asked = lesson.messages[-1]["content"]
+        assert [prompts.PEER.format(number=number) in asked for number in (1, 4, 5)] == [True, True, False]
 
 
 def test_the_controls_use_the_models_of_denoise_and_change_only_their_team() -> None:

@@ -1,5 +1,6 @@
 """What members know, what a debate makes of it, and what the lessons of the laboratory's models show."""
 
+import itertools
 import random
 import re
 from collections import Counter
@@ -10,18 +11,19 @@ from agentark.tasks.hidden_digits import NOUNS, hidden_digits
 from methods.llm_debate import prompts
 from study.lab import lessons, model
 from study.lab.lessons import Shape
-from study.lab.worlds import SPECS, WORLDS, members, recalled, revised, solution
+from study.lab.worlds import SPECS, WORLDS, WorldName, members, recalled, revised, solution
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_no_two_members_are_wrong_about_the_same_noun(seed: int) -> None:
+@pytest.mark.parametrize(("world", "count", "share"), [("denoise", 3, 25), ("interact", 3, 30), ("denoise", 5, 20)])
+def test_no_two_members_are_wrong_about_the_same_noun(world: WorldName, count: int, share: int) -> None:
     truth = hidden_digits(0)
-    for world in SPECS:
-        if world != "compose":
-            tables = members(world, seed)
-            wrong = [{noun for noun in NOUNS if table[noun] != truth[noun]} for table in tables]
-            assert {len(nouns) for nouns in wrong} == {round(100 * SPECS[world].wrong)}
-            assert len(set.union(*wrong)) == sum(map(len, wrong))
+    tables = members(world, 1, count)
+    wrong = [{noun for noun in NOUNS if table[noun] != truth[noun]} for table in tables]
+    assert [len(nouns) for nouns in wrong] == [share] * count
+    assert len(set.union(*wrong)) == sum(map(len, wrong))
+
+
+def test_every_world_says_how_its_members_differ() -> None:
     assert set(SPECS) == set(WORLDS)
 
 
@@ -48,8 +50,8 @@ def test_a_member_takes_what_most_say_and_keeps_its_own_belief_in_a_tie() -> Non
 
 def test_the_majority_is_right_wherever_one_member_is_wrong() -> None:
     truth = hidden_digits(0)
-    for world in SPECS:
-        tables = members(world, 0)
+    for world, count in itertools.product(SPECS, (3, 5)):
+        tables = members(world, 0, count)
         said = [recalled(NOUNS, table) for table in tables]
         for number, table in enumerate(tables):
             peers = [steps for other, steps in enumerate(said) if other != number]
