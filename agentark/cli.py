@@ -27,6 +27,7 @@ from agentark import progress, quiet
 from agentark.embedded import MODELS, prepare
 from agentark.files import check_file, check_folder, no_space
 from agentark.flags import LARGEST, checked, refuse_unknown
+from agentark.threads import SPINS
 from agentark.types import RunError, UserError
 
 T = TypeVar("T")
@@ -206,6 +207,8 @@ def _complete(main: Callable[[], int]) -> int:
 def entry(main: Callable[[], int]) -> NoReturn:
     """Run an entry script, and end its process."""
     gc.set_threshold(*COLLECTIONS)
+    for name, value in SPINS.items():
+        os.environ.setdefault(name, value)
     leave(exit_code(main))
 
 

@@ -23,6 +23,7 @@ from agentark.hub import check_adapter
 from agentark.progress import starting
 from agentark.sampling import CONTROLS
 from agentark.thinking import Shown
+from agentark.threads import SPINS
 from agentark.types import Completion, EngineFault, Guarantee, Message, RunError, SampleError, SamplingParams, UserError
 
 CPU_CAPACITY = 128
@@ -36,7 +37,7 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB
     # the model in the engine's own process: in one of its own it needs another import and spins on a core between steps
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "GOMP_SPINCOUNT": "1000",  # an idle OpenMP thread waits asleep: on a busy machine spinning costs ten times the time
+    **SPINS,
 }
 """Defaults of the variables that the CPU build and its libraries read at their import."""
 

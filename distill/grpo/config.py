@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from agentark.config import Config, Count, build
-from distill.grpo.credit import MODES, Baseline, Estimator, ModeSpec
+from distill.grpo.modes import MODES, Baseline, Estimator, ModeSpec
 
 Guard = Literal["empty", "one_step", "long_step", "no_answer", "unstated", "truncated"]
 GUARDS: tuple[Guard, ...] = get_args(Guard)

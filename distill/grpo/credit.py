@@ -11,36 +11,16 @@ never trained).
 Dimension letters: B samples (whole groups of G, one after the other), S steps, T tokens.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Estimator = Literal["rloo", "reinforce", "gae", "group_norm"]
-Baseline = Literal["token", "step"]
+from distill.grpo.modes import MODES, Baseline, Estimator, ModeSpec
+
 EPSILON = 1e-8
 """Added to standard deviations, so that nothing is divided by 0."""
-
-
-class ModeSpec(NamedTuple):
-    """What a reward mode rewards."""
-
-    process: bool
-    """Scores of a process reward model."""
-    verified: bool
-    """Whether the answer is right."""
-    whole_response: bool
-    """One process score for the whole response, instead of one per step."""
-
-
-MODES: Mapping[str, ModeSpec] = {
-    "PRM": ModeSpec(process=True, verified=False, whole_response=False),
-    "VR": ModeSpec(process=False, verified=True, whole_response=False),
-    "PRMVR": ModeSpec(process=True, verified=True, whole_response=False),
-    "ORM": ModeSpec(process=True, verified=False, whole_response=True),
-}
-"""The choices of --reward_mode."""
 
 
 class Rollout(NamedTuple):

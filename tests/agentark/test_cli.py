@@ -86,3 +86,18 @@ def test_what_a_script_keeps_is_hardly_looked_through_for_garbage_and_garbage_st
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("True True 500000\n", "")
+
+
+@pytest.mark.parametrize(
+    "module", ["distill.sft.__main__", "openrlhf.cli.train_grpo", "prm.finetune2", "study.lab.__main__"]
+)
+def test_idle_threads_of_torch_sleep(module: str) -> None:
+    code = (
+        f"import os, sys, {module}; from agentark import cli; loaded = 'torch' in sys.modules\n"
+        "cli.entry(lambda: print(loaded, os.environ['GOMP_SPINCOUNT']) or 0)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False 1000\n"

@@ -189,8 +189,8 @@ def test_dry_run_is_golden() -> None:
 
 
 NEW_MODE = """
-from distill.grpo import credit
-credit.MODES["ORMVR"] = credit.ModeSpec(process=True, verified=True, whole_response=True)
+from distill.grpo import modes
+modes.MODES["ORMVR"] = modes.ModeSpec(process=True, verified=True, whole_response=True)
 from distill.grpo import cli
 from distill.grpo.guards import guarded_credit
 from distill.grpo.reward import Scored, StepScores
