@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from lora_cases import adapted
+from vllm_server import vllm_server
 
 from agentark import embedded
 from agentark.records import read_records
@@ -78,3 +79,34 @@ def test_on_transformers(command: Callable[..., list[str]], tmp_path: Path) -> N
     done = subprocess.run(command(), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     check(tmp_path / "out.jsonl")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_and_continued_on_two_servers(tmp_path: Path, small_model: Path) -> None:
+    output, endpoints = tmp_path / "results" / "out_infer.jsonl", tmp_path / "endpoints.yaml"
+    journal = output.with_name(f"{output.name}.journal.jsonl")
+    second = embedded.small_random_model(tmp_path / "second")
+    with vllm_server(small_model, tmp_path / "1.log") as one, vllm_server(second, tmp_path / "2.log") as two:
+        endpoints.write_text("".join(
+            f"{name}: {{model_name: small, model_url: '{server.url}', max_workers: 2}}\n"
+            for name, server in (("one", one), ("two", two))
+        ))  # fmt: skip
+        command = [
+            *(sys.executable, "inference.py", "--method_name", "llm_debate", "--test_dataset_name", "GSMSymbolic"),
+            *("--model_name", "one", "--team", "agent_2=two", "--model_api_config", str(endpoints)),
+            *("--max_samples", "8", "--model_max_tokens", "64", "--output_path", str(output)),
+        ]
+        process = subprocess.Popen(command, cwd=ROOT)
+        while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"\n") > 8):
+            time.sleep(0.02)
+        process.kill()
+        assert process.wait() != 0
+        subprocess.run(command, cwd=ROOT, check=True)
+    records = list(read_records(output))
+    assert [record.error for record in records] == [None] * 8
+    who = {(turn.agent, turn.completion.model) for record in records for turn in record.trajectory}
+    assert who == {("agent_1", "one"), ("agent_2", "two"), ("agent_3", "one"), ("aggregator", "one")}
+    made = ["eval.report", "--results", str(output.parent), "--output", str(tmp_path / "report")]
+    subprocess.run([sys.executable, "-m", *made], cwd=ROOT, check=True)
+    assert '"model":"two"' in (tmp_path / "report" / "samples" / "chunk-0.js").read_text("utf-8")
