@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from agentark import distributed
 from agentark.config import Config, ConfigT
 from agentark.files import content
 from agentark.flags import refuse_infinite, refuse_unknown, settings_of
@@ -93,6 +94,7 @@ def read(parser: Any, ours: type[ConfigT], words: list[str]) -> tuple[ConfigT, A
     Raises:
         UserError: an unknown flag, or a bad value.
     """
+    parser.set_defaults(**distributed.settings(vars(parser.parse_known_args(words)[0]).get("deepspeed") is not None))
     try:
         training, given, unknown = parser.parse_args_and_config(words, return_remaining_strings=True)
     except (ValueError, OSError, ArithmeticError, TypeError, AttributeError) as error:

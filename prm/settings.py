@@ -11,10 +11,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agentark.config import ROOT, Config, build, parse_overrides, read_yaml
+from agentark.distributed import launch_alone
 from agentark.files import check_folder
 from agentark.flags import parser_beside, refuse_infinite, refuse_unknown, settings_of
 from agentark.types import UserError
-from prm.distributed import launch_alone
 from prm.loss import LOSSES
 from prm.reading import Overlong, StepLabel
 from prm.steps import StepUnit

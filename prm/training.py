@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from agentark import checkpoints, cli, jsonl
+from agentark import checkpoints, cli, distributed, jsonl
 from agentark.files import file_sha256, json_of, sessions_of, space_in, write_atomically
 from agentark.hub import context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
 from agentark.students import check_training
 from agentark.types import RunError, UserError
-from prm import data, distributed, features, loss, model
+from prm import data, features, loss, model
 from prm.figures import plot
 from prm.monitor import NanMonitor
 from prm.settings import Flags, PRMConfig, stage_settings

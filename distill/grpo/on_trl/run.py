@@ -14,6 +14,7 @@ from typing import Any
 
 from agentark import answers, checkpoints
 from agentark.config import ROOT
+from agentark.distributed import launch_alone
 from agentark.files import space_in
 from agentark.health import STOPPED
 from agentark.hub import check_weights, pretrained
@@ -26,7 +27,6 @@ from distill.grpo.health import Watch
 from distill.grpo.plot import grpo_curves
 from distill.grpo.reward import Rewarder, StepScorer
 from distill.grpo.run import Inputs, Run, prepare, rows, say
-from prm.distributed import launch_alone
 
 DEEPSPEED = ROOT / "configs" / "deepspeed"
 

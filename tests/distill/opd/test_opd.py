@@ -1,7 +1,10 @@
 """distill.opd on an untrained small model: the loss, the teacher, resuming, curves, and what it refuses."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +16,7 @@ from label_cases import debate, write
 
 import label
 from agentark import answers
+from agentark.config import ROOT
 from agentark.types import RunError, UserError
 from distill.opd import __main__ as opd
 from distill.opd import train as training
@@ -251,6 +255,25 @@ def test_a_stopped_run_ends_like_an_undisturbed_one(
     assert whole.keys() == stopped.keys()
     for name in whole:
         assert whole[name] == stopped[name], name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_with_and_without_deepspeed(argv: Callable[..., list[str]], tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("ACCELERATE_USE_CPU", None)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "distill.opd"]
+    losses = []
+    for name in ("plain", "zero2", "zero3"):
+        words = [word for word in argv("--logging_steps", "1", out=name) if word not in ("--use_cpu", "True")]
+        more = [] if name == "plain" else ["--deepspeed", f"configs/deepspeed/{name}.json"]
+        command = [*launch, *words, *more]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        losses.append([row["loss"] for row in rows(tmp_path / name / "metrics.jsonl") if "loss" in row])
+    assert len(losses[0]) == 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_collapse_stops_the_run_and_saves(

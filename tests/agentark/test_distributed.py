@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from prm.distributed import launch_alone
+from agentark.distributed import launch_alone
 
 
 def test_two_runs_on_a_machine_have_a_port_each(monkeypatch: pytest.MonkeyPatch) -> None:
