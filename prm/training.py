@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from agentark import checkpoints, cli, distributed, jsonl
-from agentark.files import file_sha256, json_of, sessions_of, space_in, write_atomically
+from agentark.files import file_sha256, json_of, replacing, sessions_of, space_in, write_atomically
 from agentark.hub import context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
@@ -138,12 +138,17 @@ class Training:
             metrics |= figures
             if main and folder != out:
                 write_atomically(folder / DONE, msgspec.json.encode(figures))
-                if number == stages[-1]:
-                    for file in folder.iterdir():
-                        if file.is_file() and file.name not in (METRICS, PLOT, DONE):
-                            shutil.copy2(file, out / file.name)
         self.claim()
+        if main and len(stages) > 1:
+            self.put_together(out / f"stage_{stages[-1]}")
         return metrics
+
+    def put_together(self, last: Path) -> None:
+        """Copy the last stage's model to where the run's model is expected."""
+        for file in last.iterdir():
+            if file.is_file() and file.name not in (METRICS, PLOT, DONE):
+                with file.open("rb") as stage, replacing(self.output.folder / file.name) as stream:
+                    shutil.copyfileobj(stage, stream)
 
     def claim(self) -> None:
         """Claim the folder, once everything is loaded; only the first call has an effect."""

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -170,6 +171,20 @@ def test_both_stages_learn_what_is_to_be_seen(train: Train, small_model: Path) -
     curve = curve_of(folder / "stage_2")
     assert curve[-2]["train_auroc"] > 0.9  # on what it was trained on: the point is that it can
     assert curve[-2]["train_margin"] > 0.5
+
+
+def test_a_run_killed_while_its_model_is_put_together_ends_whole(train: Train) -> None:
+    briefly = ["learning_rate=0.003", "num_train_epochs=1", "batch_size=8"]
+    flags = {"stage": "both", "learning_rate": None, "stage_1": briefly, "stage_2": briefly}
+    folder = train("both", **flags)
+    whole = (folder / "model.safetensors").read_bytes()
+    os.truncate(folder / "model.safetensors", 5000)
+    (folder / "tokenizer.json").unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    train("both", **flags)
+    assert (folder / "model.safetensors").read_bytes() == whole
+    assert (folder / "tokenizer.json").is_file()
 
 
 def test_resume_gives_the_same_run(train: Train, tmp_path: Path) -> None:
