@@ -48,6 +48,7 @@ def hush() -> None:
     """Set it up; before any of these libraries is imported."""
     for name, expected in EXPECTED.items():
         logging.getLogger(name).addFilter(_Filter(expected))
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # on-policy distillation is there on purpose
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # in a file a bar is one line per step
 

@@ -94,8 +94,9 @@ def read(parser: Any, ours: type[ConfigT], words: list[str]) -> tuple[ConfigT, A
     Raises:
         UserError: an unknown flag, or a bad value.
     """
-    parser.set_defaults(**distributed.settings(vars(parser.parse_known_args(words)[0]).get("deepspeed") is not None))
     try:
+        early = parser.parse_known_args(words)[0]
+        parser.set_defaults(**distributed.settings(early.deepspeed is not None))
         training, given, unknown = parser.parse_args_and_config(words, return_remaining_strings=True)
     except (ValueError, OSError, ArithmeticError, TypeError, AttributeError) as error:
         raise UserError(" ".join(str(error).split())) from None
