@@ -8,6 +8,7 @@ the server <= calls of an undisturbed run + cap * kills. Everything else is as i
 """
 
 import asyncio
+import csv
 import json
 import os
 import random
@@ -234,6 +235,9 @@ def content(folder: Path) -> dict[str, Any]:
             found[name] = timeless(json.loads(path.read_text().replace(str(folder), "")))
         elif path.suffix == ".safetensors":
             found[name] = tensors(path)
+        elif path.suffix == ".csv":
+            cells = csv.DictReader(path.read_text().replace(str(folder), "").splitlines())
+            found[name] = [timeless(row) for row in cells if not TIMES.search(row.get("figure", ""))]
         elif path.suffix == ".md":
             text = re.sub(r"[0-9a-f]{16,}|\d{4}-\d\d-\d\dT[\d:]+Z", "", path.read_text())
             found[name] = sorted(text.replace(str(folder), "").splitlines())  # a card's tags come out of a set

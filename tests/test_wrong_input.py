@@ -114,6 +114,7 @@ def tried(script: Script, world: Mapping[str, str]) -> Iterator[Case]:
         for number, (what, value, refused) in enumerate(_values(script, action, world)):
             fresh = {**world, "out": f"{world['out']}_{action.dest}_{number}"}
             quick = kind_of(script, action) in ("integer", "number", "choice", "text", "output file")
+            quick = quick and value != "-inf"  # a number to the parser
             line = _with(script, action, value, fresh)
             yield Case(f"{action.dest}: {what}", line, refused, quick, _names(action, value), Path(fresh["out"]))
 
@@ -162,7 +163,8 @@ def _values(script: Script, action: argparse.Action, world: Mapping[str, str]) -
         yield from ((repr(value)[:40], value, True) for value in wrong.INTEGERS)
         yield from ((value, value, False) for value in wrong.RANGES)
     elif kind == "number":
-        yield from ((repr(value)[:40], value, value != "nan") for value in wrong.NUMBERS)
+        harmless = {"nan", "null"} if action.default is None else {"nan"}
+        yield from ((repr(value)[:40], value, value not in harmless) for value in wrong.NUMBERS)
         yield from ((value, value, False) for value in (*wrong.RANGES, "1e999", "-1e999"))
     elif kind == "choice":
         yield from ((repr(value)[:40], value, True) for value in ("", "no_such_choice", "\udcff", wrong.LONG_NAME))
