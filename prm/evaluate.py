@@ -53,11 +53,15 @@ def benchmark_rows(name: str, data_dir: Path | None) -> dict[str, list[Row]]:
 
 
 def _rows(path: Path) -> list[Row]:
-    if not path.read_bytes().lstrip(BOM_UTF8 + b" \t\r\n").startswith(b"["):
-        return [row for _, row in jsonl.objects(path, str(path))]
-    rows: list[Row] = json_in(path)
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{path}: expected a list of objects")
+    rows: list[Row]
+    if path.read_bytes().lstrip(BOM_UTF8 + b" \t\r\n").startswith(b"["):
+        rows = json_in(path)
+        if not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"{path}: expected a list of objects")
+    else:
+        rows = [row for _, row in jsonl.objects(path, str(path))]
+    if not rows:
+        raise UserError(f"{path}: holds no problems")
     return rows
 
 
@@ -74,6 +78,12 @@ def _listed(row: Row, key: str, kind: type, where: str) -> list[Any]:
     return values
 
 
+def _steps(row: Row, key: str, where: str) -> list[str]:
+    if not (steps := _listed(row, key, str, where)):
+        raise UserError(f"{where}: {key!r} must have at least one step")
+    return steps
+
+
 def score_steps(scorer: Scorer, problems: Sequence[tuple[str, Sequence[str]]]) -> list[list[float] | None]:
     """p(right) of the given steps, which are not split again."""
     return scorer.score_encoded(
@@ -84,22 +94,27 @@ def score_steps(scorer: Scorer, problems: Sequence[tuple[str, Sequence[str]]]) -
 def processbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, Any]:
     """Accuracy on solutions with an error (its step named), on right solutions (no step named), and the harmonic mean.
 
+    Without solutions of a kind its accuracy and the mean are null.
+
     Source: Zheng et al. 2024, arXiv 2412.06559, section 2.
     """
-    problems = [(_field(row, "problem", str, where), _listed(row, "steps", str, where)) for row in rows]
+    problems = [(_field(row, "problem", str, where), _steps(row, "steps", where)) for row in rows]
     labels = [_field(row, "label", int, where) for row in rows]
     scores = score_steps(scorer, problems)
     hits: dict[bool, list[float]] = {True: [], False: []}
     for label, steps in zip(labels, scores, strict=True):
         first_wrong = next((index for index, score in enumerate(steps or []) if score < THRESHOLD), -1)
         hits[label >= 0].append(float(steps is not None and first_wrong == label))
-    wrong, right = (sum(graded) / len(graded) if graded else 0.0 for graded in (hits[True], hits[False]))
+    wrong, right = (sum(graded) / len(graded) if graded else None for graded in (hits[True], hits[False]))
+    mean = None
+    if wrong is not None and right is not None:
+        mean = 2 * wrong * right / (wrong + right) if wrong + right else 0.0
     return {
         "n": len(rows),
         "too_long": scores.count(None),
         "accuracy_wrong": wrong,
         "accuracy_right": right,
-        "f1": 2 * wrong * right / (wrong + right) if wrong + right else 0.0,
+        "f1": mean,
     }
 
 
@@ -108,7 +123,7 @@ def prmbench(scorer: Scorer, rows: Sequence[Row], where: str) -> dict[str, Any]:
 
     Source: Song et al. 2025, arXiv 2501.03124, section 3.
     """
-    problems = [(_field(row, "question", str, where), _listed(row, "modified_process", str, where)) for row in rows]
+    problems = [(_field(row, "question", str, where), _steps(row, "modified_process", where)) for row in rows]
     errors = [set(_listed(row, "error_steps", int, where)) for row in rows]
     scores = score_steps(scorer, problems)
     said: dict[str, list[bool]] = defaultdict(list)

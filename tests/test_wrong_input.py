@@ -157,14 +157,14 @@ def kind_of(script: Script, action: argparse.Action) -> str:
 def _values(script: Script, action: argparse.Action, world: Mapping[str, str]) -> Iterator[tuple[str, str, bool]]:
     """(what is wrong, value, whether it has to be refused)."""
     kind = kind_of(script, action)
+    harmless = {"null"} if action.default is None else set()
     if script.stops == cases.TRAINER and action.dest not in OURS and action.dest not in cases.KINDS:
         yield from ((value, value, False) for value in ("x", "-1") if kind in ("integer", "number", "text"))
     elif kind == "integer":
-        yield from ((repr(value)[:40], value, True) for value in wrong.INTEGERS)
+        yield from ((repr(value)[:40], value, value not in harmless) for value in wrong.INTEGERS)
         yield from ((value, value, False) for value in wrong.RANGES)
     elif kind == "number":
-        harmless = {"nan", "null"} if action.default is None else {"nan"}
-        yield from ((repr(value)[:40], value, value not in harmless) for value in wrong.NUMBERS)
+        yield from ((repr(value)[:40], value, value not in {"nan", *harmless}) for value in wrong.NUMBERS)
         yield from ((value, value, False) for value in (*wrong.RANGES, "1e999", "-1e999"))
     elif kind == "choice":
         yield from ((repr(value)[:40], value, True) for value in ("", "no_such_choice", "\udcff", wrong.LONG_NAME))

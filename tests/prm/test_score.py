@@ -133,6 +133,20 @@ def test_processbench_by_hand(oracle: Any, tmp_path: Path) -> None:
         evaluate.processbench(scorer, [problems[0] | {"label": None}], "x")
     with pytest.raises(UserError, match=r"--data_dir .*: no file prmbench"):
         evaluate.benchmark_rows("prmbench", tmp_path)
+    (tmp_path / "prmbench.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"prmbench.jsonl: holds no problems"):
+        evaluate.benchmark_rows("prmbench", tmp_path)
+    for grade, row in (
+        (evaluate.processbench, {"problem": "p", "steps": []}),
+        (evaluate.prmbench, {"question": "p", "modified_process": []}),
+    ):
+        with pytest.raises(UserError, match=r"must have at least one step"):
+            grade(scorer, [row], "x")
+
+
+def test_processbench_without_a_kind_of_solutions_has_no_figure_for_it(oracle: Any) -> None:
+    found = evaluate.processbench(oracle(lambda step: 0.9), [{"problem": "p", "steps": ["a"], "label": -1}], "x")
+    assert (found["accuracy_wrong"], found["accuracy_right"], found["f1"]) == (None, 1.0, None)
 
 
 def test_prmbench_by_hand(oracle: Any) -> None:
