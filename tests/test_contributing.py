@@ -99,7 +99,7 @@ STEPS = {
         "agentark/engines/__init__.py",
         "tests/agentark/engines/test_<name>.py",
     ),
-    "A reward mode": ("distill/grpo/credit.py", "tests/distill/grpo/test_credit.py"),
+    "A reward mode": ("distill/grpo/modes.py", "distill/grpo/credit.py", "tests/distill/grpo/test_credit.py"),
     "A recipe": ("configs/studies/<name>.yaml", "tests/study/test_recipes.py"),
 }
 

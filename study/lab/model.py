@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentark import chat_template
+from agentark import chat_template, quiet
 
 START, END, PAD, UNKNOWN = "<|im_start|>", "<|im_end|>", "<|pad|>", "<|unknown|>"
 TEMPLATE = (
@@ -130,5 +130,6 @@ def teach(
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    quiet.hide_loading_bars()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from agentark import answers, exam
+from agentark import answers, exam, quiet
 from agentark.config import build
 from agentark.hub import pretrained
 from agentark.tasks import get_task
@@ -139,6 +139,7 @@ def in_parallel(jobs: Sequence[tuple[Any, ...]]) -> None:
 
 def _in_process(*job: Any) -> None:
     Thread(target=end_with_parent, daemon=True).start()
+    quiet.hush()
     import torch
 
     torch.set_num_threads(1)

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,10 @@ CONTROLS = {
 def test_base_and_members(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, base = tmp_path / "models", tmp_path / "base"
     flags = ["--world", "compose", "--output", str(out), "--base_steps", "2", "--member_steps", "1"]
-    assert main(flags) == 0
+    made = subprocess.run(
+        [sys.executable, "-m", "study.lab", *flags], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not made.stderr
     assert base.is_dir(), "beside the members unless told otherwise"
     told = json.loads((out / "lab.json").read_bytes())
     shares = [told["members"][f"member_{number}"]["right_alone"] for number in (1, 2, 3)]
@@ -38,7 +43,6 @@ def test_base_and_members(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert tokenizer.decode(tokenizer.encode("c) lamp ? sum ?")) == "c) lamp ? sum ?"
     assert not list(tmp_path.glob(".*partial")), "nothing half made is left"
     before = base.stat().st_mtime_ns
-    capsys.readouterr()
     assert main(flags) == 0
     assert "is there already" in capsys.readouterr().out
     second = ["--world", "denoise", "--base", str(base), "--output", str(tmp_path / "two")]
