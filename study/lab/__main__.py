@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--world", choices=WORLDS, required=True, help="how the members differ")
     parser.add_argument("--output", type=cli.output_folder, required=True, help="folder of the members")
     parser.add_argument(
-        "--members", type=cli.integer(2, 5), default=3, help="of the team; its base has learnt no other size"
+        "--members", type=cli.integer(3, 5), default=3, help="of the team; its base has learnt no other size"
     )
     parser.add_argument("--base", type=cli.output_folder, help="folder of the base (default: base beside --output)")
     parser.add_argument(

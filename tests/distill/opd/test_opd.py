@@ -271,6 +271,8 @@ def test_two_processes_with_and_without_deepspeed(argv: Callable[..., list[str]]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         losses.append([row["loss"] for row in rows(tmp_path / name / "metrics.jsonl") if "loss" in row])
+        one_process = 2 * 2 * 12  # steps x batch x the longest reply
+        assert manifest(tmp_path / name)["trained_tokens"] > one_process
     assert len(losses[0]) == 2
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert losses[2] == pytest.approx(losses[0], rel=1e-3)
