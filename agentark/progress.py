@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol, Self, TextIO
@@ -118,7 +119,8 @@ class Progress(AbstractContextManager["Progress"]):
     """One line about a run: samples, calls, tokens/s, cache hits, time so far and time left.
 
     The time left comes from calls. A sample is expected to take as many as the method makes when no reply agrees with
-    another (`planned`); each sample that ends counts as much as this plan. A call in flight counts as half done.
+    another (`planned`); each sample that ends counts as much as this plan, for those under way only if it took more
+    calls than they have: short ones end first. A call in flight counts as half done.
 
     Args:
         total: samples to run.
@@ -148,7 +150,8 @@ class Progress(AbstractContextManager["Progress"]):
         self._gates: tuple[Gate, ...] = ()
         self._planned: int | None = None
         self._before = self._answered = 0
-        self._closed_calls = self._good_calls = 0
+        self._under_way = self._closed_calls = 0
+        self._good: Counter[int] = Counter()  # samples that succeeded, by their calls
         self._prompt = self._cached = self._completion = 0
         self._shown = False
 
@@ -190,12 +193,17 @@ class Progress(AbstractContextManager["Progress"]):
                 self._cached += completion.cached_tokens
         self.tick()
 
+    def sample_begins(self) -> None:
+        """One more sample is under way."""
+        self._under_way += 1
+
     def sample(self, ok: bool, calls: int = 0) -> None:
         """A sample has ended, after so many calls."""
         self.done += ok
         self.failed += not ok
+        self._under_way = max(self._under_way - 1, 0)
         self._closed_calls += calls
-        self._good_calls += calls * ok
+        self._good[calls] += ok
         self.tick()
 
     @contextmanager
@@ -226,13 +234,22 @@ class Progress(AbstractContextManager["Progress"]):
 
     def expected(self) -> float | None:
         """Calls that are still to be made, those in flight included; None: not known yet."""
-        planned = self._planned
-        ended = self.done + (planned is not None)
-        if not ended:
+        planned, under_way = self._planned, self._under_way
+        if planned is None and not self.done:
             return None
-        a_sample = (self._good_calls + (planned or 0)) / ended
         made = self.calls - self._before - self._closed_calls
-        return max(a_sample * (self.total - self.done - self.failed) - made, self._in_flight())
+        of_these = self._mean_above(made / under_way) * under_way if under_way else 0.0
+        samples = self.done + under_way + (planned is not None)
+        a_sample = (_sum(self._good) + of_these + (planned or 0)) / samples
+        waiting = self.total - self.done - self.failed - under_way
+        return max(of_these + a_sample * waiting - made, self._in_flight())
+
+    def _mean_above(self, made: float) -> float:
+        """Calls of a sample that has made so many: the mean of the plan and of the samples that took more."""
+        longer = Counter({calls: n for calls, n in self._good.items() if calls > made})
+        if self._planned is not None:
+            longer[self._planned] += 1
+        return max(_sum(longer) / longer.total(), made) if longer else made
 
     def seconds_left(self) -> float | None:
         """None: not known yet."""
@@ -275,6 +292,10 @@ class Progress(AbstractContextManager["Progress"]):
             self._stream.write(f"{ERASE * self._live}{line}" + "\n" * (last or not self._live))
             self._stream.flush()
         self._shown = self._live and not last
+
+
+def _sum(calls: Counter[int]) -> int:
+    return sum(each * n for each, n in calls.items())
 
 
 def _joined(parts: list[tuple[int, str]]) -> str:

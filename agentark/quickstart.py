@@ -26,7 +26,7 @@ LINE = 100
 STORIES = ("wording=story", "min_terms=4", "max_terms=4", "min_digits=2", "max_digits=2")
 """Made problems of which the model solves a part alone: 11 of 16, and 3 of 16 of GSMSymbolic's (temperature 0.5)."""
 
-MAX_TOKENS = 256
+MAX_TOKENS = 224
 """New tokens of a reply; few replies of the models here are longer."""
 
 

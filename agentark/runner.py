@@ -143,6 +143,7 @@ class Runner:
             raise first_error(errors) from None
 
     async def _run_one(self, order: int, sample: Sample) -> None:
+        self.progress.sample_begins()
         row, ok, calls = await self.made(order, sample)
         assert self.store is not None
         self.store.add(row)

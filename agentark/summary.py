@@ -191,15 +191,16 @@ def comparison(paths: Sequence[Path]) -> str:
 
 
 def changed(records: Iterable[Record]) -> Record | None:
-    """The first debate in which an agent's answer changed to the right one; else to any other; else None."""
-    other: Record | None = None
+    """The first debate in which an agent's answer changed to the right one, and the team's answer is right; else one in
+    which any did; else one in which an answer changed; else None."""
+    found: dict[str, Record] = {}
     for record in records:
         kind = _change(record) if record.error is None and record.solutions else None
-        if kind == "corrected":
+        if kind == "corrected" and scores([record])[0] == 1:
             return record
-        if kind == "changed" and other is None:
-            other = record
-    return other
+        if kind is not None:
+            found.setdefault(kind, record)
+    return found.get("corrected") or found.get("changed")
 
 
 def _change(record: Record) -> str | None:

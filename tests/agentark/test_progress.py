@@ -163,6 +163,19 @@ def test_samples_that_ended_correct_the_plan() -> None:
     assert progress.expected() == pytest.approx(3.6)
 
 
+def test_samples_under_way_are_not_taken_for_those_that_ended_early() -> None:
+    """All at once: 25 of 64 have ended after 10 calls, the others have made 22 of at most 27."""
+    progress = Progress(64, stream=io.StringIO(), clock=Clock())
+    progress.begin(27)
+    for _ in range(64):
+        progress.sample_begins()
+    for _ in range(25 * 10 + 39 * 22):
+        progress.call(reply())
+    for _ in range(25):
+        progress.sample(ok=True, calls=10)
+    assert progress.expected() == pytest.approx(39 * 5)
+
+
 def test_calls_of_the_journal_count_as_made_and_not_as_speed() -> None:
     clock = Clock()
     progress = Progress(2, stream=io.StringIO(), clock=clock)

@@ -149,10 +149,13 @@ def test_the_debate_to_show_is_one_that_put_an_agent_right() -> None:
     firm = debated("firm", (ONE, TWO), (ONE, SAME))
     lost = debated("lost", (ONE, TWO), (TWO, TWO))
     won = debated("won", (ONE, TWO), (ONE, ONE))
+    outvoted = debated("outvoted", (TWO, ONE), (ONE, TWO))  # the last reply is the team's
     quiet = debated("quiet", (ONE, NONE), (ONE, ONE))
     late = debated("late", (TWO, ONE), (NONE, ONE), (ONE, ONE))
     for records, expected in (
         ([firm, lost, won, late], "won"),
+        ([outvoted, won], "won"),
+        ([lost, outvoted], "outvoted"),
         ([firm, lost], "lost"),
         ([firm, quiet], None),
         ([firm, late], "late"),
