@@ -9,7 +9,7 @@ from agentark.files import json_of
 from eval.ark.card import Card, read_card
 from eval.ark.cell import Cell, Part
 from eval.ark.show import figures_of, parts, said, tables, together
-from eval.report.charts import TOKEN_TICKS, Chart, axis, safe
+from eval.report.charts import Chart, axis, safe, tokens_axis
 from eval.report.files import Origin
 from eval.report.study import Study
 
@@ -63,13 +63,14 @@ def _origin(study: Study, path: Path) -> Origin:
 
 def _charts(key: str, cell: Cell, origins: list[Origin]) -> Iterator[Chart]:
     for number, (name, part) in enumerate(parts(cell)):
+        shown = figures_of(part, cell.systems)
         yield Chart(
             id=f"{key}-{number}",
             title=f"{cell.name}, {name}: {part.metric} against tokens",
             text="Completion tokens of an answer, all agents together; bars are one standard error.",
             data=_traces(cell, part),
             layout={
-                "xaxis": axis("completion tokens per answer", type="log", tickvals=TOKEN_TICKS, tickformat=",d"),
+                "xaxis": tokens_axis("completion tokens per answer", [one.tokens for *_, one in shown]),
                 "yaxis": axis(part.metric, rangemode="tozero"),
             },
             origins=origins,

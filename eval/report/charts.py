@@ -2,7 +2,9 @@
 that they follow dark mode."""
 
 import html
-from collections.abc import Sequence
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -17,7 +19,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star", "x")
 
 TOKEN_TICKS = [factor * 10**power for power in range(8) for factor in (1, 2, 5)]
-"""Of a logarithmic axis; plotly leaves out those out of range."""
+"""Of a logarithmic axis of tokens."""
 
 
 class Chart(Struct, frozen=True, kw_only=True):
@@ -40,6 +42,14 @@ def safe(text: str) -> str:
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title}, **more}
+
+
+def tokens_axis(title: str, tokens: Collection[float]) -> dict[str, Any]:
+    """Logarithmic, from the tick below all figures to the one above, so that a narrow range has ticks too."""
+    below = TOKEN_TICKS[max(bisect_left(TOKEN_TICKS, min(tokens)) - 1, 0)]
+    above = TOKEN_TICKS[min(bisect_right(TOKEN_TICKS, max(tokens)), len(TOKEN_TICKS) - 1)]
+    ends = [math.log10(below), math.log10(above)]
+    return axis(title, type="log", tickvals=TOKEN_TICKS, tickformat=",d", range=ends)
 
 
 # ---------------------------------------------------------------- overview
@@ -122,7 +132,7 @@ def cost(dataset: str, rows: Sequence[Row]) -> Chart | None:
         text="Completion tokens per question (logarithmic), all calls of the method together.",
         data=data,
         layout={
-            "xaxis": axis("completion tokens per question", type="log", tickvals=TOKEN_TICKS, tickformat=",d"),
+            "xaxis": tokens_axis("completion tokens per question", [row.completion_tokens or 0 for row in known]),
             "yaxis": axis(known[0].metric or ""),
         },
         origins=[row.origins[0] for row in known],

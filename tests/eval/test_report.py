@@ -508,3 +508,9 @@ def test_a_column_is_an_array(tmp_path: Path) -> None:
     assert list(column) == ["it's\n", None, 3]
     assert b"".join(column.parts()) == b'["it\'s\\n",null,3]'
     column.close()
+
+
+def test_an_axis_of_tokens_has_ticks_on_both_sides_of_the_figures() -> None:
+    for tokens, ends in (([140, 170], (100, 200)), ([100], (50, 200)), ([8, 491], (5, 500))):
+        found = charts.tokens_axis("tokens", tokens)["range"]
+        assert [round(10**end) for end in found] == [*ends]
