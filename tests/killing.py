@@ -163,7 +163,7 @@ def same_when_killed(
     idle = time.monotonic() - began  # imports: a kill in them finds nothing to harm
     finished(process, whole)
     length = time.monotonic() - began
-    span = idle, max(idle, pace * length)
+    earliest, latest = idle / length, max(idle / length, pace)
     wanted = content(whole)
     needed = Counter(map(number, asked(server, since)))
     kills = runs = more = 0
@@ -173,9 +173,10 @@ def same_when_killed(
         out = folder / f"killed-{runs}"
         paid, sessions, ended = Paid(server, needed), [], False
         while not ended:
-            since = len(server.seen)
+            since, began = len(server.seen), time.monotonic()
             process = start(command, out)
             sessions.append(process.pid)
+            span = earliest * length, latest * length
             if kills < moments and wait_or_end(process, draw, span, server, needed.total()):
                 process.send_signal(signal.SIGKILL)
                 process.wait()
@@ -184,6 +185,8 @@ def same_when_killed(
             else:
                 finished(process, out)
                 ended = True
+                if len(sessions) == 1:
+                    length = time.monotonic() - began  # the machine may be less busy than it was
             paid.session(since, out)
         told_run = f"{told}, run {runs}, {len(sessions) - 1} kills"
         assert content(out) == wanted, f"{told_run}: {difference(content(out), wanted)}"
