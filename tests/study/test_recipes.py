@@ -179,7 +179,7 @@ def test_the_judge_can_run_in_transformers_where_vllm_is_installed(monkeypatch: 
 
 DISTIL = {
     "sums": ["base", "debate", "vote", *ROWS[2:]],
-    "embedded": ["base", "vote", "R-SFT", "DA", "from debate", "from samples"],
+    "embedded": ["base", "vote", "R-SFT", "from debate", "from samples"],
     "embedded_small": ["base", "R-SFT"],
 }
 
@@ -203,7 +203,7 @@ def test_make_distill_takes_svamp_from_a_folder(folder: str | None) -> None:
     if folder is None:
         assert (study, args.set) == (load(ROOT / "configs" / "studies" / "embedded.yaml"), [])
         return
-    assert (train.max_samples, test.max_samples, study.folder) == (120, 300, "outputs/svamp")
+    assert (train.max_samples, test.max_samples, study.folder) == (100, 300, "outputs/svamp")
     for questions, part in ((train, "train"), (test, "test")):
         assert (questions.dataset, questions.split, questions.data_dir) == ("SVAMP", "test", folder)
         assert questions.task_config == [f"part={part}"]
