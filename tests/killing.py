@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,13 @@ from agentark.types import digest
 
 ROOT = Path(__file__).parents[1]
 TIMES = re.compile(
-    r"sha256|seconds|written|started|finished|sessions|command|created|date|runtime|per_second|elapsed|(^|_)time|pid|^run$|^commit$|config_hash"
+    r"sha256|seconds|written|started|finished|sessions|command|created|date|runtime|per_second|elapsed|(^|_)time|pid"
+    r"|^run$|^commit$|config_hash|^s/|^(contents|inputs|attempts)$"
 )
 """Keys whose values may differ between two runs of the same command (digests cover the times in a file and the name of
 the folder)."""
+PIECE = re.compile(r"^AgentArk\.receive\('[^']*','(.*)'\)", re.S)
+"""A report's data: a script with a JSON text."""
 LATENCY = 0.01
 LIMIT = 600
 
@@ -236,6 +240,8 @@ def content(folder: Path) -> dict[str, Any]:
             found[name] = [timeless(json.loads(row)) for row in rows]
         elif path.suffix == ".json":
             found[name] = timeless(json.loads(path.read_text().replace(str(folder), "")))
+        elif path.suffix == ".js" and (data := PIECE.search(path.read_text())):
+            found[name] = timeless(json.loads(re.sub(r"\\(.)", r"\1", data[1]).replace(str(folder), "")))
         elif path.suffix == ".safetensors":
             found[name] = tensors(path)
         elif path.suffix == ".csv":
@@ -243,10 +249,20 @@ def content(folder: Path) -> dict[str, Any]:
             found[name] = [timeless(row) for row in cells if not TIMES.search(row.get("figure", ""))]
         elif path.suffix == ".md":
             text = re.sub(r"[0-9a-f]{16,}|\d{4}-\d\d-\d\dT[\d:]+Z", "", path.read_text())
-            found[name] = sorted(text.replace(str(folder), "").splitlines())  # a card's tags come out of a set
+            found[name] = sorted(columns(text.replace(str(folder), "")))  # a card's tags come out of a set
         else:
             found[name] = path.stat().st_size
     return found
+
+
+def columns(text: str) -> Iterator[str]:
+    """The lines of a Markdown text; a table without the columns of times."""
+    shown: list[bool] = []
+    for line in text.splitlines():
+        cells = line.split(" | ") if line.startswith("|") else []
+        shown = shown if shown and cells else [not TIMES.search(cell) for cell in cells]
+        if not line.startswith("times:"):
+            yield " | ".join(compress(cells, shown)) if len(cells) == len(shown) > 0 else line
 
 
 def tensors(path: Path) -> dict[str, float]:
