@@ -78,7 +78,11 @@ def main(argv: list[str] | None = None) -> int:
     args: Namespace = parser.parse_args(argv)
     args.base = args.base or args.output.with_name("base")
     check_folder(args.base, f"--base {args.base}")
-    if (args.output / TOLD).is_file():
+    if there := json_if_there(args.output / TOLD):
+        made = {"world": there.get("world"), "seed": there.get("seed"), "members": len(there.get("members") or ())}
+        wanted = {"world": args.world, "seed": args.seed, "members": args.members}
+        if made != wanted:
+            raise UserError(f"--output {args.output}: was made with {made}, not with {wanted}; choose another folder")
         print(f"{args.output} is there already")
         return 0
     if args.output.exists():

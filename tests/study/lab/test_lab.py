@@ -45,6 +45,9 @@ def test_base_and_members(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     before = base.stat().st_mtime_ns
     assert main(flags) == 0
     assert "is there already" in capsys.readouterr().out
+    for other in (["--world", "denoise"], ["--seed", "1"], ["--members", "4"]):
+        with pytest.raises(UserError, match=r"was made with .'world': 'compose', 'seed': 0, 'members': 3., not"):
+            main([*flags, *other])
     second = ["--world", "denoise", "--base", str(base), "--output", str(tmp_path / "two")]
     assert main([*second, *flags[-4:]]) == 0
     assert base.stat().st_mtime_ns == before, "worlds share a base"
