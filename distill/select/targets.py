@@ -4,6 +4,7 @@
 corrected answer last. A peer's text is never part of a target.
 """
 
+from itertools import takewhile
 from typing import Literal
 
 from pydantic import Field
@@ -100,9 +101,16 @@ def _in_form(sample: Sample, text: str) -> bool:
 
 
 def reasoning_words(sample: Sample, text: str) -> int:
-    """Number of words apart from the answer: without boxes, a closing answer line and thinking tags."""
+    """Number of words before the answer, without boxes and thinking tags.
+
+    What follows an answer explains it to a reader, and teaches a model that writes from left to right to guess.
+    """
     visible = without_marks(text)
-    for content in answers.boxes(visible):
-        visible = visible.replace(f"\\boxed{{{content}}}", " ")
-    lines = [line for line in visible.splitlines() if not line.startswith("Answer:")]
-    return len(" ".join(lines).split())
+    if sample.answer_form == "line":
+        visible = "\n".join(takewhile(lambda line: not line.startswith("Answer:"), visible.splitlines()))
+    elif boxes := answers.boxes(visible):
+        for command in (r"\boxed{", r"\fbox{"):
+            visible = visible.partition(f"{command}{boxes[-1]}}}")[0]
+        for content in boxes:
+            visible = visible.replace(f"\\boxed{{{content}}}", " ")
+    return len(visible.split())

@@ -108,6 +108,14 @@ def test_answer_only_prompt_and_words() -> None:
     assert reasoning_words(choice, "Rome is a city.\nAnswer: B") == 4
 
 
+def test_what_follows_the_answer_is_no_reasoning() -> None:
+    choice = sample("B", answer_type="choice", instruction=CHOICE_INSTRUCTION)
+    assert reasoning_words(sample(), "It is \\boxed{12}.\n\n4 times 3 is 12, so it is \\boxed{12}") == 2
+    assert reasoning_words(sample(), "It is \\fbox{12}. 4 times 3 is \\boxed{12}") == 2
+    assert reasoning_words(sample(), "First \\boxed{4}, then three times that: \\boxed{12}. Right?") == 6
+    assert reasoning_words(choice, "Answer: B\nRome is a city.\nAnswer: B") == 0
+
+
 def test_unboxed() -> None:
     assert unboxed("a \\boxed{\\frac{1}{2}} b \\fbox{3}") == "a \\frac{1}{2} b 3"
     assert unboxed("no box {x}") == "no box {x}"
