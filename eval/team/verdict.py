@@ -46,7 +46,12 @@ def judge(worth: Worth, thresholds: Thresholds) -> tuple[Verdict, str]:
             )
     if gains_nothing(member):
         below = "is below its best member" if member.high < 0 else "gains nothing over its best member"
-        return "nothing_to_distil", f"nothing to distil: the team {below}: {_points(member)}"
+        open_vote = (
+            f"; n = {worth.n} is too few to tell of the vote: {_points(instead, 'the best member')}"
+            if instead is not None and not gains_nothing(instead)
+            else ""
+        )
+        return "nothing_to_distil", f"nothing to distil: the team {below}: {_points(member)}{open_vote}"
     scarce = f"{left.rsft} of {left.questions} questions leave a solution to learn from"
     if stats.wilson_interval(left.rsft, left.questions)[1] < thresholds.min_yield:
         return "nothing_to_distil", f"nothing to distil: {scarce} (at least {left.min_correct} right agents)"
