@@ -5,8 +5,8 @@
 
 Takes every flag of TRL's SFTConfig (`--config FILE` reads them from YAML) besides those below. The loss covers only
 the completion, and the k trajectories of a question together weigh as much as a single one. The same command continues
-a stopped run from its last checkpoint. The folder holds the model, plot.png and manifest.json, whose `train_ids` keep
-the evaluation from scoring the model on questions it was trained on.
+a stopped run from its last checkpoint. The folder holds the model, metrics.jsonl, plot.png and manifest.json, whose
+`train_ids` keep the evaluation from scoring the model on questions it was trained on.
 """
 
 from pathlib import Path

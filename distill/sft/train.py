@@ -3,6 +3,7 @@
 # ruff: noqa: T201 -- it prints its progress
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import msgspec
 
 from agentark import checkpoints, cli, contamination, students
 from agentark.exam import Exam
-from agentark.files import file_sha256, json_of, manifest_of
+from agentark.files import file_sha256, json_of, manifest_of, write_atomically
 from agentark.hub import check_weights, context_length, model_config
 from agentark.records import now
 from agentark.run_folder import RunFolder
 from distill.sft.data import TrainRow, fit, read_rows, shown_example
 from distill.sft.flags import SFTFlags
+
+METRICS = "metrics.jsonl"
 
 
 def train(ours: SFTFlags, training: Any) -> int:
@@ -71,6 +74,7 @@ def train(ours: SFTFlags, training: Any) -> int:
     seconds = time.perf_counter() - begun  # transformers' own figure goes by the wall clock, which may step back
     students.save(trainer, model, ours, run.folder)
     if main_process:
+        write_atomically(run.folder / METRICS, _metrics(trainer.state.log_history))
         run.write(
             finished=now(),
             steps=trainer.state.global_step,
@@ -83,6 +87,16 @@ def train(ours: SFTFlags, training: Any) -> int:
         drawn = training_curve(trainer.state.log_history, run.folder / "plot.png")
         print(f"written to {run.folder}" + ("" if drawn else " (no plot: matplotlib is not installed)"))
     return 0
+
+
+def _metrics(history: Sequence[Mapping[str, Any]]) -> bytes:
+    """The trainer's log as lines of JSON, without times and the summary at its end."""
+    rows = [
+        {key: value for key, value in row.items() if not key.endswith(("_runtime", "_per_second"))}
+        for row in history
+        if "train_runtime" not in row
+    ]
+    return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
 
 
 def _trainer(

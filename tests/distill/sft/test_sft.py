@@ -18,6 +18,7 @@ from agentark.run_folder import aside
 from agentark.types import UserError
 from distill.sft import __main__ as sft
 from distill.sft.data import read_rows
+from eval.report.training import kind_of
 
 Train = Callable[..., Path]
 ROOT = Path(__file__).parents[3]
@@ -66,6 +67,10 @@ def test_a_run_leaves_a_model_that_says_what_it_has_seen(train: Train, capsys: p
     assert contamination.trained_on(folder) == about["train_ids"]
     assert (about["steps"], bool(about["finished"])) == (2, True)
     assert (folder / "plot.png").stat().st_size > 1000
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert kind_of(rows) == "sft", "the report shows it without a checkpoint"
+    assert not [key for row in rows for key in row if "runtime" in key]
     assert not [*folder.rglob("*.bin"), *folder.rglob("*.pt")], "no pickle that a push would publish"
     printed = capsys.readouterr().out
     example = printed.partition("between >>> and <<<:\n")[2].partition("<<<")[0]
