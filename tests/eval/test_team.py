@@ -284,7 +284,7 @@ def gap(of: str, over: str, difference: float, half: float, p: float = 0.001) ->
          "to tell of the vote: +0.0 points over the best member (95% -10.0 to 10.0)"),
         ((-0.1, 0.05), (-0.1, 0.05), (0.0, 0.015), {}, "nothing_to_distil",
          "nothing to distil: the team is below its best member: -10.0 points (95% -15.0 to -5.0)"),
-        ((0.0, 0.015), (0.0, 0.1), (0.0, 0.1), {}, "nothing_to_distil",
+        ((0.0, 0.015), (0.0, 0.1), (0.0, 0.015), {}, "nothing_to_distil",
          "nothing to distil: the team gains nothing over its best member: +0.0 points"),
         ((0.035, 0.115), (0.03, 0.1), (0.01, 0.1), {"n": 40}, "cannot_tell",
          "cannot tell: n = 40 is too few: +3.5 points over its best member (95% -8.0 to 15.0)"),
