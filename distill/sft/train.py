@@ -90,9 +90,10 @@ def train(ours: SFTFlags, training: Any) -> int:
 
 
 def _metrics(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """The trainer's log as lines of JSON, without times and the summary at its end."""
+    """The trainer's log as lines of JSON, without the summary, times, and tokens counted since the last start."""
+    left_out = ("_runtime", "_per_second", "num_tokens")
     rows = [
-        {key: value for key, value in row.items() if not key.endswith(("_runtime", "_per_second"))}
+        {key: value for key, value in row.items() if not key.endswith(left_out)}
         for row in history
         if "train_runtime" not in row
     ]
