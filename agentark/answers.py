@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from agentark.algebra import near, same
-from agentark.extraction import Answer, boxes, extract, folded, gold, letter, named, options_in
+from agentark.extraction import Answer, box_spans, boxes, extract, folded, gold, letter, named, options_in
 from agentark.metrics import fold, squad_normalize
 from agentark.numerals import TEXT, digits, plain, quantity, same_units, trim, without_signs
 from agentark.thinking import visible
@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 __all__ = [
     "Answer",
+    "box_spans",
     "boxes",
     "close_pool",
     "equivalent",

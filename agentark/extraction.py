@@ -142,10 +142,10 @@ def _first_answer(reply: str) -> str:
 
 def boxes(text: str) -> list[str]:
     r"""Contents of every complete `\boxed{...}` or `\fbox{...}`, in order; `\boxed 5` counts as `5`."""
-    return [text[start:end] for start, end, _ in _box_spans(text)]
+    return [text[start:end] for start, end, _ in box_spans(text)]
 
 
-def _box_spans(text: str) -> list[tuple[int, int, int]]:
+def box_spans(text: str) -> list[tuple[int, int, int]]:
     """(start and end of the content, start of the command) of every complete box, in order."""
     spans: list[tuple[int, int, int]] = []
     opened: list[tuple[int, int] | None] = []  # per open brace: where its content and command start, if it opens a box
@@ -176,7 +176,7 @@ def _read(value: str, answer_type: AnswerType, choices: Sequence[str] | None) ->
 def _boxed_answer(reply: str, answer_type: AnswerType, choices: Sequence[str] | None) -> Answer | None:
     groups: list[list[str]] = []
     end = 0
-    for start, stop, command in _box_spans(reply):
+    for start, stop, command in box_spans(reply):
         closed = stop + (reply[stop : stop + 1] == "}")
         if groups and command >= end and _BELONGS.fullmatch(reply, end, command):
             groups[-1].append(reply[start:stop])

@@ -103,14 +103,16 @@ def _in_form(sample: Sample, text: str) -> bool:
 def reasoning_words(sample: Sample, text: str) -> int:
     """Number of words before the answer, without boxes and thinking tags.
 
-    What follows an answer explains it to a reader, and teaches a model that writes from left to right to guess.
+    Reasons given after the answer do not count: a student that learns to answer first has to guess.
     """
     visible = without_marks(text)
     if sample.answer_form == "line":
         visible = "\n".join(takewhile(lambda line: not line.startswith("Answer:"), visible.splitlines()))
-    elif boxes := answers.boxes(visible):
-        for command in (r"\boxed{", r"\fbox{"):
-            visible = visible.partition(f"{command}{boxes[-1]}}}")[0]
-        for content in boxes:
+    elif spans := answers.box_spans(visible):
+        kind, final = sample.answer_type, visible[slice(*spans[-1][:2])]
+        boxes = ((command, visible[start:end]) for start, end, command in spans)
+        said = (command for command, content in boxes if content == final or answers.quick_same(content, final, kind))
+        visible = visible[: next(said)]
+        for content in answers.boxes(visible):
             visible = visible.replace(f"\\boxed{{{content}}}", " ")
     return len(visible.split())

@@ -13,13 +13,13 @@ from eval.team.worth import BEST, TEAM, VOTE, Gap, Thresholds, Worth, measure
 def judged(worths: Sequence[Worth], thresholds: Thresholds) -> list[Worth]:
     """The teams of a table with adjusted p values and their verdicts."""
     adjusted = iter(stats.holm([gap.p for worth in worths for gap in worth.gaps]))
-    found = []
+    judgements = []
     for worth in worths:
         gaps = [structs.replace(gap, p_holm=next(adjusted)) for gap in worth.gaps]
         adjusted_worth = structs.replace(worth, gaps=gaps)
         verdict, words = judge(adjusted_worth, thresholds)
-        found.append(structs.replace(adjusted_worth, verdict=verdict, words=words))
-    return found
+        judgements.append(structs.replace(adjusted_worth, verdict=verdict, words=words))
+    return judgements
 
 
 def judge(worth: Worth, thresholds: Thresholds) -> tuple[Verdict, str]:
@@ -47,7 +47,7 @@ def judge(worth: Worth, thresholds: Thresholds) -> tuple[Verdict, str]:
     if gains_nothing(member):
         below = "is below its best member" if member.high < 0 else "gains nothing over its best member"
         open_vote = (
-            f"; n = {worth.n} is too few to tell of the vote: {_points(instead, 'the best member')}"
+            f"; n = {worth.n} is too few to judge the vote: {_points(instead, 'the best member')}"
             if instead is not None and not gains_nothing(instead)
             else ""
         )
@@ -79,6 +79,6 @@ def _points(gap: Gap, over: str | None = None) -> str:
 
 def worth_of(courses: Sequence[Course], thresholds: Thresholds) -> list[Worth]:
     """Every team among some files, with its verdict. The others serve as members and votes."""
-    others = [one for one in courses if one.kind != "team"]
-    teams = [one for one in courses if one.kind == "team"]
+    others = [course for course in courses if course.kind != "team"]
+    teams = [course for course in courses if course.kind == "team"]
     return judged([measure(team, others, thresholds) for team in teams], thresholds)

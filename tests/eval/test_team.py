@@ -281,7 +281,7 @@ def gap(of: str, over: str, difference: float, half: float, p: float = 0.001) ->
         ((-0.1, 0.05), (-0.3, 0.05), (0.2, 0.05), {}, "distil_the_vote", "distil the vote instead: +20.0 points"),
         ((-0.1, 0.05), (-0.3, 0.05), (0.0, 0.1), {}, "nothing_to_distil",
          "nothing to distil: the team is below its best member: -10.0 points (95% -15.0 to -5.0); n = 300 is too few "
-         "to tell of the vote: +0.0 points over the best member (95% -10.0 to 10.0)"),
+         "to judge the vote: +0.0 points over the best member (95% -10.0 to 10.0)"),
         ((-0.1, 0.05), (-0.1, 0.05), (0.0, 0.015), {}, "nothing_to_distil",
          "nothing to distil: the team is below its best member: -10.0 points (95% -15.0 to -5.0)"),
         ((0.0, 0.015), (0.0, 0.1), (0.0, 0.015), {}, "nothing_to_distil",
@@ -312,7 +312,7 @@ def test_verdicts(
     found, text = judge(worth, load_thresholds())
     assert found == verdict
     assert text.startswith(words)
-    assert ("to tell of the vote" in text) == ("to tell of the vote" in words)
+    assert ("judge the vote" in text) == ("judge the vote" in words)
 
 
 def test_a_gain_that_holm_does_not_leave_is_none(tmp_path: Path) -> None:

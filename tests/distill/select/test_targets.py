@@ -113,6 +113,8 @@ def test_what_follows_the_answer_is_no_reasoning() -> None:
     assert reasoning_words(sample(), "It is \\boxed{12}.\n\n4 times 3 is 12, so it is \\boxed{12}") == 2
     assert reasoning_words(sample(), "It is \\fbox{12}. 4 times 3 is \\boxed{12}") == 2
     assert reasoning_words(sample(), "First \\boxed{4}, then three times that: \\boxed{12}. Right?") == 6
+    for first in ("\\boxed 12", "\\boxed {12}", "\\boxed{ 12 }", "\\boxed{12.0}", "\\fbox{12}"):
+        assert reasoning_words(sample(), f"It is {first}, since 4 times 3 is \\boxed{{12}}") == 2
     assert reasoning_words(choice, "Answer: B\nRome is a city.\nAnswer: B") == 0
 
 

@@ -69,6 +69,7 @@ def test_a_run_leaves_a_model_that_says_what_it_has_seen(train: Train, capsys: p
     assert (folder / "plot.png").stat().st_size > 1000
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
+    assert all("loss" in row for row in rows)
     assert kind_of(rows) == "sft", "the report shows it without a checkpoint"
     assert not [key for row in rows for key in row if "runtime" in key]
     assert not [*folder.rglob("*.bin"), *folder.rglob("*.pt")], "no pickle that a push would publish"
