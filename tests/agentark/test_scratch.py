@@ -40,9 +40,10 @@ def aged(place: Path, seconds: float = 2 * scratch.SECONDS) -> None:
 def test_what_a_kill_left_is_removed_by_the_next(place: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", CODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    made = sorted(Path(name).name for name in process.stdout.readline().split())
+    folder, log = (Path(name) for name in process.stdout.readline().split())
+    made = sorted((folder.name, log.name))
     assert names(place) == made
-    (place / made[0] / "inside").write_text("x")
+    (folder / "inside").write_text("x")
     aged(place)
     scratch.sweep("test")
     assert names(place) == made, "held"
