@@ -17,7 +17,18 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from agentark.algebra import near, same
-from agentark.extraction import Answer, box_spans, boxes, extract, folded, gold, letter, named, options_in
+from agentark.extraction import (
+    Answer,
+    box_spans,
+    boxes,
+    extract,
+    first_statements,
+    folded,
+    gold,
+    letter,
+    named,
+    options_in,
+)
 from agentark.metrics import fold, squad_normalize
 from agentark.numerals import TEXT, digits, plain, quantity, same_units, trim, without_signs
 from agentark.thinking import visible
@@ -36,6 +47,7 @@ __all__ = [
     "equivalent",
     "equivalent_many",
     "extract",
+    "first_statements",
     "gold",
     "group",
     "majority",

@@ -5,7 +5,8 @@ Pure and fast: time grows only with the length of the reply, even when a model h
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from string import ascii_uppercase
 from typing import Literal
 
@@ -62,7 +63,7 @@ _ANSWER_IS = re.compile(
     re.I,
 )
 _STATEMENTS = 20
-"""How many of the last "answer is" are looked at."""
+"""How many of the last "answer is" (or of the first) are looked at."""
 _REACH = 400
 """Characters after "answer is" in which a number, formula or letter must stand."""
 _LINE_ANSWER = re.compile(r"^\W*(?:(?:so|thus|therefore|hence|and|the|my|our|final|short|correct)\W+)*$", re.I)
@@ -221,25 +222,32 @@ def _hash_answer(reply: str, answer_type: AnswerType, choices: Sequence[str] | N
 
 def _stated_answer(reply: str, answer_type: AnswerType, choices: Sequence[str] | None) -> Answer | None:
     for match in reversed(list(_ANSWER_IS.finditer(reply))[-_STATEMENTS:]):
-        tail = reply[match.end() :].strip(" \t\r\n*_:")
-        line = tail.split("\n", 1)[0].strip()
-        if not line:
-            continue
-        if answer_type != "text":
-            tail, line = tail[:_REACH], line[:_REACH]
-        if answer_type == "text":
-            before = reply[: match.start()].rpartition("\n")[2]
-            closes = "\n" not in tail
-            value = _OPTION_MARK.sub("", trim(line)) if closes or _LINE_ANSWER.match(before) else None
-        elif answer_type == "choice":
-            value = _letter(_ADVERBS.sub("", line), choices)
-        elif answer_type == "number":
-            value = _stated_number(line)
-        else:
-            value = _stated_maths(tail, line)
-        if value:
+        if value := _stated(reply, match, answer_type, choices):
             return Answer(value, "answer_is")
     return None
+
+
+def first_statements(reply: str, answer_type: AnswerType, choices: Sequence[str] | None) -> Iterator[tuple[int, str]]:
+    """(index, answer) of the first places that state an answer in words ("The answer is 12")."""
+    for match in islice(_ANSWER_IS.finditer(reply), _STATEMENTS):
+        if value := _stated(reply, match, answer_type, choices):
+            yield match.start(), value
+
+
+def _stated(reply: str, match: re.Match[str], answer_type: AnswerType, choices: Sequence[str] | None) -> str | None:
+    """The answer that follows an "answer is"."""
+    tail = reply[match.end() :].strip(" \t\r\n*_:")
+    line = tail.split("\n", 1)[0].strip()
+    if not line:
+        return None
+    if answer_type == "text":
+        before = reply[: match.start()].rpartition("\n")[2]
+        closes = "\n" not in tail
+        return _OPTION_MARK.sub("", trim(line)) if closes or _LINE_ANSWER.match(before) else None
+    tail, line = tail[:_REACH], line[:_REACH]
+    if answer_type == "choice":
+        return _letter(_ADVERBS.sub("", line), choices)
+    return _stated_number(line) if answer_type == "number" else _stated_maths(tail, line)
 
 
 def _stated_number(line: str) -> str | None:

@@ -4,7 +4,6 @@
 corrected answer last. A peer's text is never part of a target.
 """
 
-from itertools import takewhile
 from typing import Literal
 
 from pydantic import Field
@@ -106,13 +105,20 @@ def reasoning_words(sample: Sample, text: str) -> int:
     Reasons given after the answer do not count: a student that learns to answer first has to guess.
     """
     visible = without_marks(text)
-    if sample.answer_form == "line":
-        visible = "\n".join(takewhile(lambda line: not line.startswith("Answer:"), visible.splitlines()))
-    elif spans := answers.box_spans(visible):
-        kind, final = sample.answer_type, visible[slice(*spans[-1][:2])]
-        boxes = ((command, visible[start:end]) for start, end, command in spans)
-        said = (command for command, content in boxes if content == final or answers.quick_same(content, final, kind))
-        visible = visible[: next(said)]
+    if sample.answer_form is not None:
+        visible = visible[: _answer_at(sample, visible)]
         for content in answers.boxes(visible):
             visible = visible.replace(f"\\boxed{{{content}}}", " ")
     return len(visible.split())
+
+
+def _answer_at(sample: Sample, text: str) -> int:
+    """Where a reply first gives, in a box or in words, the answer that it ends with."""
+    kind = sample.answer_type
+    given = [(command, text[start:end]) for start, end, command in answers.box_spans(text)]
+    finals = {content for _, content in given[-1:]}
+    if found := answers.extract(text, kind, sample.choices):
+        finals.add(found.value)
+    given += answers.first_statements(text, kind, sample.choices)
+    same = (at for at, value in given if any(value == end or answers.quick_same(value, end, kind) for end in finals))
+    return min(same, default=len(text))

@@ -116,6 +116,9 @@ def test_what_follows_the_answer_is_no_reasoning() -> None:
     for first in ("\\boxed 12", "\\boxed {12}", "\\boxed{ 12 }", "\\boxed{12.0}", "\\fbox{12}"):
         assert reasoning_words(sample(), f"It is {first}, since 4 times 3 is \\boxed{{12}}") == 2
     assert reasoning_words(choice, "Answer: B\nRome is a city.\nAnswer: B") == 0
+    assert reasoning_words(choice, "**Answer:** B\n\nRome is a city.\nAnswer: B") == 1
+    assert reasoning_words(sample(), "The answer is 12. 4 times 3 is \\boxed{12}") == 1
+    assert reasoning_words(sample(), "The answer is not 4. 4 times 3 is \\boxed{12}") == 9
 
 
 def test_unboxed() -> None:
