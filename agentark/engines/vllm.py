@@ -86,6 +86,9 @@ class VLLMEngine:
 
     name = "vllm"
     Config = VLLMConfig
+    _may_fork = False
+    """torch is here for engines alone, and none has been asked: no OpenMP threads yet that a fork would lack. A fork
+    saves each engine of a team another import."""
 
     def __init__(self, config: VLLMConfig, on_start: Callable[[], Any] | None = None) -> None:
         if importlib.util.find_spec("vllm") is None:
@@ -121,7 +124,7 @@ class VLLMEngine:
 
     def _start(self, phase: Callable[[str], None]) -> None:
         phase("importing")
-        computed = "torch" in sys.modules
+        VLLMEngine._may_fork = VLLMEngine._may_fork or "torch" not in sys.modules
         on_cpu = _prepare_environment("ERROR" if self.config.quiet else "INFO")
         with left_out(UNUSED):
             from vllm.config import StructuredOutputsConfig
@@ -166,7 +169,7 @@ class VLLMEngine:
                 vllm_config = args.create_engine_config(UsageContext.LLM_CLASS)
                 if on_cpu and vllm_config.cache_config.kv_cache_memory_bytes:
                     vllm_config.cache_config.kv_cache_memory_bytes //= config.sharing
-                if on_cpu and not computed:  # no OpenMP threads yet that a fork would lack; saves a second import
+                if on_cpu and VLLMEngine._may_fork:  # else the platform has chosen spawn
                     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
                 gc.freeze()  # what is imported stays: no collection looks through it again, here or after the fork
                 with self.on_start() if self.on_start else nullcontext():
@@ -222,6 +225,7 @@ class VLLMEngine:
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         start = time.perf_counter()
+        VLLMEngine._may_fork = False
         prompt = await self.prompter.build(messages, params)
         first = list(prompt.choice_ids or ())  # decides alone
         shown = Shown(on_text, prompt.thinking) if on_text is not None else None

@@ -3,7 +3,6 @@
 # ruff: noqa: T201 -- part of an entry script: it prints how far the teaching is
 
 import multiprocessing
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -118,7 +117,9 @@ def make_member(folder: Path, base: Path, table: Mapping[str, Digit], steps: int
 
 
 def in_parallel(jobs: Sequence[tuple[Any, ...]]) -> None:
-    """Call `make_member` with each of these arguments, in a process of one thread each.
+    """Call `make_member` with each of these arguments at once, in a process of one thread each.
+
+    None waits for another, so that no core idles while the last is taught.
 
     Raises:
         RunError: one of them failed; its traceback is on stderr.
@@ -131,7 +132,7 @@ def in_parallel(jobs: Sequence[tuple[Any, ...]]) -> None:
         process.join()
         return process.exitcode
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(len(jobs)) as pool:
         codes = list(pool.map(run, jobs))
     if failed := [str(job[0]) for job, code in zip(jobs, codes, strict=True) if code != 0]:
         raise RunError(f"{', '.join(failed)}: could not be taught")

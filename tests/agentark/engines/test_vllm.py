@@ -335,6 +335,31 @@ def test_vllm_imports_without_the_packages_that_it_needs_for_audio_and_pictures_
     assert done.stdout.splitlines() == ["5 False", "True"], done.stderr
 
 
+@pytest.mark.slow
+def test_engines_are_forked_until_one_is_asked(small_model: Path) -> None:
+    """A fork needs no import of its own, and lacks the threads of what was computed before."""
+    script = (
+        "import asyncio, os\n"
+        "from agentark.engines.vllm import VLLMConfig, VLLMEngine\n"
+        "from agentark.types import SamplingParams, message\n"
+        "async def main():\n"
+        f"    config = VLLMConfig(model={str(small_model)!r}, served_name='s', max_model_len={CONTEXT}, sharing=3)\n"
+        "    ways, engines, say = [], [], [message('user', 'Hello')]\n"
+        "    for _ in range(3):\n"
+        "        engines.append(await VLLMEngine(config).__aenter__())\n"
+        "        ways.append(os.environ['VLLM_WORKER_MULTIPROC_METHOD'])\n"
+        "        if len(ways) == 2:\n"
+        "            await engines[0].chat(say, SamplingParams(0.0, 5), session='s', priority=0)\n"
+        "    replies = [await one.chat(say, SamplingParams(0.0, 5), session='s', priority=0) for one in engines]\n"
+        "    print(*ways, len({reply.text for reply in replies}))\n"
+        "    for engine in engines:\n"
+        "        await engine.__aexit__(None, None, None)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["fork fork spawn 1"], done.stderr
+
+
 def test_a_missing_package_names_flag_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="--use_vllm: the package vllm is not installed"):
