@@ -185,7 +185,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "dataset": lambda row: row.dataset,
     "questions": lambda row: row.setting or "–",
     "method": lambda row: row.method,
-    "model": lambda row: row.model,
+    "model": lambda row: f"{row.model} ({row.where})" if row.where else row.model,
     "n": lambda row: str(row.n),
     "figure": lambda row: row.metric or "–",
     "value ± se": _value,

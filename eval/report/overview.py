@@ -1,7 +1,8 @@
 """How good every method and student is, what it costs, and how it compares with its base and with the paper."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class Row(Struct, kw_only=True):
     trained: bool
     setting: str = ""
     """Split and options of the dataset."""
+    where: str = ""
+    """The folder that tells it from other rows of this method, model and setting."""
     metric: str | None = None
     value: float | None = None
     se: float | None = None
@@ -125,9 +128,24 @@ def rows(study: Study, costs: Mapping[int, Costs], base: str | None, seed: int =
     for run in study.runs:
         if not any(evaluation.graded for evaluation in run.evaluations) and run.dataset:
             table.append(_ungraded(run, costs.get(run.number)))
+    _tell_apart(table)
     return sorted(
         table, key=lambda row: (row.dataset, row.setting, not row.is_base, row.trained, row.model, row.method)
     )
+
+
+def _tell_apart(table: Sequence[Row]) -> None:
+    """Several studies may have models of one name: give `where` to rows that are alike."""
+    alike = defaultdict(list)
+    for row in table:
+        alike[row.dataset, row.setting, row.metric, row.method, row.model].append(row)
+    for rows in alike.values():
+        paths = [Path(row.origins[0].file).parts for row in rows]
+        for parts in zip(*paths, strict=False):
+            if len(set(parts)) > 1:
+                for row, part in zip(rows, parts, strict=True):
+                    row.where = part
+                break
 
 
 def _row(evaluation: Evaluation, costs: Mapping[int, Costs]) -> Row:
@@ -206,11 +224,18 @@ def find_base(
     singles = [other for other in all_of if (other.method, other.dataset, other.report["metric"]) == here]
     mine = {grade.id for grade in evaluation.graded}
 
+    def shared(single: Evaluation) -> int:
+        return len(mine.intersection(grade.id for grade in single.graded))
+
+    def nearness(single: Evaluation) -> int:
+        pairs = zip(single.path.parts, evaluation.path.parts, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
     def of(wanted: str) -> Evaluation | None:
-        """The single-model answers of a model with the most questions in common."""
+        """The single-model answers of a model with the most questions in common, of those the nearest by its path."""
         known = [single for single in singles if same_model(single.model, wanted)]
-        shared = [len(mine.intersection(grade.id for grade in single.graded)) for single in known]
-        return known[shared.index(max(shared))] if any(shared) else None
+        best = max(known, key=lambda single: (shared(single), nearness(single)), default=None)
+        return best if best is not None and shared(best) else None
 
     if base is not None:
         return of(base)
@@ -237,13 +262,13 @@ def _delta(base: Evaluation, evaluation: Evaluation, seed: int) -> Delta | None:
 
 
 def names(rows: Sequence[Row]) -> list[str]:
-    """Names of the rows in charts: method and model; for equal ones the setting too, and if need be a number."""
+    """Names of the rows in charts: method and model; for equal ones setting and folder too, and if need be a number."""
     plain = Counter((row.method, row.model) for row in rows)
     seen: Counter[str] = Counter()
     named = []
     for row in rows:
-        setting = f" · {row.setting}" if row.setting and plain[row.method, row.model] > 1 else ""
-        name = f"{row.method} · {row.model}{setting}"
+        more = [row.setting, row.where] if plain[row.method, row.model] > 1 else []
+        name = " · ".join([row.method, row.model, *filter(None, more)])
         seen[name] += 1
         named.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return named

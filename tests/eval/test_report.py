@@ -177,6 +177,20 @@ def test_base_can_be_chosen_and_chains_of_students_end_at_their_root(study: Path
     assert base.model == "org/base"
 
 
+def test_models_of_one_name_in_several_studies_have_each_the_base_of_their_own(study: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(study, tmp_path / name)
+    found = read([tmp_path])
+    for evaluation in found.evaluations:
+        base = overview.find_base(evaluation, found.evaluations, None, {})
+        if base is not None:
+            assert base.path.relative_to(tmp_path).parts[0] == evaluation.path.relative_to(tmp_path).parts[0]
+    rows = [row for row in overview.rows(found, {}, None) if row.metric]
+    assert Counter(row.where for row in rows) == {"one": len(rows) // 2, "two": len(rows) // 2}
+    assert sum(row.is_base for row in rows) == 2
+    assert not [name for name in overview.names(rows) if not name.endswith((" · one", " · two"))]
+
+
 def test_paper_stands_beside_the_same_setting_only(study: Path) -> None:
     found = read([study])
     single = next(one for one in found.evaluations if one.method == "vanilla" and not one.trained)
