@@ -129,7 +129,7 @@ def _curves(path: Path, folder: Path, kind: Kind, rows: list[dict[str, Any]], st
         kind=kind,
         rows=rows,
         origins=[Origin(shown(path, study.folders), file_sha256(path), about.get("command"), about.get("commit"))],
-        about={key: about[key] for key in kept if key in about},
+        about={key: about[key] for key in kept if key in about and (about[key] or key != "stopped")},
     )
 
 
