@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING
 from agentark.algebra import near, same
 from agentark.extraction import (
     Answer,
-    box_spans,
     boxes,
     extract,
-    first_statements,
     folded,
+    given_answers,
     gold,
     letter,
     named,
@@ -41,13 +40,12 @@ _log = logging.getLogger(__name__)
 
 __all__ = [
     "Answer",
-    "box_spans",
     "boxes",
     "close_pool",
     "equivalent",
     "equivalent_many",
     "extract",
-    "first_statements",
+    "given_answers",
     "gold",
     "group",
     "majority",

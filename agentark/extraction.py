@@ -5,7 +5,7 @@ Pure and fast: time grows only with the length of the reply, even when a model h
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from string import ascii_uppercase
 from typing import Literal
@@ -45,6 +45,7 @@ _PLACEHOLDER = re.compile(
 )
 _TAG = re.compile(r"<answer>(?!\s*</answer>)\s*(\S.*?)\s*(?:</answer>|\Z)", re.S | re.I)
 _SPECIAL_TOKENS = re.compile(r"(?:<\|[a-z_]{1,40}\|>\s*)+\Z")
+_ALONE = re.compile(r"^[*_$ \t]*(\S{1,40}?)[*_$. \t]*$", re.M)
 _HASH = re.compile(r"^\s*####[ \t]*(\S.*?)[ \t]*$", re.M)
 _NEXT_QUESTION = re.compile(
     r"\n[ \t]*(?:[#*\[ ]{0,6})(?:Question|Problem|Instruction|Input|Q|Human|User)(?:[ \t]+[0-9]{1,4})?[\]* ]{0,4}[:：]"
@@ -95,6 +96,7 @@ _VERB = re.compile(r"\b(?:is|are|equals|was|be)\b[\s:]*(?:equal to\s+|about\s+|a
 _IS_THE_ANSWER = re.compile(
     r"[\s*_]*(?:is|are)\s+(?:therefore\s+)?(?:the|our|my)\s+(?:\w+\s+)?(?:answers?|solutions?)\b"
 )
+_IS_IT = re.compile(rf"(?<!\S)[*_]*(\S{{1,40}}?){_IS_THE_ANSWER.pattern}")
 
 
 def extract(text: str, answer_type: AnswerType, choices: Sequence[str] | None = None) -> Answer | None:
@@ -131,6 +133,21 @@ def extract(text: str, answer_type: AnswerType, choices: Sequence[str] | None = 
     return _chosen(reply, choices) if answer_type == "choice" else _last_resort(reply, answer_type)
 
 
+def given_answers(reply: str, answer_type: AnswerType, choices: Sequence[str] | None) -> list[tuple[int, str]]:
+    """(index, answer) of the places that give an answer plainly, in order.
+
+    These are boxes, `<answer>`, `####`, "answer is x", "x is the answer" and lines that are nothing else.
+    """
+    marked = [(command, reply[start:end]) for start, end, command in _box_spans(reply)]
+    marked += [(match.start(), match[1]) for form in (_TAG, _HASH, _ALONE, _IS_IT) for match in form.finditer(reply)]
+    places = [(at, _read(value, answer_type, choices)) for at, value in marked]
+    for match in islice(_ANSWER_IS.finditer(reply), _STATEMENTS):
+        places.append((match.start(), _stated(reply, match, answer_type, choices)))
+    if answer_type == "choice":
+        places += [(match.start(), match[match.lastindex or 0]) for match in _LETTER_FORMS[0].finditer(reply)]
+    return sorted((at, value) for at, value in places if value)
+
+
 def _first_answer(reply: str) -> str:
     """The reply up to the point where a base model, after its answer, makes up another question."""
     for mark in _NEXT_QUESTION.finditer(reply):
@@ -143,10 +160,10 @@ def _first_answer(reply: str) -> str:
 
 def boxes(text: str) -> list[str]:
     r"""Contents of every complete `\boxed{...}` or `\fbox{...}`, in order; `\boxed 5` counts as `5`."""
-    return [text[start:end] for start, end, _ in box_spans(text)]
+    return [text[start:end] for start, end, _ in _box_spans(text)]
 
 
-def box_spans(text: str) -> list[tuple[int, int, int]]:
+def _box_spans(text: str) -> list[tuple[int, int, int]]:
     """(start and end of the content, start of the command) of every complete box, in order."""
     spans: list[tuple[int, int, int]] = []
     opened: list[tuple[int, int] | None] = []  # per open brace: where its content and command start, if it opens a box
@@ -177,7 +194,7 @@ def _read(value: str, answer_type: AnswerType, choices: Sequence[str] | None) ->
 def _boxed_answer(reply: str, answer_type: AnswerType, choices: Sequence[str] | None) -> Answer | None:
     groups: list[list[str]] = []
     end = 0
-    for start, stop, command in box_spans(reply):
+    for start, stop, command in _box_spans(reply):
         closed = stop + (reply[stop : stop + 1] == "}")
         if groups and command >= end and _BELONGS.fullmatch(reply, end, command):
             groups[-1].append(reply[start:stop])
@@ -225,13 +242,6 @@ def _stated_answer(reply: str, answer_type: AnswerType, choices: Sequence[str] |
         if value := _stated(reply, match, answer_type, choices):
             return Answer(value, "answer_is")
     return None
-
-
-def first_statements(reply: str, answer_type: AnswerType, choices: Sequence[str] | None) -> Iterator[tuple[int, str]]:
-    """(index, answer) of the first places that state an answer in words ("The answer is 12")."""
-    for match in islice(_ANSWER_IS.finditer(reply), _STATEMENTS):
-        if value := _stated(reply, match, answer_type, choices):
-            yield match.start(), value
 
 
 def _stated(reply: str, match: re.Match[str], answer_type: AnswerType, choices: Sequence[str] | None) -> str | None:

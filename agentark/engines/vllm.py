@@ -87,8 +87,8 @@ class VLLMEngine:
     name = "vllm"
     Config = VLLMConfig
     _may_fork = False
-    """torch is here for engines alone, and none has been asked: no OpenMP threads yet that a fork would lack. A fork
-    saves each engine of a team another import."""
+    """Whether torch was imported for engines only, and none has been asked: then there are no OpenMP threads yet, which
+    a fork would lose. Forked, each engine of a team is spared an import of its own."""
 
     def __init__(self, config: VLLMConfig, on_start: Callable[[], Any] | None = None) -> None:
         if importlib.util.find_spec("vllm") is None:
@@ -190,6 +190,7 @@ class VLLMEngine:
         return bool(self._llm.errored)
 
     async def __aexit__(self, *exc: object) -> None:
+        VLLMEngine._may_fork = False  # nobody knows what this process computes from here on
         gc.unfreeze()
         self.prompter.close()
         self._llm.shutdown(timeout=0)  # nothing is left to finish

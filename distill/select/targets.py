@@ -113,12 +113,11 @@ def reasoning_words(sample: Sample, text: str) -> int:
 
 
 def _answer_at(sample: Sample, text: str) -> int:
-    """Where a reply first gives, in a box or in words, the answer that it ends with."""
+    """Where a reply first gives the answer that it ends with."""
     kind = sample.answer_type
-    given = [(command, text[start:end]) for start, end, command in answers.box_spans(text)]
-    finals = {content for _, content in given[-1:]}
+    given = answers.given_answers(text, kind, sample.choices)
+    finals = {value for _, value in given[-1:]}
     if found := answers.extract(text, kind, sample.choices):
         finals.add(found.value)
-    given += answers.first_statements(text, kind, sample.choices)
     same = (at for at, value in given if any(value == end or answers.quick_same(value, end, kind) for end in finals))
-    return min(same, default=len(text))
+    return next(same, len(text))

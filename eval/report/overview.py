@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from agentark.summary import Spans
 from agentark.types import Record, UserError
 from eval.report.files import Card, Origin
 from eval.report.paper import Paper, load_paper
-from eval.report.students import BASE_METHOD, Student, read_students, same_model
+from eval.report.students import BASE_METHOD, Student, nearest, nearness, read_students, same_model
 from eval.report.study import Evaluation, Run, Study
 
 
@@ -110,9 +109,10 @@ def rows(study: Study, costs: Mapping[int, Costs], base: str | None, seed: int =
     """
     graded = [evaluation for evaluation in study.evaluations if evaluation.graded]
     paper = load_paper()
-    students = read_students(study.found.manifests)
+    every_student = read_students(study.found.manifests)
     table = []
     for evaluation in graded:
+        students = nearest(every_student, evaluation.path)
         row = _row(evaluation, costs)
         against = find_base(evaluation, graded, base, students)
         row.is_base = against is evaluation
@@ -227,14 +227,10 @@ def find_base(
     def shared(single: Evaluation) -> int:
         return len(mine.intersection(grade.id for grade in single.graded))
 
-    def nearness(single: Evaluation) -> int:
-        pairs = zip(single.path.parts, evaluation.path.parts, strict=False)
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
     def of(wanted: str) -> Evaluation | None:
         """The single-model answers of a model with the most questions in common, of those the nearest by its path."""
         known = [single for single in singles if same_model(single.model, wanted)]
-        best = max(known, key=lambda single: (shared(single), nearness(single)), default=None)
+        best = max(known, key=lambda single: (shared(single), nearness(single.path, evaluation.path)), default=None)
         return best if best is not None and shared(best) else None
 
     if base is not None:

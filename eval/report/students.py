@@ -1,6 +1,7 @@
 """Students: the models that were trained in this study, and their sources."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -20,8 +21,8 @@ class Student(Struct, frozen=True):
     """The dataset it was trained on."""
 
 
-def read_students(manifests: Sequence[Path]) -> dict[str, Student]:
-    """Folder name -> student, of all model folders in the study. Other manifests are skipped."""
+def read_students(manifests: Sequence[Path]) -> dict[Path, Student]:
+    """Folder -> student, of all model folders in the study. Other manifests are skipped."""
     students = {}
     for path in manifests:
         content = json_of(path)
@@ -34,8 +35,18 @@ def read_students(manifests: Sequence[Path]) -> dict[str, Student]:
             strategy = "pad"
         if content.get("kind") == "opd":
             strategy = "opd"
-        students[path.parent.name] = Student(content["base_model"], strategy, data)
+        students[path.parent] = Student(content["base_model"], strategy, data)
     return students
+
+
+def nearest(students: Mapping[Path, Student], to: Path) -> dict[str, Student]:
+    """Folder name -> student; of several studies' students of one name, that nearest to a file."""
+    return {folder.name: students[folder] for folder in sorted(students, key=lambda folder: nearness(folder, to))}
+
+
+def nearness(path: Path, to: Path) -> int:
+    """Number of folders that two paths share from the top."""
+    return len(Path(os.path.commonpath([path.absolute(), to.absolute()])).parts)
 
 
 def same_model(name: str, other: str) -> bool:

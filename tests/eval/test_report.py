@@ -22,7 +22,7 @@ from eval.report import __main__ as entry
 from eval.report import charts, export, overview, pages, samples, training
 from eval.report.files import MARKER
 from eval.report.paper import load_paper
-from eval.report.students import Student, read_students
+from eval.report.students import Student, nearest, read_students
 from eval.report.study import read
 from eval.team import __main__ as team
 from eval.team.debate import Debate, look
@@ -191,6 +191,17 @@ def test_models_of_one_name_in_several_studies_have_each_the_base_of_their_own(s
     assert not [name for name in overview.names(rows) if not name.endswith((" · one", " · two"))]
 
 
+def test_students_of_one_name_in_several_studies_are_each_found_by_their_own_files(tmp_path: Path) -> None:
+    manifests = []
+    for name, base in (("one", "org/base"), ("two", "org/other"), ("three", "org/third")):
+        manifests.append(tmp_path / name / "students" / "r_sft" / "manifest.json")
+        manifests[-1].parent.mkdir(parents=True)
+        manifests[-1].write_text(json.dumps({"kind": "sft", "base_model": base}))
+    for name, base in (("one", "org/base"), ("two", "org/other"), ("three", "org/third")):
+        of_study = nearest(read_students(manifests), tmp_path / name / "eval" / "metrics.json")
+        assert of_study == {"r_sft": Student(base, None, None)}
+
+
 def test_paper_stands_beside_the_same_setting_only(study: Path) -> None:
     found = read([study])
     single = next(one for one in found.evaluations if one.method == "vanilla" and not one.trained)
@@ -263,7 +274,7 @@ def test_a_student_keeps_what_its_training_set_says(tmp_path: Path) -> None:
     (folder / "checkpoint-4" / "trainer_state.json").write_text(json.dumps({"log_history": history}))
     write(tmp_path / "x_infer.jsonl", debate("GSM8K/test/0", "7", [[R]], None))
     found = read([tmp_path])
-    assert read_students(found.found.manifests) == {"da": Student("org/base", "da", "GSM8K")}
+    assert nearest(read_students(found.found.manifests), tmp_path) == {"da": Student("org/base", "da", "GSM8K")}
     (curves,) = training.read_curves(found)
     assert (curves.kind, curves.series("eval_score")) == ("sft", ([4, 6], [0.25, 0.5]))
     assert curves.name.endswith("outputs/da")
@@ -273,14 +284,17 @@ def test_a_student_keeps_what_its_training_set_says(tmp_path: Path) -> None:
 def test_a_student_taught_on_its_own_samples_has_its_curves(tmp_path: Path) -> None:
     folder = tmp_path / "opd"
     folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"kind": "opd", "base_model": "org/base", "train_ids": []}))
+    (folder / "manifest.json").write_text(
+        json.dumps({"kind": "opd", "base_model": "org/base", "stopped": None, "train_ids": []})
+    )
     rows = [{"step": step, "loss": 1 / step, "kl": 0.5 / step, "length": 20.0, "truncated": 0.1} for step in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "dev.jsonl").write_text('{"step": 0, "accuracy": 0.25, "se": 0.1, "n": 20, "unanswered": 0}\n')
     write(tmp_path / "x_infer.jsonl", debate("GSM8K/test/0", "7", [[R]], None))
     found = read([tmp_path])
-    assert read_students(found.found.manifests) == {"opd": Student("org/base", "opd", None)}
+    assert nearest(read_students(found.found.manifests), tmp_path) == {"opd": Student("org/base", "opd", None)}
     (curves,) = training.read_curves(found)
+    assert curves.about == {"base_model": "org/base"}
     assert (curves.kind, curves.series("kl"), curves.series("accuracy")) == (
         "opd",
         ([1, 2], [0.5, 0.25]),

@@ -118,6 +118,11 @@ def test_what_follows_the_answer_is_no_reasoning() -> None:
     assert reasoning_words(choice, "Answer: B\nRome is a city.\nAnswer: B") == 0
     assert reasoning_words(choice, "**Answer:** B\n\nRome is a city.\nAnswer: B") == 1
     assert reasoning_words(sample(), "The answer is 12. 4 times 3 is \\boxed{12}") == 1
+    for first in ("**12**\n", "#### 12\n", "<answer>12</answer>", "12 is the answer.", "Answer = 12.0, since"):
+        assert reasoning_words(sample(), f"{first} 4 times 3 is \\boxed{{12}}") == 0, first
+    for first in ("The correct option is B.", "The answer is (B) Rome.", "The \\boxed{B}."):
+        assert reasoning_words(choice, f"{first} It is a city of Italy.\nAnswer: B") == 1, first
+    assert reasoning_words(sample(), "Add 12 and 0.\n12 + 0 is\n12\nso \\boxed{12}") == 8
     assert reasoning_words(sample(), "The answer is not 4. 4 times 3 is \\boxed{12}") == 9
 
 
